@@ -1,0 +1,52 @@
+"""What every command shares: help from the docstring, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from cmb_plugin.errors import UserError
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """An argument parser whose help is the docstring of the command: summary first, then everything else."""
+    from inspect import cleandoc
+
+    summary, _, rest = cleandoc(doc or "").partition("\n")
+    return argparse.ArgumentParser(
+        description=summary, epilog=rest.strip(), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_overrides(arguments: argparse.ArgumentParser) -> None:
+    """Adds nnDetection's ``-o key=value [key=value ...]``, which may be given several times."""
+    arguments.add_argument(
+        "-o", "--overrides", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="override any setting"
+    )
+
+
+def command(main: Main) -> Main:
+    """Decorator of every ``main``: exit code 0 done, 2 the user can fix it (one line on stderr), 1 a bug, 130 interrupted."""
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            return 141  # the reader, `head` for instance, has gone: as a shell reports SIGPIPE
+        except Exception:
+            traceback.print_exc()
+            return 1
+
+    return guarded

@@ -1,0 +1,43 @@
+"""``PatchDetector``: what inference asks of a trained model, whatever its family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass
+class PatchDetections:
+    """What a model found in one patch, in the patch's own voxel-edge coordinates, as tensors of one length N.
+
+    Attributes:
+        boxes: [N, 6] ``(z0, y0, x0, z1, y1, x1)``.
+        scores: [N], 0..1.
+        labels: [N], class indices from 0.
+        columns: further values per detection, each [N] or [N, ...].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
+
+
+class PatchDetector(Protocol):
+    """A model as inference sees it."""
+
+    patch_size: tuple[int, int, int]
+
+    def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """Finds lesions in patches.
+
+        Args:
+            patches: [B, C, Z, Y, X] float32, normalised; Z, Y, X is ``patch_size``.
+
+        Returns:
+            one ``PatchDetections`` per patch, and the foreground probability [B, Z, Y, X] of the segmentation head,
+            or None where the model has none.
+        """
+        ...

@@ -1,0 +1,191 @@
+"""Every path of a Task folder and of a model folder, and how a user's words are resolved to them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UserError
+from .plugins import suggest
+
+
+def data_root() -> Path:
+    """The folder of Task folders: ``$det_data``, or ``det_data`` in the current directory."""
+    return Path(os.environ.get("det_data") or "det_data").expanduser().resolve()
+
+
+def models_root() -> Path:
+    """The folder of trained models: ``$det_models``, or ``det_models`` in the current directory."""
+    return Path(os.environ.get("det_models") or "det_models").expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class TaskFolder:
+    """A Task folder as nnDetection has it: ``{det_data}/Task101_CMB``."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw_splitted"
+
+    def images(self, split: str) -> Path:
+        """``raw_splitted/imagesTr`` or ``imagesTs``; ``split`` is ``Tr`` or ``Ts``."""
+        return self.raw / f"images{split}"
+
+    def labels(self, split: str) -> Path:
+        return self.raw / f"labels{split}"
+
+    def extra(self, kind: str, split: str) -> Path:
+        """Optional folders beside nnDetection's own: ``kind`` is ``mimics``, ``lesions``, ``regions`` or ``brain``."""
+        return self.raw / f"{kind}{split}"
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed"
+
+    @property
+    def fingerprint(self) -> Path:
+        return self.preprocessed / "fingerprint.json"
+
+    @property
+    def splits(self) -> Path:
+        return self.preprocessed / "splits.json"
+
+    def plan(self, plan_name: str) -> Path:
+        """``preprocessed/D3V001_3d/plan.json``."""
+        return self.preprocessed / plan_name / "plan.json"
+
+    def prepared(self, plan_name: str, split: str) -> Path:
+        """``preprocessed/D3V001_3d/imagesTr``: the arrays that training and prediction read."""
+        return self.preprocessed / plan_name / f"images{split}"
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """One trained fold: ``{det_models}/{task}/{trainer}_{plan}[_{tag}]/fold0``."""
+
+    root: Path
+
+    @property
+    def last(self) -> Path:
+        return self.root / "model_last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "model_best.ckpt"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "settings.yaml"
+
+    @property
+    def splits(self) -> Path:
+        return self.root / "splits.json"
+
+    @property
+    def operating_point(self) -> Path:
+        """What ``nndet_sweep`` chose on validation."""
+        return self.root / "operating_point.json"
+
+    def predictions(self, split: str) -> Path:
+        """``val_predictions`` or ``test_predictions``."""
+        return self.root / f"{split}_predictions"
+
+    def results(self, split: str) -> Path:
+        return self.root / f"{split}_results"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """All folds of one model: ``{det_models}/{task}/{trainer}_{plan}[_{tag}]``."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    def fold(self, number: int) -> FoldFolder:
+        return FoldFolder(self.root / f"fold{number}")
+
+    def trained_folds(self) -> list[int]:
+        """Numbers of the folds that hold a finished model, in order."""
+        found = (re.fullmatch(r"fold(\d+)", path.parent.name) for path in self.root.glob("fold*/model_last.ckpt"))
+        return sorted(int(match[1]) for match in found if match)
+
+    @property
+    def consolidated(self) -> FoldFolder:
+        """Predictions and results of all folds together."""
+        return FoldFolder(self.root / "consolidated")
+
+
+def _task_folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("Task*") if path.is_dir()) if root.is_dir() else []
+
+
+def find_task(task: str, root: Path | None = None) -> TaskFolder:
+    """The Task folder that ``task`` means: a number (``101``), a name (``CMB``), both (``Task101_CMB``) or a path.
+
+    Raises:
+        UserError: none or several fit.
+    """
+    if "/" in task and Path(task).is_dir():
+        return TaskFolder(Path(task).resolve())
+    root = root or data_root()
+    folders = _task_folders(root)
+    number = task.removeprefix("Task")
+    matches = [
+        folder
+        for folder in folders
+        if folder.name == task
+        or folder.name.partition("_")[2] == task
+        or (number.isdigit() and re.match(r"Task(\d+)", folder.name) and _task_number(folder) == int(number))
+    ]
+    if len(matches) == 1:
+        return TaskFolder(matches[0])
+    if matches:
+        raise UserError(f"'{task}' fits several tasks in {root}", remedy=f"name one: {_names(matches)}")
+    hint = suggest(task, [folder.name for folder in folders])
+    raise UserError(f"no task '{task}' in {root}", remedy=f"set det_data to the folder that holds it; {hint}")
+
+
+def _task_number(folder: Path) -> int:
+    match = re.match(r"Task(\d+)", folder.name)
+    return int(match[1]) if match else -1
+
+
+def _names(folders: Iterable[Path]) -> str:
+    return ", ".join(folder.name for folder in folders)
+
+
+def find_model(task: TaskFolder, model: str | None = None, root: Path | None = None) -> ModelFolder:
+    """The trained model that ``model`` means: its folder's name, a path, or None when there is only one.
+
+    Raises:
+        UserError: none or several fit.
+    """
+    if model and "/" in model and Path(model).is_dir():
+        return ModelFolder(Path(model).resolve())
+    folder = (root or models_root()) / task.name
+    trained = sorted(path for path in folder.glob("*") if ModelFolder(path).trained_folds()) if folder.is_dir() else []
+    matches = [path for path in trained if model is None or path.name == model]
+    if len(matches) == 1:
+        return ModelFolder(matches[0])
+    if len(matches) > 1:
+        raise UserError(f"{task.name} has several models in {folder}", remedy=f"name one: {_names(matches)}")
+    if model:
+        hint = suggest(model, [path.name for path in trained])
+        raise UserError(f"no trained model '{model}' in {folder}", remedy=f"train it with nndet_train {task.name}; {hint}")
+    raise UserError(f"no trained model of {task.name} in {folder}", remedy=f"run nndet_train {task.name}, or set det_models")

@@ -1,0 +1,166 @@
+"""``Plan``: everything a trainer and a predictor need to know, as plain data that a person can read and edit."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.plugins import suggest
+from cmb_plugin.preparation.recipe import Preprocessing
+
+Triple = tuple[int, int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of an encoder-decoder network with a feature pyramid; index 0 of every tuple is the full resolution.
+
+    Attributes:
+        features: channels of each encoder stage.
+        strides: stride of each stage relative to the one before, per axis; the first is (1, 1, 1).
+        kernels: kernel size of each stage.
+        convs_per_stage: convolutions in each encoder stage.
+        pyramid_channels: channels of the feature maps that the heads read.
+        detection_levels: stages whose maps carry anchors, finest first.
+    """
+
+    features: tuple[int, ...]
+    strides: tuple[Triple, ...]
+    kernels: tuple[Triple, ...]
+    convs_per_stage: tuple[int, ...]
+    pyramid_channels: int
+    detection_levels: tuple[int, ...]
+
+    def stride_of(self, level: int) -> Triple:
+        """Voxels of the network's input per voxel of the map at ``level``, per axis."""
+        total = [1, 1, 1]
+        for stride in self.strides[: level + 1]:
+            total = [a * b for a, b in zip(total, stride, strict=True)]
+        return (total[0], total[1], total[2])
+
+    @property
+    def divisor(self) -> Triple:
+        """Every patch side must be a multiple of this."""
+        return self.stride_of(len(self.strides) - 1)
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Anchor sizes and how well they fit the data set.
+
+    Attributes:
+        sizes: for each detection level, finest first, a tuple of (z, y, x) sizes in network voxels; every location of
+            the level's map carries one anchor of each size, centred on it.
+        mean_best_iou: mean over the training boxes of the best IoU with any anchor, at random places on the grid.
+        min_best_iou: the worst box's.
+    """
+
+    sizes: tuple[tuple[tuple[float, float, float], ...], ...]
+    mean_best_iou: float | None = None
+    min_best_iou: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one data set is preprocessed, and with what network, patch, batch and anchors it is learned.
+
+    Attributes:
+        name: ``{planner}_{mode}``, for instance ``D3V001_3d``.
+        planner: registered name of the planner class.
+        task: name of the Task folder.
+        modalities: names in the order of the channels.
+        classes: class names by index from 0.
+        preprocessing: the recipe from scan to array.
+        patch_size: network input in voxels, multiples of the architecture's divisor.
+        batch_size: patches per optimisation step on one device.
+        architecture: shape of the network.
+        anchors: sizes per detection level.
+        memory_gb: budget that the plan was made for.
+        memory_estimate_gb: estimated need of one training step.
+        notes: sentences that say why something was chosen, for the reader of the file.
+    """
+
+    name: str
+    planner: str
+    task: str
+    modalities: tuple[str, ...]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    patch_size: Triple
+    batch_size: int
+    architecture: Architecture
+    anchors: Anchors
+    memory_gb: float
+    memory_estimate_gb: float
+    notes: tuple[str, ...] = field(default=())
+
+    def save(self, path: Path) -> None:
+        write_json(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Reads ``plan.json``.
+
+        Raises:
+            UserError: the file is missing, is not JSON, or was edited into something that is no plan; the field is named.
+        """
+        return from_json(cls, read_json(path), str(path))
+
+
+def from_json(kind: type[T], data: Any, where: str) -> T:
+    """Builds dataclass ``kind`` from plain JSON data, checking names and types as it goes.
+
+    Args:
+        kind: a dataclass whose fields are numbers, strings, tuples, unions with None or dataclasses.
+        data: what ``json`` gave.
+        where: the place in the file, for messages.
+
+    Raises:
+        UserError: an unknown, missing or ill-typed field.
+    """
+    return _convert(kind, data, where)  # type: ignore[no-any-return]
+
+
+def _convert(kind: Any, data: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(kind, data, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if data is None:
+            return None
+        return _convert(next(a for a in arguments if a is not types.NoneType), data, where)
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise UserError(f"{where}: expected a list, found {data!r}", remedy="repair the entry")
+        if arguments[-1] is Ellipsis:
+            return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+        if len(arguments) != len(data):
+            raise UserError(f"{where}: expected {len(arguments)} numbers, found {len(data)}", remedy="repair the entry")
+        return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
+        raise UserError(f"{where}: expected {kind.__name__}, found {data!r}", remedy="repair the entry")
+    return data
+
+
+def _convert_dataclass(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected an object, found {data!r}", remedy="repair the entry")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            raise UserError(f"{where}: unknown field '{key}'", remedy=suggest(key, fields))
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            raise UserError(f"{where}: field '{name}' is missing", remedy="run nndet_prep again to write a new plan")
+    return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()})

@@ -1,0 +1,128 @@
+"""Typed settings: dataclasses with defaults, changed by ``-o a.b=c`` as in nnDetection."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError
+from .files import write_text
+from .plugins import suggest
+
+
+class Overrides:
+    """The ``-o`` words of one command: first single keys are taken, then the rest is applied to typed groups.
+
+    Example:
+        >>> overrides = Overrides.parse(["planner=D3V001", "planner_cfg.gpu_memory_gb=4"])
+        >>> overrides.take("planner", "D3CMB")
+        'D3V001'
+        >>> overrides.apply(planner_cfg=PlannerConfig())["planner_cfg"].gpu_memory_gb
+        4.0
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    @classmethod
+    def parse(cls, words: Sequence[str]) -> Overrides:
+        """Reads ``key=value`` words. Hydra's leading ``+`` is accepted and means nothing here; values are YAML.
+
+        Raises:
+            UserError: a word has no ``=``, no key, or a value that is not YAML.
+        """
+        values: dict[str, Any] = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            key = key.strip().lstrip("+")
+            if not equals or not key:
+                raise UserError(f"override '{word}' is not key=value", remedy="write for instance -o exp.fold=1")
+            try:
+                parsed = OmegaConf.from_dotlist([f"value={value}"])
+                values[key] = OmegaConf.to_container(parsed, resolve=True)["value"]  # type: ignore[index, call-overload]
+            except Exception as error:  # OmegaConf passes on errors of several YAML and grammar classes
+                raise UserError(f"override '{word}': {_first_line(error)}", remedy="quote the value") from None
+        return cls(values)
+
+    def take(self, key: str, default: Any = None) -> Any:
+        """Removes ``key`` and returns its value, or ``default``."""
+        return self._values.pop(key, default)
+
+    def take_imports(self) -> list[str]:
+        """Removes ``additional_imports`` and returns it as a list of module names."""
+        modules = self.take("additional_imports", [])
+        return [modules] if isinstance(modules, str) else list(modules)
+
+    def copy(self) -> Overrides:
+        return Overrides(self._values)
+
+    def below(self, values: Mapping[str, Any]) -> Overrides:
+        """These overrides on top of ``values``, for instance of a preset."""
+        return Overrides({**values, **self._values})
+
+    def apply(self, **groups: Any) -> dict[str, Any]:
+        """Applies every override to the group that its first word names.
+
+        Args:
+            groups: dataclass instances by name; they are not changed.
+
+        Returns:
+            new instances by name.
+
+        Raises:
+            UserError: a key that no group has (the nearest known ones are named), or a value of the wrong type.
+        """
+        known = {f"{name}.{key}" for name, group in groups.items() for key in _dotted_keys(group)}
+        result = {name: OmegaConf.structured(group) for name, group in groups.items()}
+        for key, value in self._values.items():
+            group, _, rest = key.partition(".")
+            if key not in known and not any(k.startswith(f"{key}.") for k in known):
+                raise UserError(f"unknown setting '{key}'", remedy=suggest(key, known))
+            if not rest:
+                raise UserError(f"'{key}' is a group of settings", remedy=suggest(key, known))
+            try:
+                OmegaConf.update(result[group], rest, value, merge=True)
+            except OmegaConfBaseException as error:
+                raise UserError(f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type") from None
+        return {name: OmegaConf.to_object(config) for name, config in result.items()}
+
+
+def _dotted_keys(group: Any) -> list[str]:
+    keys: list[str] = []
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value):
+            keys += [f"{field.name}.{key}" for key in _dotted_keys(value)]
+        else:
+            keys.append(field.name)
+    return keys
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Writes groups of settings as YAML, atomically."""
+    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in settings.items()}  # type: ignore[arg-type]
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(plain)))
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads what ``write_settings`` wrote, as plain dictionaries.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # type: ignore[return-value]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", remedy="check the path, or train the model again") from None
+    except Exception as error:
+        raise UserError(f"{path}: not readable as YAML ({_first_line(error)})", remedy="restore the file") from None

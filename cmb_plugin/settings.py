@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from .errors import UserError
 from .files import write_text
 from .plugins import suggest
+
+T = TypeVar("T")
 
 
 class Overrides:
@@ -90,6 +92,18 @@ class Overrides:
             except OmegaConfBaseException as error:
                 raise UserError(f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type") from None
         return {name: OmegaConf.to_object(config) for name, config in result.items()}
+
+
+def typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Builds dataclass ``kind`` from the plain values of a settings file; missing ones take their defaults.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong type; ``where`` names the file.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {_first_line(error)}", remedy="restore the file") from None
 
 
 def _dotted_keys(group: Any) -> list[str]:

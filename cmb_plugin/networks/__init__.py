@@ -1,0 +1,23 @@
+"""Plain ``nn.Module``s and losses; nothing here knows Lightning or files."""
+
+from .heads import DetectionHead, SegmentationHead
+from .losses import classification_loss, regression_loss, sample_anchors, segmentation_loss
+from .precision import autocast, resolve_precision
+from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
+from .retina_unet import RetinaOutput, RetinaUNet
+
+__all__ = [
+    "DetectionHead",
+    "FeaturePyramid",
+    "RetinaOutput",
+    "RetinaUNet",
+    "SegmentationHead",
+    "autocast",
+    "build_encoder",
+    "classification_loss",
+    "pyramid_widths",
+    "regression_loss",
+    "resolve_precision",
+    "sample_anchors",
+    "segmentation_loss",
+]

@@ -1,0 +1,18 @@
+"""Training: patches, augmentation, the module that trainers inherit, and the loop around Lightning."""
+
+from .config import PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
+from .loop import fit, seed_all
+from .module import DetectionModule, ModelConfig
+from .patches import Batch
+
+__all__ = [
+    "PRESETS",
+    "AugmentConfig",
+    "Batch",
+    "DetectionModule",
+    "ExperimentConfig",
+    "ModelConfig",
+    "TrainerConfig",
+    "fit",
+    "seed_all",
+]

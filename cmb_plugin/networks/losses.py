@@ -1,0 +1,95 @@
+"""Losses of dense detectors, and the choice of anchors they are computed on."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cmb_plugin.boxes import paired_giou
+
+
+def sample_anchors(
+    matches: Tensor,
+    scores: Tensor,
+    per_image: int = 32,
+    positive_fraction: float = 1 / 3,
+    pool: float = 20,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Chooses the anchors of a batch that enter the loss: hard negative sampling as in nnDetection.
+
+    At most ``per_image * positive_fraction`` positives per image of the batch, at random; then negatives in the
+    proportion that ``positive_fraction`` asks for (without positives, as many as with the full number), drawn at random from the ``pool`` times as many
+    highest-scoring background anchors. The pool is what keeps it from learning label errors by heart.
+
+    Args:
+        matches: [B, T] index of the matched lesion, or -1 for background.
+        scores: [B, T] highest class score of each anchor; only their order counts.
+        per_image: anchors per image.
+        positive_fraction: share of positives among them.
+        pool: size of the pool of hard negatives relative to the number drawn.
+        generator: source of randomness on the CPU; None uses the global one.
+
+    Returns:
+        indices into the flattened [B * T] of the positives and of the negatives.
+    """
+    flat = matches.reshape(-1)
+    positives = (flat >= 0).nonzero().squeeze(1)
+    negatives = (flat < 0).nonzero().squeeze(1)
+    full = per_image * matches.shape[0]
+    n_positive = min(len(positives), int(full * positive_fraction))
+    n_negative = int(max(1, n_positive) * (1 - positive_fraction) / positive_fraction) if n_positive else 0
+    n_negative = min(len(negatives), max(n_negative, int(full * (1 - positive_fraction))))
+    hard = scores.detach().reshape(-1)[negatives].topk(min(len(negatives), int(n_negative * pool))).indices
+    return _draw(positives, n_positive, generator), _draw(negatives[hard], n_negative, generator)
+
+
+def _draw(items: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    order = torch.randperm(len(items), generator=generator)[:count]
+    return items[order.to(items.device)]
+
+
+def classification_loss(logits: Tensor, labels: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Binary cross entropy over the sampled anchors, averaged over anchors and classes.
+
+    Args:
+        logits: [N, classes].
+        labels: [N] class index of each anchor's lesion; any value where it is background.
+        positives: indices of positive anchors.
+        negatives: indices of background anchors.
+    """
+    targets = torch.zeros(len(positives) + len(negatives), logits.shape[1], device=logits.device)
+    targets[torch.arange(len(positives), device=logits.device), labels[positives]] = 1
+    return F.binary_cross_entropy_with_logits(logits[torch.cat([positives, negatives])], targets)
+
+
+def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """1 - GIoU of decoded boxes and their lesions (Rezatofighi et al. 2019), averaged; 0 (with a gradient path) without pairs.
+
+    Args:
+        boxes: [P, 6] decoded.
+        targets: [P, 6].
+    """
+    if len(boxes) == 0:
+        return boxes.sum() * 0
+    return (1 - paired_giou(boxes, targets)).mean()
+
+
+def segmentation_loss(logits: Tensor, foreground: Tensor, smooth: float = 1e-5) -> Tensor:
+    """0.5 cross entropy + 0.5 soft Dice loss of the foreground, the Dice over the whole batch as in nnDetection.
+
+    Over a batch without any foreground the Dice term would only push noise, so it is left out there.
+
+    Args:
+        logits: [B, 2, Z, Y, X], background first.
+        foreground: [B, Z, Y, X], 1 inside lesions.
+        smooth: keeps the quotient defined.
+    """
+    cross_entropy = F.cross_entropy(logits, foreground.long())
+    probability = logits.softmax(dim=1)[:, 1]
+    target = foreground.to(probability.dtype)
+    overlap = (probability * target).sum()
+    dice = (2 * overlap + smooth) / (probability.sum() + target.sum() + smooth)
+    has_lesion = (target.sum() > 0).to(probability.dtype)
+    return 0.5 * cross_entropy + 0.5 * has_lesion * (1 - dice)

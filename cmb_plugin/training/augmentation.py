@@ -1,0 +1,142 @@
+"""Augmentation of one patch with batchgeneratorsv2, deterministic for a seed."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from torch import Tensor
+
+from .config import AugmentConfig
+
+ANISOTROPIC = 2.0  # ratio of spacings from which out-of-plane rotation would mix thick slices
+
+
+class Augmentation:
+    """Random rotation, scaling, mirroring and intensity changes of an image patch and its instance mask.
+
+    Args:
+        patch_size: size of the result in voxels, z, y, x.
+        spacing: voxel size in mm, z, y, x.
+        config: probabilities and ranges.
+    """
+
+    def __init__(self, patch_size: Sequence[int], spacing: Sequence[float], config: AugmentConfig) -> None:
+        self.patch_size = tuple(patch_size)
+        self.config = config
+        angle = math.radians(config.rotation_degrees)
+        anisotropic = max(spacing) / min(spacing) >= ANISOTROPIC
+        self._rotates = (angle, 0.0, 0.0) if anisotropic else (angle, angle, angle)
+        self._spatial = SpatialTransform(
+            self.patch_size,
+            patch_center_dist_from_border=0,
+            random_crop=False,
+            p_rotation=1,
+            rotation=self._angle,
+            p_scaling=1,
+            scaling=config.scaling,
+            p_synchronize_scaling_across_axes=1,
+            mode_seg="nearest",  # the bilinear mode loops over labels, and instances have many
+        )
+        self._mirror = MirrorTransform(allowed_axes=(0, 1, 2)) if config.mirror > 0 else None
+        self._intensity = ComposeTransforms(self._intensity_transforms(config))
+
+    def _angle(self, *_: Any, dim: int, **__: Any) -> float:
+        return float(np.random.uniform(-self._rotates[dim], self._rotates[dim]))
+
+    @staticmethod
+    def _intensity_transforms(config: AugmentConfig) -> list[RandomTransform]:
+        changes = [
+            (config.noise, GaussianNoiseTransform(noise_variance=(0, 0.1), synchronize_channels=True)),
+            (config.blur, GaussianBlurTransform(blur_sigma=(0.4, 0.8), p_per_channel=0.5)),
+            (config.brightness, MultiplicativeBrightnessTransform(BGContrast((0.75, 1.25)), synchronize_channels=False)),
+            (config.contrast, ContrastTransform(BGContrast((0.75, 1.25)), preserve_range=True, synchronize_channels=False)),
+            (
+                config.low_resolution,
+                SimulateLowResolutionTransform(
+                    scale=(0.6, 1), synchronize_channels=False, synchronize_axes=True, ignore_axes=(), p_per_channel=0.5
+                ),
+            ),
+            (
+                config.gamma,
+                GammaTransform(
+                    BGContrast((0.7, 1.5)), p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
+                ),
+            ),
+        ]
+        return [RandomTransform(transform, probability) for probability, transform in changes if probability > 0]
+
+    def source_size(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Size of the region to read: the patch itself, or, for a patch that will be rotated and scaled, enough around it
+        that no corner is empty at moderate angles."""
+        if rng.random() >= self.config.spatial:
+            return self.patch_size  # type: ignore[return-value]
+        sides = np.asarray(self.patch_size, dtype=float)
+        for axis, angle in enumerate(self._rotates):
+            first, second = (i for i in range(3) if i != axis)
+            a, b = sides[first], sides[second]
+            sides[first] = max(sides[first], a * math.cos(angle) + b * math.sin(angle))
+            sides[second] = max(sides[second], a * math.sin(angle) + b * math.cos(angle))
+        z, y, x = (math.ceil(side) for side in sides)
+        return z, y, x
+
+    def __call__(self, image: Tensor, instances: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """image: [C, Z, Y, X] float32; instances: [Z, Y, X] integer, of the size that ``source_size`` gave.
+
+        Returns:
+            both at ``patch_size``. An instance whose centre stays inside never vanishes: should rotation lose a tiny one,
+            the patch is only cropped.
+        """
+        with seeded(seed):
+            data = {"image": image, "segmentation": instances[None].to(torch.int16)}
+            if image.shape[1:] != self.patch_size:
+                inner = self._cropped(data)
+                data = self._spatial(**data)
+                if _lost(inner["segmentation"], data["segmentation"]):
+                    data = inner
+            if self._mirror is not None and np.random.uniform() < 2 * self.config.mirror:
+                data = self._mirror(**data)
+            data["image"] = self._intensity(image=data["image"])["image"]
+            return data["image"].contiguous(), data["segmentation"][0].contiguous()
+
+    def _cropped(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        start = [(side - size) // 2 for side, size in zip(data["image"].shape[1:], self.patch_size, strict=True)]
+        window = (..., *(slice(s, s + size) for s, size in zip(start, self.patch_size, strict=True)))
+        return {name: values[window] for name, values in data.items()}
+
+
+def _lost(before: Tensor, after: Tensor) -> bool:
+    """True when an instance well inside the patch is gone after the transform."""
+    margins = [side // 6 for side in before.shape[1:]]
+    inner = before[(0, *(slice(m, side - m) for m, side in zip(margins, before.shape[1:], strict=True)))]
+    return bool(set(inner.unique().tolist()) - set(after.unique().tolist()) - {0})
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators that batchgeneratorsv2 draws from, and restores their states afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,133 @@
+"""Settings of a training run, and the named presets that change several of them at once (``-o train=fast``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class ExperimentConfig:
+    """Which run this is.
+
+    Attributes:
+        fold: index into ``splits.json``.
+        tag: appended to the name of the model folder, so that variants stand beside each other.
+        seed: of weights, patches and augmentation.
+    """
+
+    fold: int = 0
+    tag: str = ""
+    seed: int = 0
+
+
+@dataclass
+class TrainerConfig:
+    """How long and how fast a network learns; the defaults are RetinaUNetV001's in nnDetection.
+
+    Attributes:
+        epochs: epochs of the main schedule; an epoch is ``steps_per_epoch`` batches drawn at random.
+        steps_per_epoch: optimisation steps between two validations.
+        swa_epochs: further epochs of stochastic weight averaging (Izmailov et al. 2018); 0 for none.
+        optimizer: ``sgd`` (Nesterov) or ``adamw``.
+        learning_rate: peak value, after the warm-up.
+        warmup_steps: linear rise from near 0.
+        poly_power: decay ``(1 - t)^power`` of the learning rate over the main schedule.
+        swa_learning_rate: each averaging epoch falls from this value ...
+        swa_final_learning_rate: ... to this one.
+        batch_size: patches per step and device; null takes the plan's.
+        foreground_fraction: share of a batch's patches that are drawn around a lesion.
+        gradient_clip: largest L2 norm of the gradient.
+        precision: ``auto``, ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
+        devices: number of devices; more than one trains with DDP.
+        num_nodes: machines, as Lightning counts them.
+        num_workers: processes that draw patches; null chooses (0 on a machine with few cores).
+        validate_every: epochs between two validations on whole scans; the last epoch always validates.
+        validation_cases: at most so many scans of the fold are used for it; null uses all.
+        validation_overlap: overlap of tiles there.
+        deterministic: the same seed gives the same weights (on a GPU as far as its kernels allow).
+    """
+
+    epochs: int = 50
+    steps_per_epoch: int = 2500
+    swa_epochs: int = 10
+    optimizer: str = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 3e-5
+    warmup_steps: int = 4000
+    poly_power: float = 0.9
+    swa_learning_rate: float = 1e-3
+    swa_final_learning_rate: float = 1e-4
+    batch_size: int | None = None
+    foreground_fraction: float = 0.5
+    gradient_clip: float = 12.0
+    precision: str = "auto"
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    num_workers: int | None = None
+    validate_every: int = 1
+    validation_cases: int | None = None
+    validation_overlap: float = 0.25
+    deterministic: bool = True
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of training patches; probabilities are per patch unless said otherwise.
+
+    Attributes:
+        spatial: probability of rotating and scaling.
+        rotation_degrees: largest rotation about each axis (in-plane only where voxels are strongly anisotropic).
+        scaling: range of the zoom factor.
+        mirror: probability of flipping, per axis.
+        noise, blur, brightness, contrast, low_resolution, gamma: probability of each intensity change.
+    """
+
+    spatial: float = 0.3
+    rotation_degrees: float = 30.0
+    scaling: tuple[float, float] = (0.7, 1.4)
+    mirror: float = 0.5
+    noise: float = 0.1
+    blur: float = 0.1
+    brightness: float = 0.15
+    contrast: float = 0.15
+    low_resolution: float = 0.1
+    gamma: float = 0.15
+
+
+_SHORT: dict[str, Any] = {
+    "trainer_cfg.optimizer": "adamw",
+    "trainer_cfg.learning_rate": 1e-3,
+    "trainer_cfg.weight_decay": 1e-2,
+    "trainer_cfg.swa_learning_rate": 2e-4,
+    "trainer_cfg.swa_final_learning_rate": 2e-5,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # nnDetection's own schedule: the defaults above.
+    "v001": {},
+    # A tenth of the steps with an optimiser that needs fewer of them: hours instead of days.
+    "fast": {
+        **_SHORT,
+        "trainer_cfg.epochs": 50,
+        "trainer_cfg.steps_per_epoch": 250,
+        "trainer_cfg.swa_epochs": 5,
+        "trainer_cfg.warmup_steps": 250,
+        "trainer_cfg.validate_every": 5,
+    },
+    # Minutes on two CPU cores.
+    "demo": {
+        **_SHORT,
+        "trainer_cfg.epochs": 6,
+        "trainer_cfg.steps_per_epoch": 50,
+        "trainer_cfg.swa_epochs": 1,
+        "trainer_cfg.warmup_steps": 20,
+        "trainer_cfg.validate_every": 3,
+        "augment_cfg.spatial": 0.2,
+        "augment_cfg.blur": 0.0,
+        "augment_cfg.low_resolution": 0.0,
+    },
+}

@@ -1,0 +1,105 @@
+"""The course of a training: one row per epoch in the checkpoint, in ``history.csv`` and in ``progress.png``."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cmb_plugin.files import atomic, write_text
+
+Row = dict[str, float | int | None]
+
+
+class History(Callback):
+    """Collects the mean losses of every epoch, and what validation adds to them through ``add``.
+
+    The rows are part of the checkpoint: after a resume the files hold exactly the epochs that the weights have seen.
+
+    Attributes:
+        rows: one dictionary per finished epoch: ``epoch`` (from 1), ``learning_rate``, ``loss``, each named loss, validation figures.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[Row] = []
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._extra: Row = {}
+
+    def add(self, values: Row) -> None:
+        """Adds figures to the row of the running epoch."""
+        self._extra.update(values)
+
+    def mean_losses(self) -> Row:
+        """Mean of every loss over the steps of the running epoch so far."""
+        return {name: float(total) / max(1, self._steps) for name, total in self._sums.items()}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._sums, self._steps, self._extra = {}, 0, {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._steps += 1
+        for name, value in outputs.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        losses = self.mean_losses()
+        self.rows.append({"epoch": trainer.current_epoch + 1, "learning_rate": rate, **losses, **self._extra})
+        for logger in trainer.loggers:
+            logger.log_metrics({k: v for k, v in self.rows[-1].items() if v is not None}, step=trainer.global_step)
+        if trainer.is_global_zero:
+            write_text(self.folder / "history.csv", as_csv(self.rows))
+            draw_progress(self.rows, self.folder / "progress.png")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+def as_csv(rows: list[Row]) -> str:
+    """Rows as CSV text; the columns are those of all rows, an absent value is empty."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def draw_progress(rows: list[Row], path: Path) -> None:
+    """Losses above, validation below, over epochs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    known = {"epoch", "learning_rate"}
+    losses = [name for name in rows[-1] if name not in known and not name.startswith("val_")]
+    for name in losses:
+        style = {"color": "black", "linewidth": 2} if name == "loss" else {"linewidth": 1}
+        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        top.plot(*zip(*points, strict=True), label=name, **style)
+    top.set(ylabel="training loss", yscale="log")
+    top.legend(loc="upper right", fontsize="small")
+    labels = {"val_froc_score": "FROC score", "val_sensitivity": "sensitivity at 1 false positive per scan"}
+    for name, label in labels.items():
+        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            bottom.plot(*zip(*points, strict=True), marker="o", label=label)
+    bottom.set(xlabel="epoch", ylabel="validation", ylim=(-0.02, 1.02))
+    if bottom.lines:
+        bottom.legend(loc="lower right", fontsize="small")
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120)

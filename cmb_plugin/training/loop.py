@@ -1,0 +1,139 @@
+"""``fit``: trains a module on prepared cases with Lightning."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from cmb_plugin.networks import resolve_precision
+from cmb_plugin.paths import FoldFolder
+
+from .augmentation import Augmentation
+from .averaging import WeightAveraging
+from .callbacks import AtomicCheckpointIO, Checkpoints, TrainingProgress
+from .config import AugmentConfig
+from .history import History
+from .module import DetectionModule
+from .patches import Batch, PatchDataset, StepSampler, collate
+from .validation import Validation
+
+
+def fit(
+    module: DetectionModule,
+    folder: FoldFolder,
+    prepared: Path,
+    train_ids: Sequence[str],
+    val_ids: Sequence[str],
+    augment_cfg: AugmentConfig,
+    resume: bool = False,
+) -> History:
+    """Trains ``module`` and leaves checkpoints, ``history.csv`` and ``progress.png`` in ``folder``.
+
+    Args:
+        module: what to train, with its ``trainer_cfg``.
+        folder: where the fold's files go.
+        prepared: folder of prepared cases.
+        train_ids: cases to learn from.
+        val_ids: cases to validate on; may be empty.
+        augment_cfg: random changes of the patches.
+        resume: go on from ``model_last.ckpt``.
+
+    Returns:
+        the history of the run.
+    """
+    config = module.trainer_cfg
+    history = History(folder.root)
+    averaging = WeightAveraging(first_epoch=config.epochs)
+    validation = Validation(
+        prepared, val_ids[: config.validation_cases], config.validate_every, config.validation_overlap, averaging, history
+    )
+    _quiet_lightning()
+    trainer = Trainer(
+        default_root_dir=folder.root,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        precision=resolve_precision(config.precision, _device(config.accelerator)),  # type: ignore[arg-type]
+        max_epochs=config.epochs + config.swa_epochs,
+        gradient_clip_val=config.gradient_clip or None,
+        # Lightning calls checkpoint callbacks last, so the order here is: average, validate, record, show, save.
+        callbacks=[averaging, validation, history, TrainingProgress(history), Checkpoints(folder, validation)],
+        plugins=[AtomicCheckpointIO()],
+        logger=_logger(folder.root),
+        deterministic="warn" if config.deterministic else False,
+        use_distributed_sampler=False,  # StepSampler knows its rank
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    loader = _loader(module, prepared, train_ids, augment_cfg, trainer)
+    module.to(memory_format=torch.channels_last_3d)
+    trainer.fit(module, loader, ckpt_path=folder.last if resume else None, weights_only=True)
+    return history
+
+
+def _loader(
+    module: DetectionModule, prepared: Path, train_ids: Sequence[str], augment_cfg: AugmentConfig, trainer: Trainer
+) -> DataLoader[Batch]:
+    config, plan = module.trainer_cfg, module.plan
+    batch_size = config.batch_size or plan.batch_size
+    dataset = PatchDataset(
+        prepared,
+        train_ids,
+        batch_size=batch_size,
+        foreground_fraction=config.foreground_fraction,
+        augmentation=Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg),
+        patch_size=plan.patch_size,
+        seed=module.seed,
+    )
+    sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
+    workers = config.num_workers
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = 0 if cores <= 2 else min(12, cores - 1)
+    return DataLoader(  # type: ignore[return-value]
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate,  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+    )
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the weights; patches and sampling have their own generators."""
+    seed_everything(seed, verbose=False)
+
+
+def _device(accelerator: str) -> torch.device:
+    cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def _logger(folder: Path) -> TensorBoardLogger | bool:
+    """TensorBoard where it is installed; the history is written in any case."""
+    try:
+        import tensorboard  # noqa: F401 - only its presence counts
+    except ImportError:
+        return False
+    return TensorBoardLogger(folder, name="tensorboard", version="")
+
+
+def _quiet_lightning() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Patches are drawn in this process on machines with few cores, on purpose: the cores are busy with the network.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Validation is a callback here, because it predicts whole scans with averaged weights.
+    warnings.filterwarnings("ignore", message=".*you have defined a `val.*|.*no `val_dataloader`.*")

@@ -1,0 +1,164 @@
+"""``DetectionModule``: what every trainer inherits - optimiser, schedule, validation on whole scans, loading."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.inference import PatchDetections
+from cmb_plugin.networks import autocast, resolve_precision
+from cmb_plugin.paths import FoldFolder
+from cmb_plugin.planning import Plan
+from cmb_plugin.settings import read_settings, typed
+
+from .config import TrainerConfig
+from .patches import Batch
+from .schedule import learning_rate
+
+
+@dataclass
+class ModelConfig:
+    """Settings of a network (``-o model_cfg.*``). A trainer that has some names its own subclass in ``model_config``."""
+
+
+class DetectionModule(LightningModule):
+    """Base of all trainers. A subclass gives a network, its losses and its detections; the rest is here.
+
+    Class attributes to override:
+        model_config: dataclass of the network's settings.
+        presets: further named presets, ``{name: {dotted key: value}}``, or changes to the common ones.
+
+    Args:
+        plan: what the planner decided.
+        model_cfg: an instance of ``model_config``.
+        trainer_cfg: schedule and precision.
+        seed: of everything random in the losses.
+    """
+
+    model_config: ClassVar[type[ModelConfig]] = ModelConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def __init__(
+        self, plan: Plan, model_cfg: ModelConfig | None = None, trainer_cfg: TrainerConfig | None = None, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.model_cfg = model_cfg or self.model_config()
+        self.trainer_cfg = trainer_cfg or TrainerConfig()
+        self.seed = seed
+        self.patch_size = plan.patch_size
+        self.network = self.build_network()
+
+    # What a trainer defines -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def build_network(self) -> nn.Module:
+        """The network that the plan and the settings describe."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar losses of a batch; training minimises their sum."""
+
+    @abstractmethod
+    def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """Detections in a batch of patches, as ``PatchDetector.detect`` describes them."""
+
+    # Training ---------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            found = {name: float(value) for name, value in losses.items()}
+            raise UserError(
+                f"the loss is not finite at step {self.global_step} ({found})",
+                remedy="lower trainer_cfg.learning_rate, or set trainer_cfg.precision=32-true, and resume with train.mode=resume",
+            )
+        return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
+
+    def step_generator(self) -> torch.Generator:
+        """A generator that depends on seed, step and rank alone, so that a resumed run draws what an uninterrupted one would."""
+        generator = torch.Generator()
+        generator.manual_seed((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
+        return generator
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.trainer_cfg
+        # Decay pulls weights of convolutions only: scales and shifts of norms and biases are not decayed.
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimizer: Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum, nesterov=True)
+        elif config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=1.0)
+        else:
+            raise UserError(f"unknown trainer_cfg.optimizer '{config.optimizer}'", remedy="known: adamw, sgd")
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Prediction -------------------------------------------------------------------------------------------------------
+
+    def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """``PatchDetector.detect``: patches [B, C, Z, Y, X] -> detections of each and foreground probability [B, Z, Y, X]."""
+        with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
+            return self.find(patches)
+
+    @classmethod
+    def load(cls, fold: FoldFolder, device: torch.device | str = "cpu", checkpoint: str = "last") -> Self:
+        """A trained module, ready to predict: in evaluation mode, with averaged weights where training made them.
+
+        Args:
+            fold: folder of the trained fold.
+            device: where to put it.
+            checkpoint: ``last`` or ``best``.
+
+        Raises:
+            UserError: a file is missing, or does not fit this trainer.
+        """
+        device = torch.device(device)
+        plan = Plan.load(fold.plan)
+        settings = read_settings(fold.settings)
+        module = cls(
+            plan,
+            typed(cls.model_config, settings.get("model_cfg", {}), str(fold.settings)),
+            typed(TrainerConfig, settings.get("trainer_cfg", {}), str(fold.settings)),
+        )
+        path = fold.best if checkpoint == "best" else fold.last
+        state = read_checkpoint(path)
+        weights = state.get("averaged_weights") or state["state_dict"]
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: does not fit {cls.__name__} ({str(error).splitlines()[-1].strip()})",
+                remedy="plan.json or settings.yaml beside it was changed after training; restore it",
+            ) from None
+        # A model trained in float16 on a GPU also predicts on a CPU.
+        if module.trainer_cfg.precision == "16-mixed" and device.type == "cpu":
+            module.trainer_cfg.precision = "auto"
+        resolve_precision(module.trainer_cfg.precision, device)
+        return module.to(device, memory_format=torch.channels_last_3d).eval()
+
+
+def read_checkpoint(path: Any) -> dict[str, Any]:
+    """Reads a checkpoint; only tensors and plain data are accepted.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", remedy="train the fold with nndet_train") from None
+    except Exception as error:  # torch raises several classes for damaged files
+        raise UserError(f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]})", remedy="train again") from None
+

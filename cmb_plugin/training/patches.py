@@ -1,0 +1,176 @@
+"""Training patches: a pure function of seed and index, so that a resumed run sees what an uninterrupted one would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from cmb_plugin.preparation import StoredCase
+
+from .augmentation import Augmentation
+
+
+@dataclass
+class Batch:
+    """What a trainer's losses get.
+
+    Attributes:
+        images: [B, C, Z, Y, X] float32.
+        boxes: for each image [N, 6] in patch voxels.
+        labels: for each image [N] class indices.
+        foreground: [B, Z, Y, X], 1 inside lesions.
+    """
+
+    images: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    foreground: Tensor
+
+
+@dataclass
+class Sample:
+    """One patch: image [C, Z, Y, X], boxes [N, 6], labels [N], foreground [Z, Y, X]."""
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    foreground: Tensor
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one size -> a batch."""
+    return Batch(
+        torch.stack([s.image for s in samples]),
+        [s.boxes for s in samples],
+        [s.labels for s in samples],
+        torch.stack([s.foreground for s in samples]),
+    )
+
+
+class PatchDataset(Dataset[Sample]):
+    """Random patches of prepared cases. Item ``i`` depends on ``seed`` and ``i`` alone.
+
+    Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is drawn,
+    then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn anywhere.
+
+    Args:
+        folder: prepared cases (``preprocessed/{plan}/imagesTr``).
+        case_ids: which of them.
+        batch_size: items per batch.
+        foreground_fraction: share of a batch drawn around lesions.
+        augmentation: random changes; None only crops.
+        patch_size: size of a patch, z, y, x.
+        seed: of everything random here.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        case_ids: Sequence[str],
+        *,
+        batch_size: int,
+        foreground_fraction: float,
+        augmentation: Augmentation | None,
+        patch_size: Sequence[int],
+        seed: int,
+    ) -> None:
+        self.folder = folder
+        self.case_ids = list(case_ids)
+        self.batch_size = batch_size
+        self.n_foreground = round(batch_size * foreground_fraction)
+        self.augmentation = augmentation
+        self.patch_size = tuple(patch_size)
+        self.seed = seed
+        self._open: dict[str, StoredCase] = {}
+        self.positive_ids = [case_id for case_id in self.case_ids if len(self.case(case_id).boxes)]
+        self._open.clear()  # file handles are not carried into worker processes
+
+    def case(self, case_id: str) -> StoredCase:
+        """The prepared case, opened once per process."""
+        if case_id not in self._open:
+            self._open[case_id] = StoredCase.open(self.folder, case_id)
+        return self._open[case_id]
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, index])
+        wants_lesion = index % self.batch_size >= self.batch_size - self.n_foreground and bool(self.positive_ids)
+        ids = self.positive_ids if wants_lesion else self.case_ids
+        case = self.case(ids[rng.integers(len(ids))])
+        size = self.augmentation.source_size(rng) if self.augmentation else self.patch_size
+        start = self._start(case, wants_lesion, size, rng)
+        image = torch.from_numpy(_read(case.data, start, size))
+        instances = torch.from_numpy(_read(case.instances, start, size).astype(np.int16))
+        if self.augmentation:
+            image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
+        return _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
+
+    def _start(self, case: StoredCase, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+        """First voxel of the region of ``size`` to read; the patch lies in its middle and may hang over the edge of the scan."""
+        patch, shape = np.asarray(self.patch_size), np.asarray(case.shape)
+        if wants_lesion:
+            box = case.boxes[rng.integers(len(case.boxes))]
+            centre = (box[:3] + box[3:]) / 2
+            place = rng.uniform(0.1, 0.9, size=3)  # where in the patch the lesion's centre comes to lie
+            start = np.round(centre - place * patch).astype(int)
+        else:
+            start = np.zeros(3, dtype=int)
+        lowest, highest = np.minimum(0, shape - patch), np.maximum(0, shape - patch)
+        if wants_lesion:
+            start = np.clip(start, lowest, highest)
+        else:
+            start = rng.integers(lowest, highest + 1)
+        clipped: np.ndarray = start - (np.asarray(size) - patch) // 2
+        return clipped
+
+
+def _read(array: object, start: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Reads ``[..., start : start + size]``; what lies outside the array is 0."""
+    shape = np.asarray(array.shape[-3:])  # type: ignore[attr-defined]
+    leading = array.shape[:-3]  # type: ignore[attr-defined]
+    low, high = np.maximum(start, 0), np.minimum(start + size, shape)
+    if np.any(high <= low):
+        return np.zeros((*leading, *size), dtype=np.float32)
+    inside = np.asarray(array[(*[slice(None)] * len(leading), *map(slice, low, high))])  # type: ignore[index]
+    padding = [(0, 0)] * len(leading) + list(zip(low - start, start + size - high, strict=True))
+    return np.pad(inside, padding) if any(before or after for before, after in padding) else inside
+
+
+def _sample(image: Tensor, instances: Tensor, classes: dict[int, int]) -> Sample:
+    mask = instances.numpy()
+    found = [(i, place) for i, place in enumerate(ndimage.find_objects(mask), start=1) if place is not None]
+    boxes = [[*(s.start for s in place), *(s.stop for s in place)] for _, place in found]
+    return Sample(
+        image=image,
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6),
+        labels=torch.tensor([classes[i] for i, _ in found], dtype=torch.int64),
+        foreground=(instances > 0).to(torch.uint8),
+    )
+
+
+class StepSampler(Sampler[int]):
+    """Indices of one epoch's patches for one process: every epoch, step and rank has its own, so none repeats.
+
+    Lightning calls ``set_epoch`` before each epoch, also after resuming.
+    """
+
+    def __init__(self, steps: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.steps, self.batch_size, self.rank, self.world_size = steps, batch_size, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)

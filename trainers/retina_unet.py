@@ -1,0 +1,148 @@
+"""``RetinaUNetV001``: nnDetection's Retina U-Net, the honest baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cmb_plugin.boxes import anchors_for_levels, atss_match, batched_nms, clip_boxes, decode
+from cmb_plugin.inference import PatchDetections
+from cmb_plugin.networks import (
+    DetectionHead,
+    FeaturePyramid,
+    RetinaOutput,
+    RetinaUNet,
+    SegmentationHead,
+    build_encoder,
+    classification_loss,
+    regression_loss,
+    sample_anchors,
+    segmentation_loss,
+)
+from cmb_plugin.plugins import register_trainer
+from cmb_plugin.training import Batch, DetectionModule, ModelConfig
+
+
+@dataclass
+class RetinaConfig(ModelConfig):
+    """Settings of the Retina U-Net family (``-o model_cfg.*``); the defaults are nnDetection's.
+
+    Attributes:
+        head_convs: convolutions in each tower of the head.
+        matcher_candidates: anchors per level and location rule that ATSS considers for a lesion.
+        samples_per_image: anchors per patch that enter the classification loss.
+        positive_fraction: share of positives among them.
+        negative_pool: size of the pool of hard negatives relative to the number drawn.
+        topk: best-scoring boxes of a patch that reach suppression.
+        score_threshold: boxes below it are dropped before suppression.
+        nms_iou: overlap from which the weaker of two boxes of a patch is dropped.
+        detections_per_patch: at most so many boxes leave a patch.
+    """
+
+    head_convs: int = 1
+    matcher_candidates: int = 4
+    samples_per_image: int = 32
+    positive_fraction: float = 1 / 3
+    negative_pool: float = 20.0
+    topk: int = 1000
+    score_threshold: float = 0.02
+    nms_iou: float = 0.6
+    detections_per_patch: int = 100
+
+
+@register_trainer
+class RetinaUNetV001(DetectionModule):
+    """Retina U-Net as nnDetection trains it (Jaeger et al. 2020, Baumgartner et al. 2021).
+
+    U-Net encoder and full-resolution pyramid; a head shared over levels with sigmoid classification and GIoU box regression;
+    ATSS assignment; hard negative sampling; a segmentation head as an auxiliary task.
+    """
+
+    model_config = RetinaConfig
+    model_cfg: RetinaConfig
+
+    def build_network(self) -> nn.Module:
+        architecture = self.plan.architecture
+        pyramid = FeaturePyramid(architecture)
+        return RetinaUNet(
+            encoder=build_encoder(len(self.plan.modalities), architecture),
+            pyramid=pyramid,
+            head=DetectionHead(
+                architecture.pyramid_channels,
+                anchors=len(self.plan.anchors.sizes[0]),
+                classes=len(self.plan.classes),
+                levels=len(architecture.detection_levels),
+                convs=self.model_cfg.head_convs,
+            ),
+            segmentation=SegmentationHead(pyramid.widths[0]),
+            detection_levels=architecture.detection_levels,
+        )
+
+    def anchors(self, output: RetinaOutput) -> tuple[Tensor, list[int], int]:
+        """Anchors of a batch's maps [T, 6] in patch voxels, their number per level, and how many share a location."""
+        levels = self.plan.architecture.detection_levels
+        strides = [self.plan.architecture.stride_of(level) for level in levels]
+        return anchors_for_levels(output.map_shapes, strides, self.plan.anchors.sizes, device=output.logits.device)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        output = cast(RetinaOutput, self.network(batch.images))
+        return self.detection_losses(output, batch) | {
+            "segmentation": segmentation_loss(output.segmentation, batch.foreground)
+        }
+
+    def detection_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
+        """Classification over sampled anchors and GIoU over the positives among them."""
+        config = self.model_cfg
+        anchors, per_level, per_location = self.anchors(output)
+        matches = torch.stack(
+            [atss_match(boxes, anchors, per_level, per_location, config.matcher_candidates) for boxes in batch.boxes]
+        )
+        positives, negatives = sample_anchors(
+            matches,
+            output.logits.max(dim=2).values,
+            config.samples_per_image,
+            config.positive_fraction,
+            config.negative_pool,
+            self.step_generator(),
+        )
+        image, anchor = positives // len(anchors), positives % len(anchors)
+        lesion = matches[image, anchor]
+        boxes, labels = self._of_lesions(batch, image, lesion)
+        all_labels = torch.zeros(matches.numel(), dtype=torch.long, device=matches.device)
+        all_labels[positives] = labels
+        decoded = decode(output.deltas[image, anchor], anchors[anchor])
+        return {
+            "classification": classification_loss(
+                output.logits.flatten(0, 1), all_labels, positives, negatives
+            ),
+            "regression": regression_loss(decoded, boxes),
+        }
+
+    @staticmethod
+    def _of_lesions(batch: Batch, image: Tensor, lesion: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [P, 6] and labels [P] of lesion ``lesion[p]`` of image ``image[p]``."""
+        offsets = torch.tensor([0, *(len(boxes) for boxes in batch.boxes)], device=image.device).cumsum(0)
+        index = offsets[image] + lesion
+        return torch.cat(batch.boxes)[index], torch.cat(batch.labels)[index]
+
+    def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        output = cast(RetinaOutput, self.network(images))
+        anchors, _, _ = self.anchors(output)
+        found = [
+            self.select(logits, deltas, anchors) for logits, deltas in zip(output.logits, output.deltas, strict=True)
+        ]
+        return found, output.segmentation.softmax(dim=1)[:, 1]
+
+    def select(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> PatchDetections:
+        """Scores [T, classes] and deltas [T, 6] of one patch -> its best boxes after suppression within each class."""
+        config = self.model_cfg
+        classes = logits.shape[1]
+        scores, flat = logits.sigmoid().flatten().topk(min(config.topk, logits.numel()))
+        flat, scores = flat[scores >= config.score_threshold], scores[scores >= config.score_threshold]
+        anchor, labels = flat // classes, flat % classes
+        boxes = clip_boxes(decode(deltas[anchor], anchors[anchor]), self.patch_size)
+        kept = batched_nms(boxes, scores, labels, config.nms_iou)[: config.detections_per_patch]
+        return PatchDetections(boxes[kept], scores[kept], labels[kept])

@@ -1,0 +1,87 @@
+"""Memory of a training step, estimated from the plan alone: no device, no live measurement, the same answer everywhere."""
+
+from __future__ import annotations
+
+import math
+
+from .plan import Architecture, Triple
+
+GIB = 1024**3
+CPU_BUDGET_GB = 2.0  # where no CUDA device is found: fits beside a desktop, and steps stay in seconds
+
+
+def find_budget(gpu_memory_gb: float | None = None) -> tuple[float, str]:
+    """The memory to plan for, and a sentence that says where the number comes from.
+
+    Args:
+        gpu_memory_gb: what the user asked for; None looks for a CUDA device.
+    """
+    if gpu_memory_gb is not None:
+        return gpu_memory_gb, f"Planned for {gpu_memory_gb:g} GB, as asked for by planner_cfg.gpu_memory_gb."
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found = round(properties.total_memory / GIB, 1)
+        return found, f"Planned for {found:g} GB, the memory of {properties.name}; planner_cfg.gpu_memory_gb changes it."
+    return CPU_BUDGET_GB, (
+        f"Planned for {CPU_BUDGET_GB:g} GB, as no CUDA device was found; planner_cfg.gpu_memory_gb plans for another machine."
+    )
+
+
+def estimate_training_gb(
+    architecture: Architecture, patch_size: Triple, batch_size: int, modalities: int, classes: int, anchors_per_location: int
+) -> float:
+    """Peak memory in GB (2^30 bytes) of one optimisation step in float32, network and process together.
+
+    Counts what automatic differentiation keeps: for every convolution its output and the normalised one; per level of the
+    pyramid the merged map and the map after its convolution; per anchor location of the head both towers, the outputs and
+    their rearranged copies. Weights count five times (value, gradient, two moments of the optimiser, running average).
+    The constants were fitted to the measured peak of real steps (benchmarks in docs/planning.md). Mixed precision
+    needs less.
+    """
+    kept = 0.0
+    largest = 0.0
+    weights = _weights(architecture, modalities, classes, anchors_per_location)
+    finest = architecture.detection_levels[0]
+    for stage, features in enumerate(architecture.features):
+        stride = architecture.stride_of(stage)
+        voxels = math.prod(side / step for side, step in zip(patch_size, stride, strict=True))
+        width = pyramid_width(architecture, stage)
+        numbers = 2 * architecture.convs_per_stage[stage] * features + 2 * width
+        if stage in architecture.detection_levels:
+            numbers += 4 * architecture.pyramid_channels + anchors_per_location * (_PER_ANCHOR + _PER_ANCHOR_CLASS * classes)
+        if stage == 0:
+            numbers += modalities + _SEGMENTATION
+        kept += voxels * numbers
+        largest = max(largest, voxels * max(features, width, architecture.pyramid_channels * (stage >= finest)))
+    numbers = batch_size * (kept + _PASSING_MAPS * largest) + 5 * weights
+    return numbers * 4 / GIB + _PROCESS_GB
+
+
+def pyramid_width(architecture: Architecture, stage: int) -> int:
+    """Channels of the pyramid's map at ``stage``: halved below the finest detection level, but not under 8."""
+    below = max(0, architecture.detection_levels[0] - stage)
+    return max(8, architecture.pyramid_channels >> below)
+
+
+_PER_ANCHOR = 32  # anchor, deltas, their scaled, rearranged, joined and decoded copies, six numbers each
+_PER_ANCHOR_CLASS = 4  # logit, its copies and its gradient
+_SEGMENTATION = 12  # two logits, softmax, targets and their gradients
+_PASSING_MAPS = 3  # gradients that live at the same time in the backward pass, and the workspace of a convolution
+_PROCESS_GB = 0.5  # Python, torch and its libraries; on a GPU about the same for the context
+
+
+def _weights(architecture: Architecture, modalities: int, classes: int, anchors: int) -> int:
+    """Number of weights of the network."""
+    total, incoming = 0, modalities
+    for stage, (features, kernel) in enumerate(zip(architecture.features, architecture.kernels, strict=True)):
+        volume = math.prod(kernel)
+        total += volume * features * (incoming + (architecture.convs_per_stage[stage] - 1) * features)
+        width = pyramid_width(architecture, stage)
+        total += features * width + volume * width * width
+        if stage:
+            total += pyramid_width(architecture, stage - 1) * width * math.prod(architecture.strides[stage])
+        incoming = features
+    width = architecture.pyramid_channels
+    return total + 27 * width * (2 * width + anchors * (6 + classes))

@@ -1,0 +1,217 @@
+"""Prepared cases on disk: compressed arrays that are read patch by patch, and one JSON per case. No pickle, no SimpleITK.
+
+``{case}.b2nd`` holds the images, ``{case}_instances.b2nd`` the instance mask where there are labels, ``{case}.json`` everything
+else. The JSON is written last, so where it stands the case is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping as Dictionary
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import atomic, read_json, write_json
+from cmb_plugin.images import Mapping, boxes_of_instances
+
+from .case import PreparedCase
+from .recipe import Preprocessing
+
+SCHEMA = 1
+DEFAULT_PATCH = (64, 64, 64)
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A prepared case on disk. Arrays are opened at the first access and read only where they are sliced.
+
+    Attributes:
+        folder: where it lies.
+        case_id: its name.
+        shape: Z, Y, X of the arrays.
+        channels: number of modalities.
+        mapping: the way from the scan's voxels to the array's and back.
+        boxes: float32 [N, 6] exact boxes of the lesions in network voxels, mapped from the scan.
+        mask_boxes: float32 [N, 6] boxes of the resampled instances, whole voxels.
+        truth: float32 [N, 6] boxes in the scan's voxels.
+        labels: int64 [N] class index of each lesion.
+        instance_ids: int64 [N] number of each lesion in the mask.
+        redrawn: numbers of the lesions that had to be redrawn.
+        nonfinite: number of replaced NaN and infinite values.
+        labelled: False for a scan without labels.
+        key: what it was made from and how, see ``recipe_key``.
+
+    Example:
+        >>> case = StoredCase.open(folder, "sub-01")                      # doctest: +SKIP
+        >>> case.data[:, 10:74, 20:84, 20:84].shape                       # doctest: +SKIP
+        (1, 64, 64, 64)
+    """
+
+    folder: Path
+    case_id: str
+    shape: tuple[int, int, int]
+    channels: int
+    mapping: Mapping
+    boxes: np.ndarray
+    mask_boxes: np.ndarray
+    truth: np.ndarray
+    labels: np.ndarray
+    instance_ids: np.ndarray
+    redrawn: tuple[int, ...]
+    nonfinite: int
+    labelled: bool
+    key: str
+
+    @classmethod
+    def open(cls, folder: Path, case_id: str) -> StoredCase:
+        """Reads the JSON of a case.
+
+        Raises:
+            UserError: the case is not prepared, or was written by another version.
+        """
+        path = _json_path(folder, case_id)
+        if not path.is_file():
+            raise UserError(f"{path}: case is not prepared", remedy="run nndet_prep again; it adds what is missing")
+        content = read_json(path)
+        if content.get("schema") != SCHEMA:
+            raise UserError(f"{path}: written by another version", remedy="delete the folder and run nndet_prep again")
+        z, y, x = content["shape"]
+        return cls(
+            folder=folder,
+            case_id=case_id,
+            shape=(z, y, x),
+            channels=content["channels"],
+            mapping=Mapping.from_json(content["mapping"]),
+            boxes=_boxes(content["boxes"]),
+            mask_boxes=_boxes(content["mask_boxes"]),
+            truth=_boxes(content["truth"]),
+            labels=np.asarray(content["labels"], dtype=np.int64),
+            instance_ids=np.asarray(content["instance_ids"], dtype=np.int64),
+            redrawn=tuple(content["redrawn"]),
+            nonfinite=content["nonfinite"],
+            labelled=content["labelled"],
+            key=content["key"],
+        )
+
+    @cached_property
+    def data(self) -> Any:
+        """float32 [C, Z, Y, X]; slicing gives numpy."""
+        return _open_array(self.folder / f"{self.case_id}.b2nd")
+
+    @cached_property
+    def instances(self) -> Any:
+        """int16 [Z, Y, X] with one number per lesion, slicing gives numpy; None for a scan without labels."""
+        return _open_array(self.folder / f"{self.case_id}_instances.b2nd") if self.labelled else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process by name: open arrays stay where they are."""
+        return StoredCase.open, (self.folder, self.case_id)
+
+
+def save_case(
+    folder: Path,
+    case_id: str,
+    prepared: PreparedCase,
+    classes: Dictionary[int, int],
+    *,
+    patch_size: Sequence[int] = DEFAULT_PATCH,
+    key: str = "",
+) -> None:
+    """Writes a case; one that is there already is replaced.
+
+    Args:
+        folder: ``preprocessed/{plan}/imagesTr``.
+        case_id: its name.
+        prepared: what ``preprocess_case`` gave.
+        classes: instance number -> class index.
+        patch_size: what will be read at a time; chunks and blocks are laid out for it.
+        key: kept with the case, so that a later run knows whether it is still good.
+    """
+    _json_path(folder, case_id).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_array(folder / f"{case_id}.b2nd", prepared.data, patch_size)
+    if prepared.instances is not None:
+        _save_array(folder / f"{case_id}_instances.b2nd", prepared.instances, patch_size)
+    numbers = sorted(prepared.truth)
+    truth = np.array([prepared.truth[number] for number in numbers]).reshape(-1, 6)
+    in_mask = boxes_of_instances(prepared.instances) if prepared.instances is not None else {}
+    content = {
+        "schema": SCHEMA,
+        "case": case_id,
+        "key": key,
+        "labelled": prepared.instances is not None,
+        "channels": len(prepared.data),
+        "shape": prepared.data.shape[1:],
+        "mapping": prepared.mapping.to_json(),
+        "instance_ids": numbers,
+        "labels": [int(classes[number]) for number in numbers],
+        "boxes": np.round(prepared.mapping.boxes_to_network(truth), 4),
+        "mask_boxes": [in_mask[number] for number in numbers],
+        "truth": truth,
+        "redrawn": prepared.redrawn,
+        "nonfinite": prepared.nonfinite,
+    }
+    write_json(_json_path(folder, case_id), content)
+
+
+def prepared_cases(folder: Path) -> list[str]:
+    """Names of the whole cases in a folder, sorted."""
+    return sorted(path.name.removesuffix(".json") for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+def recipe_key(recipe: Preprocessing, sources: Sequence[Path] = (), classes: Dictionary[int, int] | None = None) -> str:
+    """A short text that changes when the recipe, a source file (by size and time of change) or a lesion's class changes."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    what = {"schema": SCHEMA, "recipe": dataclasses.asdict(recipe), "files": files, "classes": classes}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_current(folder: Path, case_id: str, key: str) -> bool:
+    """True when the case is whole and was made with ``key``."""
+    path = _json_path(folder, case_id)
+    try:
+        return path.is_file() and read_json(path).get("key") == key
+    except UserError:  # a damaged JSON: the case is made again
+        return False
+
+
+def _json_path(folder: Path, case_id: str) -> Path:
+    return Path(folder) / f"{case_id}.json"
+
+
+def _boxes(values: Any) -> np.ndarray:
+    return np.asarray(values, dtype=np.float32).reshape(-1, 6)
+
+
+def _open_array(path: Path) -> Any:
+    import blosc2
+
+    mapped = {} if os.name == "nt" else {"mmap_mode": "r"}  # blosc2 cannot map files on Windows
+    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
+
+
+def _save_array(path: Path, array: np.ndarray, patch_size: Sequence[int]) -> None:
+    import blosc2
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    blosc2.set_nthreads(1)
+    four = array if array.ndim == 4 else array[None]
+    blocks, chunks = comp_blosc2_params(four.shape, tuple(patch_size), bytes_per_pixel=array.itemsize)
+    cparams = {"codec": blosc2.Codec.LZ4HC, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
+    with atomic(path) as temporary:
+        blosc2.asarray(
+            np.ascontiguousarray(array),
+            urlpath=str(temporary),
+            chunks=chunks[-array.ndim :],
+            blocks=blocks[-array.ndim :],
+            cparams=cparams,
+        )

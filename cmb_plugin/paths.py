@@ -187,5 +187,9 @@ def find_model(task: TaskFolder, model: str | None = None, root: Path | None = N
         raise UserError(f"{task.name} has several models in {folder}", remedy=f"name one: {_names(matches)}")
     if model:
         hint = suggest(model, [path.name for path in trained])
-        raise UserError(f"no trained model '{model}' in {folder}", remedy=f"train it with nndet_train {task.name}; {hint}")
-    raise UserError(f"no trained model of {task.name} in {folder}", remedy=f"run nndet_train {task.name}, or set det_models")
+        raise UserError(
+            f"no trained model '{model}' in {folder}", remedy=f"train it with nndet_train {task.name}; {hint}"
+        )
+    raise UserError(
+        f"no trained model of {task.name} in {folder}", remedy=f"run nndet_train {task.name}, or set det_models"
+    )

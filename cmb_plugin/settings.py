@@ -90,7 +90,9 @@ class Overrides:
             try:
                 OmegaConf.update(result[group], rest, value, merge=True)
             except OmegaConfBaseException as error:
-                raise UserError(f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type") from None
+                raise UserError(
+                    f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type"
+                ) from None
         return {name: OmegaConf.to_object(config) for name, config in result.items()}
 
 

@@ -115,9 +115,7 @@ class RetinaUNetV001(DetectionModule):
         all_labels[positives] = labels
         decoded = decode(output.deltas[image, anchor], anchors[anchor])
         return {
-            "classification": classification_loss(
-                output.logits.flatten(0, 1), all_labels, positives, negatives
-            ),
+            "classification": classification_loss(output.logits.flatten(0, 1), all_labels, positives, negatives),
             "regression": regression_loss(decoded, boxes),
         }
 

@@ -19,7 +19,10 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
     summary, _, rest = cleandoc(doc or "").partition("\n")
     return argparse.ArgumentParser(
-        description=summary, epilog=rest.strip(), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=summary,
+        epilog=rest.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
 
 

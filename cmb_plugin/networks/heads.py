@@ -34,7 +34,9 @@ class DetectionHead(nn.Module):
         prior: score of every anchor before training (Lin et al. 2017, focal loss), so that background does not swamp the start.
     """
 
-    def __init__(self, channels: int, anchors: int, classes: int, levels: int, convs: int = 1, prior: float = 0.01) -> None:
+    def __init__(
+        self, channels: int, anchors: int, classes: int, levels: int, convs: int = 1, prior: float = 0.01
+    ) -> None:
         super().__init__()
         self.classes = classes
         self.classification = tower(channels, convs)

@@ -39,7 +39,8 @@ def pyramid_widths(architecture: Architecture, narrowest: int = 8) -> list[int]:
     the finest of them, as those maps only serve the segmentation head."""
     finest = architecture.detection_levels[0]
     return [
-        max(narrowest, architecture.pyramid_channels >> max(0, finest - level)) for level in range(len(architecture.features))
+        max(narrowest, architecture.pyramid_channels >> max(0, finest - level))
+        for level in range(len(architecture.features))
     ]
 
 

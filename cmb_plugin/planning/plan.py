@@ -143,7 +143,9 @@ def _convert(kind: Any, data: Any, where: str) -> Any:
             return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
         if len(arguments) != len(data):
             raise UserError(f"{where}: expected {len(arguments)} numbers, found {len(data)}", remedy="repair the entry")
-        return tuple(_convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True)))
+        return tuple(
+            _convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True))
+        )
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):

@@ -64,8 +64,14 @@ class Augmentation:
         changes = [
             (config.noise, GaussianNoiseTransform(noise_variance=(0, 0.1), synchronize_channels=True)),
             (config.blur, GaussianBlurTransform(blur_sigma=(0.4, 0.8), p_per_channel=0.5)),
-            (config.brightness, MultiplicativeBrightnessTransform(BGContrast((0.75, 1.25)), synchronize_channels=False)),
-            (config.contrast, ContrastTransform(BGContrast((0.75, 1.25)), preserve_range=True, synchronize_channels=False)),
+            (
+                config.brightness,
+                MultiplicativeBrightnessTransform(BGContrast((0.75, 1.25)), synchronize_channels=False),
+            ),
+            (
+                config.contrast,
+                ContrastTransform(BGContrast((0.75, 1.25)), preserve_range=True, synchronize_channels=False),
+            ),
             (
                 config.low_resolution,
                 SimulateLowResolutionTransform(
@@ -75,7 +81,11 @@ class Augmentation:
             (
                 config.gamma,
                 GammaTransform(
-                    BGContrast((0.7, 1.5)), p_invert_image=0, synchronize_channels=False, p_per_channel=1, p_retain_stats=1
+                    BGContrast((0.7, 1.5)),
+                    p_invert_image=0,
+                    synchronize_channels=False,
+                    p_per_channel=1,
+                    p_retain_stats=1,
                 ),
             ),
         ]

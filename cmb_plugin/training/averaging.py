@@ -29,7 +29,9 @@ class WeightAveraging(Callback):
         self.count += 1
         for name, value in pl_module.state_dict().items():
             value = value.detach().float().cpu()
-            self.mean[name] = value.clone() if self.count == 1 else self.mean[name] + (value - self.mean[name]) / self.count
+            self.mean[name] = (
+                value.clone() if self.count == 1 else self.mean[name] + (value - self.mean[name]) / self.count
+            )
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:

@@ -53,7 +53,12 @@ def fit(
     history = History(folder.root)
     averaging = WeightAveraging(first_epoch=config.epochs)
     validation = Validation(
-        prepared, val_ids[: config.validation_cases], config.validate_every, config.validation_overlap, averaging, history
+        prepared,
+        val_ids[: config.validation_cases],
+        config.validate_every,
+        config.validation_overlap,
+        averaging,
+        history,
     )
     _quiet_lightning()
     trainer = Trainer(

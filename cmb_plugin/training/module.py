@@ -160,5 +160,6 @@ def read_checkpoint(path: Any) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", remedy="train the fold with nndet_train") from None
     except Exception as error:  # torch raises several classes for damaged files
-        raise UserError(f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]})", remedy="train again") from None
-
+        raise UserError(
+            f"{path}: not readable as a checkpoint ({str(error).splitlines()[0]})", remedy="train again"
+        ) from None

@@ -28,7 +28,13 @@ class Validation(Callback):
     """
 
     def __init__(
-        self, folder: Path, case_ids: Sequence[str], every: int, overlap: float, averaging: WeightAveraging, history: History
+        self,
+        folder: Path,
+        case_ids: Sequence[str],
+        every: int,
+        overlap: float,
+        averaging: WeightAveraging,
+        history: History,
     ) -> None:
         self.folder = folder
         self.case_ids = list(case_ids)

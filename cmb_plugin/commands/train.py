@@ -1,0 +1,41 @@
+"""``nndet_train``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cli import add_overrides, command, parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train one fold of a prepared task, then predict, evaluate and sweep its validation scans.
+
+    Examples:
+        nndet_train Task101_CMB                                  the default trainer on fold 0
+        nndet_train 101 -o exp.fold=1 train=fast                 fold 1 with a shorter schedule
+        nndet_train 101 -o train.mode=resume                     go on after an interruption
+        nndet_train 101 -o module=MyTrainer additional_imports=[my_module]
+
+    Settings (-o):
+        module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are RetinaUNetV001 and D3V001_3d
+        train=v001|fast|demo                     preset; v001 on a GPU, fast on a CPU when none is given
+        train.mode=new|resume|overwrite          new refuses to touch a trained model
+        exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed
+        trainer_cfg.*, augment_cfg.*, model_cfg.*   single settings; a wrong key names the nearest known ones
+
+    Files: ${det_models}/{task}/{module}_{plan}[_{tag}]/fold{N}/ holds model_last.ckpt, model_best.ckpt, plan.json,
+    settings.yaml, history.csv, progress.png, val_predictions/ and val_results/.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("task", help="number, name or path of the Task folder")
+    add_overrides(arguments)
+    arguments.add_argument(
+        "--sweep", action="store_true", help="accepted for nnDetection's scripts: the sweep always runs"
+    )
+    args = arguments.parse_args(argv)
+    from cmb_plugin.workflows.train import train
+
+    run = train(args.task, args.overrides)
+    print(f"Trained {run.fold.root}")
+    return 0

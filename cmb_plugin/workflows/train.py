@@ -1,0 +1,221 @@
+"""``train``: a prepared Task folder becomes a trained fold with an operating point and validation results."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, find_task, models_root
+from cmb_plugin.planning import Plan
+from cmb_plugin.plugins import import_additional, suggest, trainers
+from cmb_plugin.preparation import prepared_cases
+from cmb_plugin.settings import Overrides, read_settings, write_settings
+from cmb_plugin.training import PRESETS, AugmentConfig, DetectionModule, ExperimentConfig, TrainerConfig, fit, seed_all
+
+DEFAULT_TRAINER = "RetinaUNetV001"
+DEFAULT_PLAN = "D3V001_3d"
+MODES = ("new", "resume", "overwrite")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Everything that one call of ``train`` has decided before it begins.
+
+    Attributes:
+        task: the Task folder.
+        plan: the plan to train.
+        trainer: class of the module.
+        preset: name of the preset that the settings began with.
+        mode: ``new``, ``resume`` or ``overwrite``.
+        settings: groups ``exp``, ``trainer_cfg``, ``augment_cfg``, ``model_cfg``.
+        fold: folder that the run writes.
+    """
+
+    task: TaskFolder
+    plan: Plan
+    trainer: type[DetectionModule]
+    preset: str
+    mode: str
+    settings: dict[str, Any]
+    fold: FoldFolder
+
+    def module(self) -> DetectionModule:
+        """The untrained module; its weights depend on the seed alone."""
+        seed_all(self.settings["exp"].seed)
+        return self.trainer(
+            self.plan, self.settings["model_cfg"], self.settings["trainer_cfg"], self.settings["exp"].seed
+        )
+
+
+def resolve(task: str, words: Sequence[str]) -> TrainingRun:
+    """Turns the words of the command line into a ``TrainingRun``; nothing is written.
+
+    Raises:
+        UserError: an unknown task, trainer, preset or setting; a task without a plan.
+    """
+    overrides = Overrides.parse(words)
+    imports = overrides.take_imports()
+    import_additional(imports)
+    name = str(overrides.take("module", DEFAULT_TRAINER))
+    trainer = trainers.get(name)
+    planner = overrides.take("planner")
+    plan_name = str(overrides.take("plan", f"{planner}_3d" if planner else DEFAULT_PLAN))
+    folder = find_task(task)
+    if not folder.plan(plan_name).is_file():
+        known = sorted(path.parent.name for path in folder.preprocessed.glob("*/plan.json"))
+        raise UserError(
+            f"{folder.name} has no plan '{plan_name}'",
+            remedy=f"run nndet_prep {folder.name}"
+            + (f", or -o plan=... with one of: {', '.join(known)}" if known else ""),
+        )
+    mode = str(overrides.take("train.mode", "new"))
+    if mode not in MODES:
+        raise UserError(f"unknown train.mode '{mode}'", remedy=suggest(mode, MODES))
+    presets = {key: {**PRESETS.get(key, {}), **trainer.presets.get(key, {})} for key in {*PRESETS, *trainer.presets}}
+    preset = overrides.take("train")
+    preset = str(preset) if preset else ("v001" if torch.cuda.is_available() else "fast")
+    if preset not in presets:
+        raise UserError(f"unknown preset 'train={preset}'", remedy=suggest(preset, presets))
+    settings = overrides.below(presets[preset]).apply(
+        exp=ExperimentConfig(),
+        trainer_cfg=TrainerConfig(),
+        augment_cfg=AugmentConfig(),
+        model_cfg=trainer.model_config(),
+    )
+    settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **settings}
+    exp = settings["exp"]
+    tag = f"_{exp.tag}" if exp.tag else ""
+    model = ModelFolder(models_root() / folder.name / f"{name}_{plan_name}{tag}")
+    plan = Plan.load(folder.plan(plan_name))
+    return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.fold))
+
+
+def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingRun:
+    """Trains one fold, then predicts and evaluates its validation scans and chooses the operating point there.
+
+    Args:
+        task: number, name or path of the Task folder.
+        words: ``key=value`` overrides.
+        sweep: choose the operating point on validation; without it 0.5 stands.
+
+    Returns:
+        the run; its folder holds checkpoints, ``history.csv``, ``progress.png``, predictions and results.
+
+    Raises:
+        UserError: something the user can fix, before anything is written.
+    """
+    run = resolve(task, words)
+    train_ids, val_ids = split_of(run)
+    _open_folder(run)
+    module = run.module()
+    fit(
+        module,
+        run.fold,
+        run.task.prepared(run.plan.name, "Tr"),
+        train_ids,
+        val_ids,
+        run.settings["augment_cfg"],
+        resume=run.mode == "resume" and run.fold.last.is_file(),
+    )
+    if val_ids and module.global_rank == 0:
+        _validate(run, sweep)
+    return run
+
+
+def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
+    """Training and validation cases of the run's fold, as far as they are prepared.
+
+    Raises:
+        UserError: no such fold, or nothing to train on.
+    """
+    splits = read_json(run.task.splits)
+    fold = run.settings["exp"].fold
+    if not 0 <= fold < len(splits):
+        raise UserError(f"{run.task.splits}: no fold {fold}", remedy=f"choose exp.fold from 0 to {len(splits) - 1}")
+    prepared = prepared_cases(run.task.prepared(run.plan.name, "Tr"))
+    train_ids, val_ids = ([case for case in splits[fold][part] if case in prepared] for part in ("train", "val"))
+    if not train_ids:
+        raise UserError(
+            f"{run.task.prepared(run.plan.name, 'Tr')}: no prepared case of fold {fold}",
+            remedy=f"run nndet_prep {run.task.name}",
+        )
+    return train_ids, val_ids
+
+
+def _open_folder(run: TrainingRun) -> None:
+    """Makes the fold's folder, or checks that the run may go on in it."""
+    fold, exists = run.fold, run.fold.settings.is_file()
+    if exists and run.mode == "new" and fold.last.is_file():
+        raise UserError(
+            f"{fold.root}: a trained model is there already",
+            remedy="add -o train.mode=resume to go on with it, train.mode=overwrite to start afresh, or exp.tag=NAME to keep both",
+        )
+    if exists and run.mode == "resume":
+        _check_unchanged(run)
+        return
+    if run.mode == "resume":
+        raise UserError(
+            f"{fold.root}: nothing to resume", remedy="leave train.mode=resume out, or check exp.fold and exp.tag"
+        )
+    if fold.root.is_dir():
+        shutil.rmtree(fold.root)
+    fold.root.mkdir(parents=True)
+    run.plan.save(fold.plan)
+    write_json(fold.splits, read_json(run.task.splits))
+    versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "monai", "nnunetv2")}
+    write_settings(fold.settings, {"task": run.task.name, **run.settings, "versions": versions})
+
+
+def _check_unchanged(run: TrainingRun) -> None:
+    """A resumed run must be the run that began: same plan, same settings.
+
+    Raises:
+        UserError: something differs; the first difference is named.
+    """
+    before = read_settings(run.fold.settings)
+    write = Path(run.fold.root / ".resume.yaml")
+    try:
+        write_settings(write, run.settings)
+        now = read_settings(write)
+    finally:
+        write.unlink(missing_ok=True)
+    for key, value in _flat(now).items():
+        if _flat(before).get(key) != value:
+            raise UserError(
+                f"{run.fold.settings}: {key} was {_flat(before).get(key)} when training began, now it is {value}",
+                remedy="resume with the overrides that the training began with, or use exp.tag=NAME for a new one",
+            )
+    if Plan.load(run.fold.plan) != run.plan:
+        raise UserError(
+            f"{run.fold.plan}: the task's plan has changed since training began",
+            remedy="train afresh with train.mode=overwrite, or use exp.tag=NAME",
+        )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def _validate(run: TrainingRun, sweep: bool) -> None:
+    from .evaluate import evaluate
+    from .evaluate import sweep as choose_operating_point
+    from .predict import predict
+
+    model = str(run.fold.root.parent)
+    fold = run.settings["exp"].fold
+    predict(str(run.task.root), model, fold, split="val")
+    if sweep:
+        choose_operating_point(str(run.task.root), model, fold)
+    evaluate(str(run.task.root), model, fold, split="val")

@@ -1,0 +1,65 @@
+"""Overrides as nnDetection's users type them."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.settings import Overrides, read_settings, typed, write_settings
+
+
+@dataclass
+class Inner:
+    depth: int = 2
+
+
+@dataclass
+class Config:
+    rate: float = 0.1
+    name: str | None = None
+    sizes: list[int] = field(default_factory=lambda: [1])
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_values_are_typed_and_the_given_instance_is_not_changed():
+    config = Config()
+    words = ["cfg.rate=3", "cfg.name=a b", "cfg.sizes=[1,2,3]", "cfg.inner.depth=7"]
+    result = Overrides.parse(words).apply(cfg=config)["cfg"]
+    assert result == Config(3.0, "a b", [1, 2, 3], Inner(7))
+    assert config == Config()
+
+
+def test_a_leading_plus_means_nothing():
+    overrides = Overrides.parse(["+additional_imports=[a,b.c]", "+cfg.rate=1"])
+    assert overrides.take_imports() == ["a", "b.c"]
+    assert overrides.apply(cfg=Config())["cfg"].rate == 1
+
+
+def test_an_unknown_key_names_the_nearest_known_one():
+    with pytest.raises(UserError, match=r"unknown setting 'cfg\.inner\.dept' - did you mean cfg\.inner\.depth"):
+        Overrides.parse(["cfg.inner.dept=1"]).apply(cfg=Config())
+
+
+@pytest.mark.parametrize("word", ["cfg.rate", "=3", "cfg.rate=fast", "cfg=3", "cfg.sizes=[1,", "cfg.inner=5"])
+def test_a_bad_word_is_one_line(word):
+    with pytest.raises(UserError) as caught:
+        Overrides.parse([word]).apply(cfg=Config())
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_win_over_a_preset():
+    overrides = Overrides.parse(["cfg.rate=5"]).below({"cfg.rate": 1, "cfg.name": "preset"})
+    assert overrides.apply(cfg=Config())["cfg"] == Config(rate=5, name="preset")
+
+
+def test_settings_survive_a_file(tmp_path):
+    config = Config(0.5, "x", [4], Inner(9))
+    write_settings(tmp_path / "settings.yaml", {"cfg": config, "plain": [1, "a"]})
+    values = read_settings(tmp_path / "settings.yaml")
+    assert typed(Config, values["cfg"], "file") == config
+    assert values["plain"] == [1, "a"]
+
+
+def test_an_edited_settings_file_with_a_wrong_key_is_named():
+    with pytest.raises(UserError, match=r"settings\.yaml"):
+        typed(Config, {"rat": 1}, "settings.yaml")

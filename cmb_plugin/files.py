@@ -17,14 +17,15 @@ from .errors import UserError
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yields a temporary path in the folder of ``path`` and renames it to ``path`` when the block ends without error.
 
-    The temporary name is hidden and ends like ``path``, because writers such as SimpleITK choose the format by the ending.
+    The temporary name is hidden and ends like ``path``, because writers such as SimpleITK choose the format by the
+    ending.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

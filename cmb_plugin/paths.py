@@ -14,12 +14,17 @@ from .plugins import suggest
 
 def data_root() -> Path:
     """The folder of Task folders: ``$det_data``, or ``det_data`` in the current directory."""
-    return Path(os.environ.get("det_data") or "det_data").expanduser().resolve()
+    return _folder("det_data")
 
 
 def models_root() -> Path:
     """The folder of trained models: ``$det_models``, or ``det_models`` in the current directory."""
-    return Path(os.environ.get("det_models") or "det_models").expanduser().resolve()
+    return _folder("det_models")
+
+
+def _folder(variable: str) -> Path:
+    """nnDetection's environment variables are written in small letters."""
+    return Path(os.environ.get(variable) or variable).expanduser().resolve()
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         UserError: an unknown key or a value of the wrong type; ``where`` names the file.
     """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[return-value]
+        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(values))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_first_line(error)}", remedy="restore the file") from None
 
@@ -126,7 +127,10 @@ def _first_line(error: Exception) -> str:
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Writes groups of settings as YAML, atomically."""
-    plain = {k: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for k, v in settings.items()}  # type: ignore[arg-type]
+    plain: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        plain[name] = dataclasses.asdict(value) if is_group else value  # type: ignore[call-overload]
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 

@@ -34,7 +34,8 @@ def add_overrides(arguments: argparse.ArgumentParser) -> None:
 
 
 def command(main: Main) -> Main:
-    """Decorator of every ``main``: exit code 0 done, 2 the user can fix it (one line on stderr), 1 a bug, 130 interrupted."""
+    """Decorator of every ``main``: exit code 0 done, 2 the user can fix it (one line on stderr), 1 a bug, 130
+    interrupted."""
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:

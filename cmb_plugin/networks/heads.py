@@ -23,7 +23,8 @@ def tower(channels: int, convs: int, norm_group: int = 16) -> nn.Sequential:
 
 
 class DetectionHead(nn.Module):
-    """Classification and box regression for every anchor; weights are shared over levels, a learned scale per level is not.
+    """Classification and box regression for every anchor; weights are shared over levels, a learned scale per level
+    is not.
 
     Args:
         channels: width of the pyramid's maps.
@@ -31,7 +32,8 @@ class DetectionHead(nn.Module):
         classes: lesion classes; each has its own sigmoid, so background is no class.
         levels: number of detection levels.
         convs: convolutions in each tower.
-        prior: score of every anchor before training (Lin et al. 2017, focal loss), so that background does not swamp the start.
+        prior: score of every anchor before training (Lin et al. 2017, focal loss), so that background does not swamp
+            the start.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ def _per_anchor(output: Tensor, values: int) -> Tensor:
 
 
 class SegmentationHead(nn.Module):
-    """Foreground against background at the input resolution: an auxiliary task that sharpens the features, and the lesion masks."""
+    """Foreground against background at the input resolution: an auxiliary task that sharpens the features, and the
+    lesion masks."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -20,7 +20,8 @@ def sample_anchors(
     """Chooses the anchors of a batch that enter the loss: hard negative sampling as in nnDetection.
 
     At most ``per_image * positive_fraction`` positives per image of the batch, at random; then negatives in the
-    proportion that ``positive_fraction`` asks for (without positives, as many as with the full number), drawn at random from the ``pool`` times as many
+    proportion that ``positive_fraction`` asks for (without positives, as many as with the full number), drawn at
+    random from the ``pool`` times as many
     highest-scoring background anchors. The pool is what keeps it from learning label errors by heart.
 
     Args:
@@ -65,7 +66,8 @@ def classification_loss(logits: Tensor, labels: Tensor, positives: Tensor, negat
 
 
 def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """1 - GIoU of decoded boxes and their lesions (Rezatofighi et al. 2019), averaged; 0 (with a gradient path) without pairs.
+    """1 - GIoU of decoded boxes and their lesions (Rezatofighi et al. 2019), averaged; 0 (with a gradient path)
+    without pairs.
 
     Args:
         boxes: [P, 6] decoded.

@@ -45,7 +45,8 @@ def pyramid_widths(architecture: Architecture, narrowest: int = 8) -> list[int]:
 
 
 class FeaturePyramid(nn.Module):
-    """Top-down pyramid over all encoder stages (Lin et al. 2017; over the full resolution as in Retina U-Net, Jaeger et al. 2020).
+    """Top-down pyramid over all encoder stages (Lin et al. 2017; over the full resolution as in Retina U-Net, Jaeger
+    et al. 2020).
 
     At each stage: lateral 1x1x1 convolution + transposed convolution of the coarser map, then a 3x3x3 convolution.
     """
@@ -67,7 +68,8 @@ class FeaturePyramid(nn.Module):
         self.widths = widths
 
     def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
-        """stages: encoder maps, finest first, each [B, C_i, Z_i, Y_i, X_i]; returns maps [B, W_i, Z_i, Y_i, X_i] of the same places."""
+        """stages: encoder maps, finest first, each [B, C_i, Z_i, Y_i, X_i]; returns maps [B, W_i, Z_i, Y_i, X_i] of
+        the same places."""
         merged = [self.lateral[-1](stages[-1])]
         for level in range(len(stages) - 2, -1, -1):
             merged.insert(0, self.lateral[level](stages[level]) + self.up[level](merged[0]))

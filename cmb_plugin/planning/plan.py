@@ -109,7 +109,8 @@ class Plan:
         """Reads ``plan.json``.
 
         Raises:
-            UserError: the file is missing, is not JSON, or was edited into something that is no plan; the field is named.
+            UserError: the file is missing, is not JSON, or was edited into something that is no plan; the field is
+                named.
         """
         return from_json(cls, read_json(path), str(path))
 

@@ -21,7 +21,8 @@ class History(Callback):
     The rows are part of the checkpoint: after a resume the files hold exactly the epochs that the weights have seen.
 
     Attributes:
-        rows: one dictionary per finished epoch: ``epoch`` (from 1), ``learning_rate``, ``loss``, each named loss, validation figures.
+        rows: one dictionary per finished epoch: ``epoch`` (from 1), ``learning_rate``, ``loss``, each named loss,
+            validation figures.
     """
 
     def __init__(self, folder: Path) -> None:

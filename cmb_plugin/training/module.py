@@ -25,7 +25,8 @@ from .schedule import learning_rate
 
 @dataclass
 class ModelConfig:
-    """Settings of a network (``-o model_cfg.*``). A trainer that has some names its own subclass in ``model_config``."""
+    """Settings of a network (``-o model_cfg.*``). A trainer that has some names its own subclass in
+    ``model_config``."""
 
 
 class DetectionModule(LightningModule):
@@ -79,12 +80,13 @@ class DetectionModule(LightningModule):
             found = {name: float(value) for name, value in losses.items()}
             raise UserError(
                 f"the loss is not finite at step {self.global_step} ({found})",
-                remedy="lower trainer_cfg.learning_rate, or set trainer_cfg.precision=32-true, and resume with train.mode=resume",
+                remedy="lower trainer_cfg.learning_rate or set trainer_cfg.precision=32-true, and train afresh",
             )
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
 
     def step_generator(self) -> torch.Generator:
-        """A generator that depends on seed, step and rank alone, so that a resumed run draws what an uninterrupted one would."""
+        """A generator that depends on seed, step and rank alone, so that a resumed run draws what an uninterrupted
+        one would."""
         generator = torch.Generator()
         generator.manual_seed((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
         return generator
@@ -108,7 +110,8 @@ class DetectionModule(LightningModule):
     # Prediction -------------------------------------------------------------------------------------------------------
 
     def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
-        """``PatchDetector.detect``: patches [B, C, Z, Y, X] -> detections of each and foreground probability [B, Z, Y, X]."""
+        """``PatchDetector.detect``: patches [B, C, Z, Y, X] -> detections of each and foreground probability [B, Z,
+        Y, X]."""
         with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
             return self.find(patches)
 

@@ -57,8 +57,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
 class PatchDataset(Dataset[Sample]):
     """Random patches of prepared cases. Item ``i`` depends on ``seed`` and ``i`` alone.
 
-    Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is drawn,
-    then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn anywhere.
+    Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
+    drawn,
+    then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
+    anywhere.
 
     Args:
         folder: prepared cases (``preprocessed/{plan}/imagesTr``).
@@ -112,22 +114,18 @@ class PatchDataset(Dataset[Sample]):
         return _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
 
     def _start(self, case: StoredCase, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-        """First voxel of the region of ``size`` to read; the patch lies in its middle and may hang over the edge of the scan."""
+        """First voxel of the region of ``size`` to read; the patch lies in its middle and may hang over the edge of
+        the scan."""
         patch, shape = np.asarray(self.patch_size), np.asarray(case.shape)
-        if wants_lesion:
-            box = case.boxes[rng.integers(len(case.boxes))]
-            centre = (box[:3] + box[3:]) / 2
-            place = rng.uniform(0.1, 0.9, size=3)  # where in the patch the lesion's centre comes to lie
-            start = np.round(centre - place * patch).astype(int)
-        else:
-            start = np.zeros(3, dtype=int)
         lowest, highest = np.minimum(0, shape - patch), np.maximum(0, shape - patch)
         if wants_lesion:
-            start = np.clip(start, lowest, highest)
+            box = case.boxes[rng.integers(len(case.boxes))]
+            place = rng.uniform(0.1, 0.9, size=3)  # where in the patch the lesion's centre comes to lie
+            start = np.clip(np.round((box[:3] + box[3:]) / 2 - place * patch).astype(int), lowest, highest)
         else:
             start = rng.integers(lowest, highest + 1)
-        clipped: np.ndarray = start - (np.asarray(size) - patch) // 2
-        return clipped
+        around: np.ndarray = start - (np.asarray(size) - patch) // 2
+        return around
 
 
 def _read(array: object, start: np.ndarray, size: Sequence[int]) -> np.ndarray:

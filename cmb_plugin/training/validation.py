@@ -19,9 +19,11 @@ from .module import DetectionModule
 
 
 class Validation(Callback):
-    """Every ``every`` epochs and after the last, predicts the validation scans and adds ``val_*`` figures to the history.
+    """Every ``every`` epochs and after the last, predicts the validation scans and adds ``val_*`` figures to the
+    history.
 
-    Boxes are compared in the network's own voxels, so nothing has to be read from scans; under DDP the scans are shared out.
+    Boxes are compared in the network's own voxels, so nothing has to be read from scans; under DDP the scans are
+    shared out.
 
     Attributes:
         score: FROC score of the last validation; None before the first, and after an epoch without one.

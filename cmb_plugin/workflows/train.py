@@ -156,7 +156,8 @@ def _open_folder(run: TrainingRun) -> None:
     if exists and run.mode == "new" and fold.last.is_file():
         raise UserError(
             f"{fold.root}: a trained model is there already",
-            remedy="add -o train.mode=resume to go on with it, train.mode=overwrite to start afresh, or exp.tag=NAME to keep both",
+            remedy="add -o train.mode=resume to go on with it, train.mode=overwrite to start afresh, "
+            "or exp.tag=NAME to keep both",
         )
     if exists and run.mode == "resume":
         _check_unchanged(run)

@@ -1,0 +1,21 @@
+"""Scans as array + ``Grid``, read and written; exact ways between scan, world and network array; instance masks."""
+
+from .grid import Grid
+from .instances import boxes_of_instances, centroids_of_instances, pieces_of_instances, voxels_of_instances
+from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, write_image
+from .mapping import Mapping
+
+__all__ = [
+    "SUFFIXES",
+    "Grid",
+    "Mapping",
+    "boxes_of_instances",
+    "centroids_of_instances",
+    "image_stem",
+    "pieces_of_instances",
+    "read_grid",
+    "read_mask",
+    "read_scan",
+    "voxels_of_instances",
+    "write_image",
+]

@@ -1,0 +1,44 @@
+"""Boxes as tensors: overlap, anchors, assignment, coding, suppression and clustering. Runs on any device torch has.
+
+Everywhere a box is half-open and in voxel-edge coordinates ``(z0, y0, x0, z1, y1, x1)``: voxel i covers [i, i + 1), so
+a lesion of one voxel has sides of 1. No boxes is [0, 6].
+"""
+
+from .anchors import anchors_for_level, anchors_for_levels
+from .clustering import Clusters, cluster_mean, weighted_box_clustering
+from .coding import decode, encode
+from .matching import atss_match
+from .overlap import (
+    box_area,
+    box_centres,
+    box_giou,
+    box_iou,
+    centre_distance,
+    clip_boxes,
+    nonempty,
+    paired_giou,
+    paired_iou,
+)
+from .suppression import batched_nms, nms
+
+__all__ = [
+    "Clusters",
+    "anchors_for_level",
+    "anchors_for_levels",
+    "atss_match",
+    "batched_nms",
+    "box_area",
+    "box_centres",
+    "box_giou",
+    "box_iou",
+    "centre_distance",
+    "clip_boxes",
+    "cluster_mean",
+    "decode",
+    "encode",
+    "nms",
+    "nonempty",
+    "paired_giou",
+    "paired_iou",
+    "weighted_box_clustering",
+]

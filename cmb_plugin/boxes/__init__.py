@@ -5,7 +5,7 @@ a lesion of one voxel has sides of 1. No boxes is [0, 6].
 """
 
 from .anchors import anchors_for_level, anchors_for_levels
-from .clustering import Clusters, cluster_mean, weighted_box_clustering
+from .clustering import Clusters, weighted_box_clustering
 from .coding import decode, encode
 from .matching import atss_match
 from .overlap import (
@@ -33,7 +33,6 @@ __all__ = [
     "box_iou",
     "centre_distance",
     "clip_boxes",
-    "cluster_mean",
     "decode",
     "encode",
     "nms",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +11,8 @@ from .overlap import as_float, paired_iou
 from .suppression import owners_of
 
 
-class Clusters(NamedTuple):
+@dataclass(frozen=True)
+class Clusters:
     """Clusters, highest score first.
 
     Attributes:
@@ -19,14 +20,14 @@ class Clusters(NamedTuple):
         scores: [K].
         labels: [K].
         members: [K] int64, how many of the given boxes went into each.
-        ids: [N] int64, the cluster of each given box.
+        index: [N] int64, the cluster of each given box.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     members: Tensor
-    ids: Tensor
+    index: Tensor
 
 
 def weighted_box_clustering(
@@ -82,13 +83,6 @@ def weighted_box_clustering(
     place = torch.empty_like(order)
     place[order] = torch.arange(count, device=order.device)
     return Clusters(cluster_boxes[order], cluster_scores[order], labels[seeds][order], members[order], place[index])
-
-
-def cluster_mean(values: Tensor, clusters: Clusters) -> Tensor:
-    """Mean over the members of each cluster: ``values`` [N, ...] of the given boxes -> [K, ...], floating point."""
-    values = as_float(values)
-    members = clusters.members.reshape(-1, *[1] * (values.dim() - 1))
-    return _sum(values, clusters.ids, len(clusters.members)) / members
 
 
 def _owners_by_class(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:

@@ -22,11 +22,11 @@ def atss_match(
 
     For each lesion the ``candidates`` locations of each level nearest to its centre are looked at, with all their
     anchors. Those whose IoU reaches the mean plus the standard deviation of these IoUs become its positives; an anchor
-    that several lesions want goes to the one it overlaps most. Beyond the paper, a lesion that ends with nothing (all its
-    anchors went to neighbours) gets its best anchor that is not somebody else's only one.
+    that several lesions want goes to the one it overlaps most. Beyond the paper, a lesion that ends with nothing (all
+    its anchors went to neighbours) gets its best anchor that is not somebody else's only one.
 
-    Only candidates are ever compared, so the cost hardly grows with the number of anchors. Locations at the same distance
-    are taken in the order of the map, on every device.
+    Only candidates are ever compared, so the cost hardly grows with the number of anchors. Of locations at one distance
+    the first ones are taken, in the order of the map, on every device.
 
     Args:
         gt_boxes: [N, 6] lesions.

@@ -119,7 +119,7 @@ def _first_overlapping(kept: Tensor, rest: Tensor, boxes: Tensor, iou_threshold:
 
 
 def _by_place(boxes: Tensor) -> Tensor:
-    """Order of boxes [N, 6] in which boxes near each other in the order are near in space: slabs of z, rows of y, then x."""
+    """Order of boxes [N, 6] in which boxes near each other in the order are near in space: slabs of z, rows of y, x."""
     centres = boxes[:, :3] + boxes[:, 3:]
     parts = max(1, round((len(boxes) / LEAF) ** (1 / 3)))
     rank = torch.arange(len(boxes), device=boxes.device)

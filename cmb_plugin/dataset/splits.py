@@ -1,0 +1,82 @@
+"""Cross-validation splits: balanced, the same every time, and never through a patient."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+
+Split = dict[str, list[str]]
+
+
+@dataclass
+class _Fold:
+    cases: list[str] = field(default_factory=list)
+    positive: int = 0
+    lesions: int = 0
+
+    @property
+    def healthy(self) -> int:
+        return len(self.cases) - self.positive
+
+
+def make_splits(
+    cases: Mapping[str, int], groups: Mapping[str, str] | None = None, folds: int = 5, seed: int = 12345
+) -> list[Split]:
+    """Splits cases for cross-validation; each patient is in the validation set of exactly one fold.
+
+    Validation sets have alike numbers of healthy cases, of positive cases and, as far as these allow, of lesions:
+    patients are dealt out from the one with most lesions to the one with fewest, each to the fold that has least so
+    far. With fewer patients than ``folds`` there are as many folds as patients; a single patient is trained and
+    validated on.
+
+    Args:
+        cases: case -> number of its lesions.
+        groups: case -> patient; a case that is not named is a patient of its own.
+        folds: number of folds wanted.
+        seed: decides among equals; the order of ``cases`` does not.
+
+    Returns:
+        for each fold ``{"train": [...], "val": [...]}``, both sorted.
+
+    Raises:
+        UserError: there is no case.
+    """
+    if not cases:
+        raise UserError("no training case to split", remedy="put images and labels into imagesTr and labelsTr")
+    patients: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        patients.setdefault((groups or {}).get(case, case), []).append(case)
+    if len(patients) == 1:
+        warnings.warn("a single patient: training and validation use the same cases", stacklevel=2)
+        everything = sorted(cases)
+        return [{"train": everything, "val": list(everything)}]
+
+    def burden(patient: str) -> tuple[int, int, int]:
+        own = [cases[case] for case in patients[patient]]
+        return sum(n > 0 for n in own), sum(own), len(own)
+
+    names = sorted(patients)
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    order.sort(key=burden, reverse=True)  # stable: equals stay shuffled
+    dealt = [_Fold() for _ in range(min(folds, len(patients)))]
+    for patient in order:
+        positive, lesions, _ = burden(patient)
+        if positive:
+            fold = min(dealt, key=lambda f: (f.positive, f.lesions, len(f.cases)))
+        else:
+            fold = min(dealt, key=lambda f: (f.healthy, len(f.cases)))
+        fold.cases += patients[patient]
+        fold.positive += positive
+        fold.lesions += lesions
+    return [
+        {
+            "train": sorted(case for other in dealt if other is not fold for case in other.cases),
+            "val": sorted(fold.cases),
+        }
+        for fold in dealt
+    ]

@@ -1,0 +1,26 @@
+"""From models and a prepared scan to detections in the scan's own space. Knows neither Lightning nor SimpleITK."""
+
+from .config import InferenceConfig
+from .detector import PatchDetections, PatchDetector
+from .merging import merge_tiles, merge_views
+from .output import write_case
+from .predictor import Prediction, predict_array
+from .restore import filled_boxes, instance_mask, restore
+from .tiling import Tiling, gaussian_map, tile_starts
+
+__all__ = [
+    "InferenceConfig",
+    "PatchDetections",
+    "PatchDetector",
+    "Prediction",
+    "Tiling",
+    "filled_boxes",
+    "gaussian_map",
+    "instance_mask",
+    "merge_tiles",
+    "merge_views",
+    "predict_array",
+    "restore",
+    "tile_starts",
+    "write_case",
+]

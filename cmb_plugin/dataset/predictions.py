@@ -1,0 +1,231 @@
+"""The predictions folder: ``{case}_boxes.json`` per case, ``lesions.tsv`` and ``summary.tsv`` (docs/predictions.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json, write_text
+from cmb_plugin.images import Grid
+
+SCHEMA = 1
+ENDING = "_boxes.json"
+
+_PLACE_KEYS = ("box", "centre", "centre_lps_mm", "box_lps_mm", "diameter_mm", "volume_mm3")
+_OWN_KEYS = {"instance", "score", "label", "class", "reported", *_PLACE_KEYS}
+LESION_COLUMNS = (
+    *("case", "lesion", "class", "score", "diameter_mm"),
+    *("x_ras_mm", "y_ras_mm", "z_ras_mm", "i", "j", "k", "volume_mm3"),
+)
+SUMMARY_COLUMNS = ("case", "status", "reported", "candidates", "error")
+
+
+@dataclass
+class CasePredictions:
+    """What was predicted for one case.
+
+    Attributes:
+        case_id: name of the case.
+        detections: boxes in voxels of the scan, highest score first, all above the low threshold of prediction.
+        grid: place of the scan.
+        classes: class names by index.
+        operating_point: a detection is reported from this score on.
+        model: name of the model folder.
+        folds: which of its folds predicted together.
+        volumes_mm3: for each detection the volume of its instance in the mask; None where it is not drawn.
+    """
+
+    case_id: str
+    detections: Detections
+    grid: Grid
+    classes: tuple[str, ...]
+    operating_point: float
+    model: str = ""
+    folds: tuple[int, ...] = ()
+    volumes_mm3: tuple[float | None, ...] | None = None
+
+    @property
+    def reported(self) -> np.ndarray:
+        """[N] True where the score reaches the operating point."""
+        # The file holds decimals, scores are float32: 0.7 must count as reaching 0.7.
+        return np.round(self.detections.scores.astype(float), 6) >= self.operating_point
+
+    @property
+    def diameters_mm(self) -> np.ndarray:
+        """[N] geometric mean of the box's sides: for a sphere in a tight box, the sphere's diameter."""
+        sides = self.detections.sizes.astype(float) * np.asarray(self.grid.spacing)
+        diameters: np.ndarray = np.cbrt(sides.prod(axis=1))
+        return diameters
+
+
+def boxes_file(folder: Path, case_id: str) -> Path:
+    """``{folder}/{case}_boxes.json``."""
+    return folder / f"{case_id}{ENDING}"
+
+
+def instances_file(folder: Path, case_id: str) -> Path:
+    """``{folder}/{case}_instances.nii.gz``: the voxels of the JSON's row n, counted from 1, hold n."""
+    return folder / f"{case_id}_instances.nii.gz"
+
+
+def predicted_cases(folder: Path) -> list[str]:
+    """Names of the cases that a predictions folder holds, sorted."""
+    return sorted(path.name.removesuffix(ENDING) for path in folder.glob(f"*{ENDING}") if not path.name.startswith("."))
+
+
+def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
+    """Writes ``{case}_boxes.json`` and returns its path.
+
+    Rows are sorted by score: the reported ones come first, and a row's number, from 1, is its instance in the mask.
+    Coordinates have 4 decimals of a voxel, world coordinates 3 of a mm, scores 6.
+    """
+    found, grid = predictions.detections, predictions.grid
+    if (np.diff(found.scores) > 0).any():
+        raise ValueError(f"{predictions.case_id}: detections must be sorted by score")
+    clashes = _OWN_KEYS & set(found.columns)
+    if clashes:
+        raise ValueError(f"{predictions.case_id}: columns {sorted(clashes)} have names that the file uses itself")
+    corners = np.round(found.boxes.astype(float), 4)
+    centres = found.centres.astype(float)
+    world, low, high = (grid.to_world(points) for points in (centres, corners[:, :3], corners[:, 3:]))
+    volumes = predictions.volumes_mm3 or (None,) * len(found)
+    rows = []
+    for row in range(len(found)):
+        label, reported = int(found.labels[row]), bool(predictions.reported[row])
+        rows.append(
+            {
+                "instance": row + 1 if reported else None,
+                "box": corners[row],
+                "centre": np.round(centres[row], 4),
+                "centre_lps_mm": np.round(world[row], 3),
+                "box_lps_mm": [np.round(low[row], 3), np.round(high[row], 3)],
+                "diameter_mm": round(float(predictions.diameters_mm[row]), 3),
+                "volume_mm3": _rounded(volumes[row], 3),
+                "score": round(float(found.scores[row]), 6),
+                "label": label,
+                "class": predictions.classes[label],
+                "reported": reported,
+                **{name: _plain(values[row]) for name, values in found.columns.items()},
+            }
+        )
+    path = boxes_file(folder, predictions.case_id)
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "case": predictions.case_id,
+            "model": predictions.model,
+            "folds": list(predictions.folds),
+            "grid": grid.to_json(),
+            "classes": list(predictions.classes),
+            "operating_point": {"score": predictions.operating_point},
+            "detections": rows,
+        },
+    )
+    return path
+
+
+def read_case_predictions(path: Path) -> CasePredictions:
+    """Reads a ``{case}_boxes.json``. Keys of a detection that the format does not know become columns.
+
+    Raises:
+        UserError: the file is missing, is not JSON, or lacks something.
+    """
+    content = read_json(path)
+    try:
+        if content["schema"] != SCHEMA:
+            raise UserError(
+                f"{path}: has schema {content['schema']}, this version reads {SCHEMA}", remedy="predict the case again"
+            )
+        rows = content["detections"]
+        names = {name: None for row in rows for name in row if name not in _OWN_KEYS}
+        detections = Detections(
+            np.array([row["box"] for row in rows]).reshape(-1, 6),
+            np.array([row["score"] for row in rows]),
+            np.array([row["label"] for row in rows]),
+            {name: _column([row.get(name) for row in rows]) for name in names},
+        )
+        return CasePredictions(
+            case_id=content["case"],
+            detections=detections,
+            grid=Grid.from_json(content["grid"]),
+            classes=tuple(content["classes"]),
+            operating_point=float(content["operating_point"]["score"]),
+            model=content.get("model", ""),
+            folds=tuple(content.get("folds", ())),
+            volumes_mm3=tuple(row.get("volume_mm3") for row in rows),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not a predictions file ({type(error).__name__}: {error})", remedy="predict the case again"
+        ) from None
+
+
+def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
+    """Writes ``lesions.tsv``: one row per reported lesion; further columns of the detections come last."""
+    extra = sorted({name for case in cases for name, v in case.detections.columns.items() if v.ndim == 1})
+    rows = []
+    for case in cases:
+        found = case.detections
+        world = case.grid.to_world(found.centres)
+        voxels = np.clip(np.floor(found.centres), 0, np.asarray(case.grid.shape) - 1).astype(int)
+        for row in np.flatnonzero(case.reported):
+            volume = case.volumes_mm3[row] if case.volumes_mm3 else None
+            rows.append(
+                {
+                    "case": case.case_id,
+                    "lesion": row + 1,
+                    "class": case.classes[found.labels[row]],
+                    "score": f"{found.scores[row]:.4f}",
+                    "diameter_mm": f"{case.diameters_mm[row]:.2f}",
+                    "x_ras_mm": f"{0.0 - world[row, 0]:.2f}",
+                    "y_ras_mm": f"{0.0 - world[row, 1]:.2f}",
+                    "z_ras_mm": f"{world[row, 2]:.2f}",
+                    **dict(zip("kji", voxels[row], strict=True)),
+                    "volume_mm3": None if volume is None else f"{volume:.2f}",
+                    **{name: _plain(v[row]) for name, v in found.columns.items() if v.ndim == 1},
+                }
+            )
+    _write_tsv(path, [*LESION_COLUMNS, *extra], rows)
+
+
+def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``summary.tsv``: one row per case with the keys ``SUMMARY_COLUMNS``."""
+    _write_tsv(path, SUMMARY_COLUMNS, rows)
+
+
+def _write_tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    def cell(value: Any) -> str:
+        text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        return " ".join(text.split())  # a tab or a line break inside would break the table
+
+    lines = ["\t".join(columns), *("\t".join(cell(row.get(column)) for column in columns) for row in rows)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _rounded(value: float | None, decimals: int) -> float | None:
+    return None if value is None else round(float(value), decimals)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a column as JSON has it; floats have 6 digits, undefined ones are None."""
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    if any(value is None for value in values):
+        column = np.empty(len(values), dtype=object)
+        column[:] = values
+        return column
+    return np.array(values)

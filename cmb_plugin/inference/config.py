@@ -1,0 +1,51 @@
+"""``InferenceConfig``: the settings of tiled prediction (``nndet_predict -o inference_cfg.*``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmb_plugin.errors import UserError
+
+
+@dataclass
+class InferenceConfig:
+    """How a scan is predicted.
+
+    Attributes:
+        overlap: share of a tile that its neighbour also sees, 0..1 (exclusive).
+        tta: views of every tile: 0 or 1 only as it is, 2..8 so many mirrorings (2 adds left-right, 4 all in-plane
+            ones).
+        batch_size: tiles sent through the network together.
+        nms_iou: of two detections of one class that overlap by more, the one less central in its tile or less certain
+            goes.
+        wbc_iou: detections of several mirrorings and folds that overlap by more than this are one lesion. Far below
+            nnDetection's 0.5, because boxes of 3 voxels that differ by half a voxel per axis overlap by only 0.4.
+        min_score: detections below are dropped at once.
+        max_detections: at most so many per scan are kept, the highest scores.
+        foreground: also predict the foreground probability, from which the instance masks are drawn.
+    """
+
+    overlap: float = 0.5
+    tta: int = 1
+    batch_size: int = 2
+    nms_iou: float = 0.1
+    wbc_iou: float = 0.1
+    min_score: float = 0.02
+    max_detections: int = 100
+    foreground: bool = True
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "overlap": (0.0, 0.95),
+            "tta": (0, 8),
+            "batch_size": (1, 1024),
+            "nms_iou": (0.0, 1.0),
+            "wbc_iou": (0.0, 1.0),
+            "min_score": (0.0, 1.0),
+            "max_detections": (1, 1_000_000),
+        }
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(
+                    f"inference_cfg.{name}={getattr(self, name)} is out of range", remedy=f"choose {low} to {high}"
+                )

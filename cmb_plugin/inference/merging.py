@@ -1,0 +1,105 @@
+"""What tiles, mirrorings and folds say about one scan becomes one list of detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cmb_plugin.boxes import batched_nms, clip_boxes, nonempty, weighted_box_clustering
+from cmb_plugin.detections import Detections
+
+from .config import InferenceConfig
+from .detector import PatchDetections
+from .tiling import Tiling, Triple, gaussian_at
+
+WEIGHT = "_weight"  # column that carries the trust in a detection until everything is merged
+MIN_SIDE = 0.01  # voxels; what is thinner after clipping lies outside the scan
+
+
+def place_in_scan(found: PatchDetections, origin: Triple, tiling: Tiling, min_score: float) -> Detections:
+    """Detections of one tile in voxels of the scan, clipped to it.
+
+    Those below ``min_score``, outside the scan, or cut off by a face of the tile beyond which a neighbour sees them
+    whole, are left out. The trust in each, the tile's Gaussian at its centre, is kept in the column ``WEIGHT``.
+
+    Args:
+        found: boxes in the tile's own voxels.
+        origin: first voxel of the tile.
+        tiling: all tiles of the scan.
+        min_score: lowest score that is kept.
+    """
+    keep = found.scores >= min_score
+    local = found.boxes[keep].float().cpu()
+    boxes = clip_boxes(local + torch.tensor([*origin, *origin], dtype=torch.float32), tiling.shape)
+    columns = {name: _to_numpy(values[keep]) for name, values in found.columns.items()}
+    columns[WEIGHT] = gaussian_at(((local[:, :3] + local[:, 3:]) / 2).numpy(), tiling.tile)
+    detections = Detections(boxes.numpy(), _to_numpy(found.scores[keep]), found.labels[keep].cpu().numpy(), columns)
+    return detections[nonempty(boxes, MIN_SIDE).numpy() & ~tiling.cut_off(detections.boxes, origin)]
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    array: np.ndarray = (values.float() if values.is_floating_point() else values).cpu().numpy()
+    return array
+
+
+def merge_tiles(parts: Sequence[Detections], config: InferenceConfig) -> Detections:
+    """All tiles of one view (one model, one mirroring) -> its detections, highest score first.
+
+    Non-maximum suppression within each class, in the order of score times trust: of two tiles that saw one lesion the
+    one counts that saw it nearer to its middle. The score itself stays what the network said.
+    """
+    found = Detections.concatenate(parts)
+    if not len(found):
+        return found
+    ranking = torch.from_numpy(found.scores * found.columns[WEIGHT])
+    kept = batched_nms(torch.from_numpy(found.boxes), ranking, torch.from_numpy(found.labels), config.nms_iou)
+    return found[kept.numpy()].by_score()
+
+
+def merge_views(views: Sequence[Detections], config: InferenceConfig) -> Detections:
+    """Detections of all views of one scan -> one list, highest score first, at most ``max_detections``.
+
+    Weighted box clustering; a lesion that only some of the views saw scores lower. Further columns are averaged over
+    the views, weighted by score and trust.
+    """
+    found = Detections.concatenate(views)
+    if not len(found):
+        return found
+    weights = found.columns.pop(WEIGHT)
+    if len(views) > 1:
+        found = _clustered(found, weights, len(views), config)
+    found = found[found.scores >= config.min_score].by_score()
+    return found[: config.max_detections]
+
+
+def _clustered(found: Detections, weights: np.ndarray, n_views: int, config: InferenceConfig) -> Detections:
+    clusters = weighted_box_clustering(
+        torch.from_numpy(found.boxes),
+        torch.from_numpy(found.scores),
+        torch.from_numpy(found.labels),
+        torch.from_numpy(weights),
+        config.wbc_iou,
+        n_expected=n_views,
+    )
+    index, importance = clusters.index.numpy(), weights * found.scores + 1e-12
+    columns = {name: _column_of_clusters(values, index, importance) for name, values in found.columns.items()}
+    merged = Detections(clusters.boxes.numpy(), clusters.scores.numpy(), clusters.labels.numpy(), columns)
+    # Mean boxes can overlap although the boxes that their clusters began with did not.
+    return merged[batched_nms(clusters.boxes, clusters.scores, clusters.labels, config.nms_iou).numpy()]
+
+
+def _column_of_clusters(values: np.ndarray, index: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """Weighted mean of each cluster's members; of whole numbers (a category, say) the most important member's."""
+    if not np.issubdtype(values.dtype, np.floating):
+        order = np.argsort(importance, kind="stable")
+        chosen = np.zeros(index.max() + 1, dtype=int)
+        chosen[index[order]] = order  # the last one written is the most important
+        taken: np.ndarray = values[chosen]
+        return taken
+    sums = np.zeros((index.max() + 1, *values.shape[1:]))
+    np.add.at(sums, index, values * importance.reshape(-1, *[1] * (values.ndim - 1)))
+    total = np.bincount(index, importance)
+    mean: np.ndarray = (sums / total.reshape(-1, *[1] * (values.ndim - 1))).astype(np.float32)
+    return mean

@@ -77,7 +77,7 @@ class DetectionModule(LightningModule):
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            found = {name: float(value) for name, value in losses.items()}
+            found = {name: value.item() for name, value in losses.items()}
             raise UserError(
                 f"the loss is not finite at step {self.global_step} ({found})",
                 remedy="lower trainer_cfg.learning_rate or set trainer_cfg.precision=32-true, and train afresh",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, evaluate
+from cmb_plugin.evaluation import CaseResult, evaluate
 from cmb_plugin.inference import InferenceConfig, predict_array
 from cmb_plugin.preparation import StoredCase
 
@@ -63,7 +62,7 @@ class Validation(Callback):
 
     def _predict(self, module: DetectionModule, case_id: str) -> CaseResult:
         case = StoredCase.open(self.folder, case_id)
-        config = InferenceConfig(overlap=self.overlap, tta=0)
+        config = InferenceConfig(overlap=self.overlap, foreground=False)
         prediction = predict_array([module], case.data, config, module.device)
         return CaseResult(
             case_id=case_id,
@@ -76,9 +75,8 @@ class Validation(Callback):
 
 def validation_figures(cases: Sequence[CaseResult], classes: Sequence[str]) -> dict[str, float | None]:
     """The figures of one validation: FROC score and sensitivity at one false positive per scan, by centre distance."""
-    metrics: dict[str, Any] = evaluate(cases, classes, EvaluationConfig())
-    froc = metrics["overall"]["distance"]["froc"]
-    return {"val_froc_score": froc["score"], "val_sensitivity": froc["sensitivity"]["1"]}
+    metrics = evaluate(cases, classes)
+    return {"val_froc_score": metrics["froc_score"], "val_sensitivity": metrics["froc"]["1"]}
 
 
 def _gathered(results: list[CaseResult], trainer: Trainer) -> list[CaseResult]:

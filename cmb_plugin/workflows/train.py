@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
@@ -114,7 +115,8 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
     """
     run = resolve(task, words)
     train_ids, val_ids = split_of(run)
-    _open_folder(run)
+    if rank_zero_only.rank == 0:  # the other processes of a DDP run come through here too
+        _open_folder(run)
     module = run.module()
     fit(
         module,
@@ -125,7 +127,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         run.settings["augment_cfg"],
         resume=run.mode == "resume" and run.fold.last.is_file(),
     )
-    if val_ids and module.global_rank == 0:
+    if val_ids and rank_zero_only.rank == 0:
         _validate(run, sweep)
     return run
 

@@ -1,0 +1,156 @@
+"""Patches: what they hold, and that they depend on seed and index alone."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from cmb_plugin.images import Grid
+from cmb_plugin.preparation import Normalisation, Preprocessing, preprocess_case, save_case
+from cmb_plugin.training.augmentation import Augmentation, seeded
+from cmb_plugin.training.config import AugmentConfig
+from cmb_plugin.training.patches import PatchDataset, StepSampler, collate
+
+PATCH = (16, 24, 20)
+ALWAYS = AugmentConfig(spatial=1.0, noise=1.0, blur=1.0, brightness=1.0, contrast=1.0, low_resolution=1.0, gamma=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two cases with two lesions each, one healthy, one smaller than a patch."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    recipe = Preprocessing(spacing=(1.0, 1.0, 1.0), normalisation=(Normalisation(), Normalisation("none")))
+    for name, shape, lesions in [
+        ("a", (30, 40, 50), 2),
+        ("b", (30, 40, 50), 2),
+        ("c", (30, 40, 50), 0),
+        ("d", (8, 8, 8), 1),
+    ]:
+        image = rng.normal(5, 1, size=(2, *shape)).astype(np.float32)
+        mask = np.zeros(shape, dtype=np.int16)
+        for i in range(1, lesions + 1):
+            z, y, x = (s * i // (lesions + 1) for s in shape)
+            mask[z : z + 2, y : y + 3, x : x + 1] = i
+        image[1] = mask  # the second channel shows where the mask must be after every spatial change
+        prepared = preprocess_case(image, Grid(shape, (1.0, 1.0, 1.0)), mask, recipe)
+        save_case(folder, name, prepared, {i: i % 2 for i in range(1, lesions + 1)})
+    return folder
+
+
+def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0):
+    augmentation = Augmentation(PATCH, (1.0, 1.0, 1.0), augment) if augment else None
+    return PatchDataset(
+        folder,
+        list(ids),
+        batch_size=4,
+        foreground_fraction=fraction,
+        augmentation=augmentation,
+        patch_size=PATCH,
+        seed=seed,
+    )
+
+
+def items(data, count=24) -> Iterator:
+    return (data[index] for index in range(count))
+
+
+def test_half_of_every_batch_holds_a_lesion(folder):
+    data = dataset(folder)
+    for first in range(0, 40, 4):
+        assert all(len(data[first + slot].boxes) for slot in (2, 3))
+
+
+@pytest.mark.parametrize("augment", [None, ALWAYS])
+def test_boxes_labels_and_foreground_agree(folder, augment):
+    for sample in items(dataset(folder, augment=augment)):
+        assert sample.image.shape == (2, *PATCH)
+        drawn = torch.zeros(PATCH)
+        for z0, y0, x0, z1, y1, x1 in sample.boxes.int().tolist():
+            drawn[z0:z1, y0:y1, x0:x1] = 1
+        assert (drawn[sample.foreground > 0] == 1).all()
+        assert len(sample.boxes) == len(sample.labels) <= 2
+        assert sample.image.isfinite().all()
+
+
+def test_spatial_changes_move_image_and_mask_together(folder):
+    spatial_only = AugmentConfig(spatial=1.0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0)
+    for sample in items(dataset(folder, "ab", spatial_only)):
+        shown, mask = sample.image[1] > 0.5, sample.foreground > 0
+        if mask.sum() >= 4:
+            assert (shown & mask).sum() / mask.sum() > 0.3
+
+
+def test_a_rotated_tiny_lesion_is_never_lost(folder):
+    spatial_only = AugmentConfig(spatial=1.0, scaling=(1.4, 1.4))  # shrunk, the worst case
+    data = dataset(folder, "ab", spatial_only)
+    lesions = sum(len(data[index].boxes) > 0 for index in range(400) if index % 4 >= 2)
+    # A lesion may leave the patch near its corners, but the centre two thirds always keep theirs.
+    assert lesions >= 0.85 * 200
+
+
+def test_an_item_depends_on_seed_and_index_alone(folder):
+    first, second = dataset(folder, augment=ALWAYS), dataset(folder, augment=ALWAYS)
+    list(items(second, 5))
+    torch.manual_seed(99)
+    a, b = first[7], second[7]
+    torch.testing.assert_close(a.image, b.image, rtol=0, atol=0)
+    torch.testing.assert_close(a.boxes, b.boxes, rtol=0, atol=0)
+    assert not torch.equal(a.image, dataset(folder, augment=ALWAYS, seed=1)[7].image)
+    assert not torch.equal(a.image, first[11].image)
+
+
+def test_drawing_a_patch_leaves_the_global_generators_alone(folder):
+    torch.manual_seed(5)
+    np.random.seed(5)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    _ = dataset(folder, augment=ALWAYS)[3]
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_a_healthy_only_data_set_gives_patches_without_lesions(folder):
+    assert all(len(sample.boxes) == 0 for sample in items(dataset(folder, "c", ALWAYS), 8))
+
+
+def test_a_scan_smaller_than_the_patch_is_padded(folder):
+    sample = dataset(folder, "d")[3]
+    assert sample.image.shape == (2, *PATCH)
+    assert len(sample.boxes) == 1
+
+
+def test_batches_stack_images_and_keep_boxes_apart(folder):
+    batch = collate([dataset(folder)[i] for i in range(4)])
+    assert batch.images.shape == (4, 2, *PATCH)
+    assert [len(b) for b in batch.boxes] == [len(lab) for lab in batch.labels]
+
+
+def test_thick_slices_are_not_rotated_out_of_plane():
+    assert Augmentation(PATCH, (4.0, 0.5, 0.5), ALWAYS)._rotates[1:] == (0.0, 0.0)
+    assert all(Augmentation(PATCH, (1.5, 1.2, 1.2), ALWAYS)._rotates)
+
+
+def test_no_index_is_drawn_twice_over_epochs_and_ranks():
+    seen = []
+    for epoch in range(3):
+        for rank in range(2):
+            sampler = StepSampler(steps=5, batch_size=4, rank=rank, world_size=2)
+            sampler.set_epoch(epoch)
+            assert len(sampler) == len(list(sampler)) == 20
+            seen += list(sampler)
+    assert sorted(seen) == list(range(120))
+
+
+def test_slots_of_a_batch_keep_their_meaning_on_every_rank():
+    sampler = StepSampler(steps=2, batch_size=4, rank=1, world_size=3)
+    assert [index % 4 for index in sampler] == [0, 1, 2, 3] * 2
+
+
+def test_seeding_is_undone_after_an_error():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), seeded(3):
+        _ = 1 / 0
+    assert torch.equal(before, torch.get_rng_state())

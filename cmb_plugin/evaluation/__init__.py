@@ -1,0 +1,26 @@
+"""Detections in, numbers and figures out. Knows numpy, scipy and matplotlib; no torch."""
+
+from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from .froc import Curve, froc_curve, sensitivity_at
+from .matching import match_by_distance, match_by_iou, pair_distance, pair_iou
+from .metrics import evaluate
+from .operating import OperatingPoint, SweepConfig, find_operating_point
+from .precision import average_precision
+
+__all__ = [
+    "DEFAULT_OPERATING_POINT",
+    "CaseResult",
+    "Curve",
+    "EvaluationConfig",
+    "OperatingPoint",
+    "SweepConfig",
+    "average_precision",
+    "evaluate",
+    "find_operating_point",
+    "froc_curve",
+    "match_by_distance",
+    "match_by_iou",
+    "pair_distance",
+    "pair_iou",
+    "sensitivity_at",
+]

@@ -1,0 +1,71 @@
+"""What evaluation is given: one scan's detections beside its reference lesions, and how to compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cmb_plugin.detections import Detections
+
+DEFAULT_OPERATING_POINT = 0.5  # used until nndet_sweep has chosen one on validation
+
+
+@dataclass
+class CaseResult:
+    """One scan: what was detected and what is there.
+
+    Attributes:
+        case_id: name of the case.
+        detections: boxes in voxels of the scan itself, all scores.
+        truth_boxes: [N, 6] half-open voxel-edge boxes ``(z0, y0, x0, z1, y1, x1)`` of the reference lesions.
+        truth_labels: [N] class indices from 0.
+        spacing: voxel size in mm along z, y, x.
+        certainty: ``definite`` or ``possible`` for each lesion; None when the data set does not say: all definite.
+    """
+
+    case_id: str
+    detections: Detections
+    truth_boxes: np.ndarray
+    truth_labels: np.ndarray
+    spacing: tuple[float, float, float]
+    certainty: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self.truth_boxes = np.asarray(self.truth_boxes, dtype=float).reshape(-1, 6)
+        self.truth_labels = np.asarray(self.truth_labels, dtype=np.int64).reshape(-1)
+        lengths = {len(self.truth_boxes), len(self.truth_labels)}
+        if self.certainty is not None:
+            lengths.add(len(self.certainty))
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{self.case_id}: reference boxes, labels and certainty differ in length: {sorted(lengths)}"
+            )
+
+    @property
+    def possible(self) -> np.ndarray:
+        """[N] True where a lesion is only "possible"."""
+        if self.certainty is None:
+            return np.zeros(len(self.truth_boxes), dtype=bool)
+        return np.array([value == "possible" for value in self.certainty], dtype=bool)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How detections are compared with the reference (``-o eval_cfg.match_mm=3``).
+
+    Attributes:
+        operating_point: a detection counts as reported from this score on; None means the one that ``nndet_sweep``
+            chose, or 0.5 where there is none.
+        match_mm: largest distance between centres, in mm, at which a detection finds a lesion (headline matching).
+        iou: smallest intersection over union of the boxes for the second matching.
+        fp_rates: false positives per scan at which the FROC curve is read.
+        max_detections: the average precision looks at this many detections per scan and class, highest scores first.
+    """
+
+    operating_point: float | None = None
+    match_mm: float = 5.0
+    iou: float = 0.1
+    fp_rates: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    max_detections: int = 100

@@ -1,0 +1,133 @@
+"""The operating point: from which score on a detection is reported, chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.plugins import suggest
+
+from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from .froc import Curve, froc_curve
+from .matching import optimal_status
+from .metrics import at_score
+from .pool import pool_cases
+
+RULES = {"fp_per_scan": 1.0, "sensitivity": 0.9, "f1": None}  # rule -> its default target
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How the operating point is chosen (``-o sweep_cfg.rule=f1``).
+
+    Attributes:
+        rule: ``fp_per_scan``: as many lesions as can be found with at most ``target`` false positives per scan;
+            ``sensitivity``: as few detections as find the share ``target`` of the lesions; ``f1``: the highest F1.
+        target: what the rule aims at; None means 1 false positive per scan, or a sensitivity of 0.9.
+    """
+
+    rule: str = "fp_per_scan"
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The content of ``operating_point.json``: the score, and how it did on the scans that it was chosen on.
+
+    Those numbers are better than what new scans will show, the more so the fewer the scans.
+    """
+
+    score: float
+    rule: str
+    target: float | None
+    why: str
+    match_mm: float
+    n_cases: int
+    n_lesions: int
+    sensitivity: float | None
+    precision: float | None
+    f1: float | None
+    fp_per_scan: float | None
+
+
+def find_operating_point(
+    cases: Sequence[CaseResult], sweep: SweepConfig | None = None, config: EvaluationConfig | None = None
+) -> OperatingPoint:
+    """Chooses the score threshold on validation scans, matching by centre distance, one threshold for all classes.
+
+    No detection is ever dropped for its size. The threshold is set between scores, as far from the neighbours as the
+    rule allows: a threshold at the score of a found lesion would lose the next one that scores a hair less.
+
+    Raises:
+        UserError: an unknown rule or an impossible target.
+    """
+    sweep, config = sweep or SweepConfig(), config or EvaluationConfig()
+    target = _target(sweep)
+    pool = pool_cases(cases, config)
+    status = optimal_status(pool.near, len(pool.scores), pool.possible)
+    curve = froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)
+    score, why = _choose(curve, sweep.rule, target)
+    reached: dict[str, Any] = at_score(curve, score)
+    return OperatingPoint(
+        score=score,
+        rule=sweep.rule,
+        target=target,
+        why=why,
+        match_mm=config.match_mm,
+        n_cases=curve.n_cases,
+        n_lesions=curve.n_lesions,
+        **{key: reached[key] for key in ("sensitivity", "precision", "f1", "fp_per_scan")},
+    )
+
+
+def _target(sweep: SweepConfig) -> float | None:
+    if sweep.rule not in RULES:
+        raise UserError(f"sweep_cfg.rule: unknown rule '{sweep.rule}'", remedy=suggest(sweep.rule, RULES))
+    target = RULES[sweep.rule] if sweep.target is None else sweep.target
+    if sweep.rule == "fp_per_scan" and target is not None and target < 0:
+        raise UserError(f"sweep_cfg.target: {target:g} false positives per scan", remedy="give 0 or more")
+    if sweep.rule == "sensitivity" and target is not None and not 0 < target <= 1:
+        raise UserError(f"sweep_cfg.target: a sensitivity of {target:g}", remedy="give more than 0 and at most 1")
+    return target
+
+
+def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float, str]:
+    """The threshold and a sentence that says why."""
+    if not curve.n_lesions:
+        return DEFAULT_OPERATING_POINT, "default: the validation scans hold no lesion to choose by"
+    if not curve.true.any():
+        return DEFAULT_OPERATING_POINT, "default: no lesion of the validation scans was found"
+    last = len(curve.thresholds) - 1
+    if rule == "fp_per_scan":
+        assert target is not None
+        # One false positive more than was seen is allowed for: with few scans the best-looking threshold is the one
+        # that was lucky (benchmarks/operating_point.py). With many scans it makes no difference.
+        allowed = np.flatnonzero(curve.false <= max(target * curve.n_cases - 1, 0))
+        if not len(allowed) or not curve.true[allowed[-1]]:
+            return DEFAULT_OPERATING_POINT, f"default: no lesion is found within {target:g} false positives per scan"
+        last = int(allowed[-1])
+        first = int(np.argmax(curve.true[: last + 1]))
+        why = f"most lesions found at no more than {target:g} false positives per scan, middle of the range that does"
+    elif rule == "sensitivity":
+        assert target is not None
+        enough = np.flatnonzero(curve.true >= target * curve.n_lesions - 1e-9)
+        first = last = int(enough[0]) if len(enough) else int(np.argmax(curve.true))
+        why = f"highest threshold with a sensitivity of at least {target:g}"
+        if not len(enough):
+            why = f"a sensitivity of {target:g} is not reached; highest threshold with the highest sensitivity"
+    else:
+        first = last = int(np.argmax(curve.true / (curve.n_lesions + curve.true + curve.false)))
+        why = "highest F1"
+    return _between(curve.thresholds, first, last), why
+
+
+def _between(thresholds: np.ndarray, first: int, last: int) -> float:
+    """The middle of the range of thresholds that report everything up to ``first`` and nothing beyond ``last``."""
+    upper = thresholds[first]
+    lower = thresholds[last + 1] if last + 1 < len(thresholds) else thresholds.dtype.type(0)
+    middle = (upper + lower) / 2
+    return float(middle if lower < middle <= upper else upper)

@@ -1,0 +1,85 @@
+"""The operating point: what each rule chooses, and that it chooses something sensible from little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, evaluate, find_operating_point
+
+
+def scans(right, wrong, n_cases=4, n_missed=0):
+    """One lesion per score in ``right``, one false positive per score in ``wrong``, all in the first scan."""
+    places = 10.0 + 20.0 * np.arange(len(right) + len(wrong) + n_missed)
+    boxes = np.stack([places, places * 0, places * 0, places + 2, places * 0 + 2, places * 0 + 2], axis=1)
+    found = Detections(boxes[: len(right) + len(wrong)], [*right, *wrong], np.zeros(len(right) + len(wrong)))
+    truth = np.concatenate([boxes[: len(right)], boxes[len(right) + len(wrong) :]])
+    first = CaseResult("a", found, truth, np.zeros(len(truth)), (1.0, 1.0, 1.0))
+    healthy = CaseResult("b", Detections.empty(), np.zeros((0, 6)), np.zeros(0), (1.0, 1.0, 1.0))
+    return [first] + [healthy] * (n_cases - 1)
+
+
+def test_it_lies_midway_between_the_last_lesion_found_and_the_first_detection_too_many():
+    point = find_operating_point(scans([0.9, 0.8], [0.4, 0.3, 0.2, 0.1, 0.05]))
+    # 4 scans at 1 false positive per scan allow 3, one being kept in reserve: 0.4, 0.3, 0.2; the next is at 0.1
+    assert point.score == pytest.approx((0.8 + 0.1) / 2)
+    assert (point.sensitivity, point.precision, point.fp_per_scan) == (1.0, 1.0, 0.0)
+
+
+def test_a_lesion_beyond_the_allowed_false_positives_is_given_up():
+    point = find_operating_point(scans([0.9, 0.1], [0.6, 0.5, 0.4, 0.3]))
+    assert point.sensitivity == 0.5
+    assert point.score == pytest.approx((0.9 + 0.3) / 2)
+
+
+def test_a_lower_target_allows_fewer_false_positives():
+    cases = scans([0.9, 0.35], [0.6, 0.5, 0.4])
+    assert find_operating_point(cases).sensitivity == 1.0
+    assert find_operating_point(cases, SweepConfig(target=0.5)).sensitivity == 0.5
+
+
+def test_each_rule_reaches_what_it_aims_at():
+    cases = scans([0.9, 0.8, 0.35, 0.15], [0.6, 0.5, 0.4, 0.3, 0.2])
+    assert find_operating_point(cases, SweepConfig("sensitivity", 0.75)).score == pytest.approx((0.35 + 0.3) / 2)
+    assert find_operating_point(cases, SweepConfig("f1")).score == pytest.approx((0.8 + 0.6) / 2)
+    unreachable = find_operating_point(scans([0.9], [], n_missed=3), SweepConfig("sensitivity", 0.9))
+    assert unreachable.sensitivity == 0.25
+    assert "not reached" in unreachable.why
+
+
+@pytest.mark.parametrize(
+    "cases", [scans([], []), scans([], [0.9]), scans([], [0.9], n_missed=1), scans([0.2], [0.9] * 9), []], ids=str
+)
+def test_where_nothing_can_be_chosen_the_default_stands_and_says_why(cases):
+    point = find_operating_point(cases, SweepConfig(target=0.5))
+    assert point.score == 0.5
+    assert point.why.startswith("default")
+
+
+@pytest.mark.parametrize("rule", ["fp_per_scan", "sensitivity", "f1"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_numbers_written_are_those_of_evaluate_at_that_score(random_cases, seed, rule):
+    cases = random_cases(seed, n_cases=12, possible=True, ties=seed % 2 == 0)
+    point = find_operating_point(cases, SweepConfig(rule))
+    result = evaluate(cases, ["a", "b"], EvaluationConfig(operating_point=point.score))
+    for key in ("sensitivity", "precision", "f1", "fp_per_scan"):
+        assert result[key] == getattr(point, key)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_sensitivity_within_the_allowed_false_positives_is_the_highest_there_is(random_cases, seed):
+    cases = random_cases(seed, n_cases=12)
+    point = find_operating_point(cases)
+    assert (point.fp_per_scan or 0.0) <= 1.0
+    for score in np.linspace(0, 1, 101):
+        other = evaluate(cases, ["a", "b"], EvaluationConfig(operating_point=float(score)))
+        if other["fp_per_scan"] <= 1.0 - 1 / len(cases):
+            assert other["sensitivity"] <= point.sensitivity
+
+
+@pytest.mark.parametrize(("rule", "target"), [("f2", None), ("fp_per_scan", -1.0), ("sensitivity", 1.5)])
+def test_an_unknown_rule_or_impossible_target_is_refused(rule, target):
+    with pytest.raises(UserError, match="sweep_cfg"):
+        find_operating_point([], SweepConfig(rule, target))

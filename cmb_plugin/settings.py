@@ -130,7 +130,7 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     plain: dict[str, Any] = {}
     for name, value in settings.items():
         is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        plain[name] = dataclasses.asdict(value) if is_group else value  # type: ignore[call-overload]
+        plain[name] = dataclasses.asdict(value) if is_group else value
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(plain)))
 
 

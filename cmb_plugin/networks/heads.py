@@ -52,7 +52,7 @@ class DetectionHead(nn.Module):
                     nn.init.normal_(layer.weight, std=0.01)
                     if layer.bias is not None:
                         nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.logits.bias, -math.log((1 - prior) / prior))
+        self.logits.bias.data.fill_(-math.log((1 - prior) / prior))  # type: ignore[union-attr] # it has a bias
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """maps: one [B, C, Z, Y, X] per level, finest first.

@@ -62,7 +62,7 @@ class FeaturePyramid(nn.Module):
             for level, stride in enumerate(architecture.strides[1:])
         )
         self.out = nn.ModuleList(
-            nn.Conv3d(width, width, kernel, padding=[k // 2 for k in kernel])
+            nn.Conv3d(width, width, kernel, padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2))
             for width, kernel in zip(widths, architecture.kernels, strict=True)
         )
         self.widths = widths

@@ -126,7 +126,8 @@ def from_json(kind: type[T], data: Any, where: str) -> T:
     Raises:
         UserError: an unknown, missing or ill-typed field.
     """
-    return _convert(kind, data, where)  # type: ignore[no-any-return]
+    result: T = _convert(kind, data, where)
+    return result
 
 
 def _convert(kind: Any, data: Any, where: str) -> Any:

@@ -128,14 +128,14 @@ class Augmentation:
 
     def _cropped(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         start = [(side - size) // 2 for side, size in zip(data["image"].shape[1:], self.patch_size, strict=True)]
-        window = (..., *(slice(s, s + size) for s, size in zip(start, self.patch_size, strict=True)))
-        return {name: values[window] for name, values in data.items()}
+        z, y, x = (slice(s, s + size) for s, size in zip(start, self.patch_size, strict=True))
+        return {name: values[:, z, y, x] for name, values in data.items()}
 
 
 def _lost(before: Tensor, after: Tensor) -> bool:
     """True when an instance well inside the patch is gone after the transform."""
-    margins = [side // 6 for side in before.shape[1:]]
-    inner = before[(0, *(slice(m, side - m) for m, side in zip(margins, before.shape[1:], strict=True)))]
+    z, y, x = (slice(side // 6, side - side // 6) for side in before.shape[1:])
+    inner = before[0, z, y, x]
     return bool(set(inner.unique().tolist()) - set(after.unique().tolist()) - {0})
 
 

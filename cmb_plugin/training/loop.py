@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from .callbacks import AtomicCheckpointIO, Checkpoints, TrainingProgress
 from .config import AugmentConfig
 from .history import History
 from .module import DetectionModule
-from .patches import Batch, PatchDataset, StepSampler, collate
+from .patches import PatchDataset, Sample, StepSampler, collate
 from .validation import Validation
 
 
@@ -88,7 +89,7 @@ def fit(
 
 def _loader(
     module: DetectionModule, prepared: Path, train_ids: Sequence[str], augment_cfg: AugmentConfig, trainer: Trainer
-) -> DataLoader[Batch]:
+) -> DataLoader[Sample]:
     config, plan = module.trainer_cfg, module.plan
     batch_size = config.batch_size or plan.batch_size
     dataset = PatchDataset(
@@ -105,11 +106,11 @@ def _loader(
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = 0 if cores <= 2 else min(12, cores - 1)
-    return DataLoader(  # type: ignore[return-value]
+    return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        collate_fn=collate,  # type: ignore[arg-type]
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
@@ -128,9 +129,7 @@ def _device(accelerator: str) -> torch.device:
 
 def _logger(folder: Path) -> TensorBoardLogger | bool:
     """TensorBoard where it is installed; the history is written in any case."""
-    try:
-        import tensorboard  # noqa: F401 - only its presence counts
-    except ImportError:
+    if find_spec("tensorboard") is None:
         return False
     return TensorBoardLogger(folder, name="tensorboard", version="")
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -91,7 +92,7 @@ class DetectionModule(LightningModule):
         generator.manual_seed((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank)
         return generator
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         config = self.trainer_cfg
         # Decay pulls weights of convolutions only: scales and shifts of norms and biases are not decayed.
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
@@ -159,7 +160,8 @@ def read_checkpoint(path: Any) -> dict[str, Any]:
         UserError: the file is missing or damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", remedy="train the fold with nndet_train") from None
     except Exception as error:  # torch raises several classes for damaged files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
@@ -115,7 +115,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
     """
     run = resolve(task, words)
     train_ids, val_ids = split_of(run)
-    if rank_zero_only.rank == 0:  # the other processes of a DDP run come through here too
+    if _is_first_process():  # the other processes of a DDP run come through here too
         _open_folder(run)
     module = run.module()
     fit(
@@ -127,7 +127,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         run.settings["augment_cfg"],
         resume=run.mode == "resume" and run.fold.last.is_file(),
     )
-    if val_ids and rank_zero_only.rank == 0:
+    if val_ids and _is_first_process():
         _validate(run, sweep)
     return run
 
@@ -150,6 +150,11 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
             remedy=f"run nndet_prep {run.task.name}",
         )
     return train_ids, val_ids
+
+
+def _is_first_process() -> bool:
+    """Lightning and torchrun start the others of a DDP run with these variables, Slurm with its own."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def _open_folder(run: TrainingRun) -> None:

@@ -23,7 +23,8 @@ def atss_match(
     For each lesion the ``candidates`` locations of each level nearest to its centre are looked at, with all their
     anchors. Those whose IoU reaches the mean plus the standard deviation of these IoUs become its positives; an anchor
     that several lesions want goes to the one it overlaps most. Beyond the paper, a lesion that ends with nothing (all
-    its anchors went to neighbours) gets its best anchor that is not somebody else's only one.
+    its anchors went to neighbours) gets its best candidate that is not somebody else's only anchor: there is always one
+    where its candidates are not fewer than the lesions.
 
     Only candidates are ever compared, so the cost hardly grows with the number of anchors. Of locations at one distance
     the first ones are taken, in the order of the map, on every device.

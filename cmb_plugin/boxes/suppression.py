@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .overlap import as_float, box_iou, paired_iou
 
-CHUNK = 1024  # boxes decided at a time, highest scores first
+CHUNK = 512  # boxes decided at a time, highest scores first
 LEAF = 16  # neighbouring boxes that share a bounding box
 PAIRS = 1 << 20  # box pairs compared at a time: bounds the memory
 

@@ -1,17 +1,40 @@
-"""The Task folder as an object: dataset.json, cases, labels, splits, checks."""
+"""The Task folder as an object: dataset.json, cases, labels, splits, checks; and the predictions folder."""
 
+from .checks import Finding, Report, check_case, check_dataset
 from .dataset import Case, Dataset, Labels, find_cases, write_dataset
+from .predictions import (
+    CasePredictions,
+    boxes_file,
+    instances_file,
+    predicted_cases,
+    read_case_predictions,
+    write_case_predictions,
+    write_lesions,
+    write_summary,
+)
 from .splits import make_splits
 from .truth import Truth, read_truth, truth_of_labels
 
 __all__ = [
     "Case",
+    "CasePredictions",
     "Dataset",
+    "Finding",
     "Labels",
+    "Report",
     "Truth",
+    "boxes_file",
+    "check_case",
+    "check_dataset",
     "find_cases",
+    "instances_file",
     "make_splits",
+    "predicted_cases",
+    "read_case_predictions",
     "read_truth",
     "truth_of_labels",
+    "write_case_predictions",
     "write_dataset",
+    "write_lesions",
+    "write_summary",
 ]

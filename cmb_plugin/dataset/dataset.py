@@ -228,8 +228,9 @@ def read_classes(path: Path, n_classes: int | None = None) -> dict[int, int]:
         if not (str(number).isdecimal() and int(number) > 0):
             raise UserError(f"{path}: instance '{number}' is no positive number", remedy="number the lesions 1, 2, ...")
         if not _is_int(label) or label < 0 or (n_classes is not None and label >= n_classes):
-            known = "0, 1, ..." if n_classes is None else f"0 to {n_classes - 1}, as labels in dataset.json"
-            raise UserError(f"{path}: instance {number} has class {label!r}", remedy=f"give a class index: {known}")
+            known = "0, 1, ..." if n_classes is None else ", ".join(str(i) for i in range(n_classes))
+            remedy = f"give a class index, as under labels in dataset.json: {known}"
+            raise UserError(f"{path}: instance {number} has class {label!r}", remedy=remedy)
         classes[int(number)] = label
     return dict(sorted(classes.items()))
 

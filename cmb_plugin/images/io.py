@@ -232,7 +232,7 @@ def _read_oblique_nifti(path: Path, error: RuntimeError) -> Any:
         return nifti
     # ITK's last line says most, but its "Reason" is the system's last error, which need not have to do with this one.
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("Reason:")]
-    reason = lines[-1].split("ERROR:")[-1].strip() if lines else "unknown reason"
+    reason = lines[-1].split("ERROR:")[-1].strip().replace(str(path), path.name) if lines else "unknown reason"
     raise UserError(f"{path}: cannot be read as an image ({reason})", remedy="convert or copy the scan again") from None
 
 

@@ -58,7 +58,7 @@ def test_levels_with_different_numbers_of_sizes_are_refused() -> None:
 
 @pytest.mark.parametrize("center_in_gt", [False, True])
 @given(count=st.integers(1, 6), seed=st.integers(0, 10_000), candidates=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_atss_on_anchor_lattices_equals_monai(center_in_gt: bool, count: int, seed: int, candidates: int) -> None:
     anchors, per_level, per_location = lattice()
     gt = random_boxes(count, seed, volume=14.0, largest=9.0)
@@ -68,7 +68,7 @@ def test_atss_on_anchor_lattices_equals_monai(center_in_gt: bool, count: int, se
 
 
 @given(count=st.integers(1, 8), anchors=st.integers(8, 200), seed=st.integers(0, 10_000), candidates=st.integers(4, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_atss_on_any_anchors_equals_monai(count: int, anchors: int, seed: int, candidates: int) -> None:
     some, gt = random_boxes(anchors, seed, volume=20.0), random_boxes(count, seed + 1, volume=20.0)
     per_level = [anchors // 2, anchors - anchors // 2]
@@ -84,7 +84,6 @@ def assert_equal_but_for_the_empty_handed(ours: Tensor, expected: Tensor, count:
 
 
 @given(gt=boxes(min_count=1, max_count=8, extent=10))
-@settings(deadline=None)
 def test_every_lesion_gets_an_anchor_near_it(gt: Tensor) -> None:
     gt = gt - gt[:, :3].amin()  # lesions that touch, coincide, contain each other; some outside the map
     anchors, per_level, per_location = lattice((12, 8, 8))

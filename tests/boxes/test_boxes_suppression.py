@@ -122,7 +122,6 @@ def plain_clustering(
 
 
 @given(boxes(max_count=14, extent=5), st.integers(0, 10_000), st.sampled_from([0.0, 0.1, 0.5]))
-@settings(deadline=None)
 def test_clustering_equals_its_formula(some: Tensor, seed: int, threshold: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     scores, weights = (0.05 + 0.95 * torch.rand(len(some), generator=generator) for _ in range(2))

@@ -1,0 +1,48 @@
+# make setup   a virtual environment in .venv with the package, its dependencies and the developers' tools
+# make demo    the main job from nothing: phantoms -> preparation -> training -> prediction -> evaluation
+# make test    all tests
+# make lint    format, style, types, and the order of the rooms
+#
+# Without an NVIDIA GPU, spare yourself gigabytes of CUDA libraries:
+#   make setup PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+PYTEST_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+# -qq: pip's warnings about what lies beside its index are no concern of somebody who installs this package.
+INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt $(PIP_OPTIONS)
+
+.PHONY: setup demo test lint
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY): setup.cfg constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11 - name a newer one: make setup PYTHON=python3.11"; exit 2; }
+	@echo "Installing into $(VENV), which takes a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) torch
+	@$(INSTALL) -e '.[dev]'
+	@# nnunetv2 brings a torchvision built for CUDA; beside a torch without CUDA it breaks `import lightning`.
+	@$(BIN)/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' && \
+		$(BIN)/python -m pip uninstall -qq -y torchvision || true
+	@$(BIN)/python -c 'import lightning, nnunetv2, cmb_plugin'
+	@touch $@
+	@echo "Ready: source $(BIN)/activate"
+
+demo: $(READY)
+	@$(BIN)/python -m cmb_plugin.workflows.demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports

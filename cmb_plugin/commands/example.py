@@ -1,0 +1,76 @@
+"""``nndet_example``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cli import command, parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make a Task folder of synthetic brain scans with microbleeds, to try everything on.
+
+    Examples:
+        nndet_example                                             16 training and 8 test cases, quickly made
+        nndet_example --task Task101_Sharp --protocol cuhk        0.45 x 0.45 x 1 mm
+        nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
+        nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
+
+    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn), mixed
+    (all but demo). Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
+
+    Files: ${det_data}/{task}/ as nnDetection has it, and beside it mimicsTr, lesionsTr, regionsTr, brainTr (and Ts). The same
+    seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("--task", default="Task100_Phantom", help="name of the Task folder (default: %(default)s)")
+    arguments.add_argument("--train", type=int, default=16, metavar="N", help="training cases (default: %(default)s)")
+    arguments.add_argument("--test", type=int, default=8, metavar="N", help="test cases (default: %(default)s)")
+    arguments.add_argument(
+        "--healthy",
+        type=float,
+        default=0.3,
+        metavar="SHARE",
+        help="share of cases without lesions (default: %(default)s)",
+    )
+    arguments.add_argument("--protocol", default="demo", help="kind of scan (default: %(default)s)")
+    arguments.add_argument("--modalities", default="swi,phase", help="images of a case (default: %(default)s)")
+    arguments.add_argument("--classes", default="cmb", help="cmb or cmb,iron (default: %(default)s)")
+    arguments.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
+    arguments.add_argument("--overwrite", action="store_true", help="replace phantoms made with other settings")
+    arguments.add_argument(
+        "--full", action="store_true", help="as nnDetection's: a larger set, 60 training and 20 test cases"
+    )
+    args = arguments.parse_args(argv)
+    from rich.console import Console
+
+    from cmb_plugin.workers import default_workers, failures
+    from cmb_plugin.workflows.example import make_example
+
+    report = make_example(
+        args.task,
+        train=60 if args.full and args.train == 16 else args.train,
+        test=20 if args.full and args.test == 8 else args.test,
+        healthy=args.healthy,
+        protocol=args.protocol,
+        modalities=args.modalities,
+        classes=args.classes,
+        seed=args.seed,
+        workers=default_workers() if args.num_processes is None else args.num_processes,
+        overwrite=args.overwrite,
+    )
+    console = Console()
+    failed = failures(report.outcomes)
+    for outcome in failed:
+        console.print(f"case {outcome.item[1]}: {outcome.error}\n{outcome.details}", markup=False, highlight=False)
+    made = [outcome.result for outcome in report.outcomes if not outcome.error]
+    kept = f", {report.skipped} were there already" if report.skipped else ""
+    console.print(
+        f"{len(made)} cases made with {sum(made)} lesions{kept}: {report.task.root}\nNext: nndet_prep {report.task.name}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return (1 if any(outcome.is_bug for outcome in failed) else 2) if failed else 0

@@ -1,0 +1,158 @@
+"""One phantom from seed to images: ``make_case``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.images.grid import Grid
+
+from .anatomy import load_atlas
+from .background import build_background
+from .deposits import Deposit, draw_air_cells, draw_calcifications, draw_iron, draw_microbleeds
+from .insertion import insert
+from .measure import measure
+from .outline import outline
+from .protocols import PROTOCOLS, Protocol
+from .records import air_records, blob_record, label_maps, lesion_record, vessel_record
+from .sources import Blob, Vessel
+from .subject import Subject, draw_subject
+from .vessels import draw_vessels
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """What a set of phantoms is made of.
+
+    Attributes:
+        protocols: names from ``PROTOCOLS``; cases take them in turn.
+        modalities: names from ``MODALITIES``; lesions are outlined on the first.
+        classes: ``("cmb",)``, or ``("cmb", "iron")`` to make the iron of the pallida lesions instead of mimics.
+    """
+
+    protocols: tuple[str, ...] = ("demo",)
+    modalities: tuple[str, ...] = ("swi", "phase")
+    classes: tuple[str, ...] = ("cmb",)
+
+
+@dataclass
+class PhantomCase:
+    """A phantom. Arrays are [z, y, x] on ``grid``.
+
+    Attributes:
+        grid: the scan's grid.
+        protocol: name of the protocol.
+        images: by modality: swi, t2s, t2 int16 in arbitrary units; phase float32 in radians; qsm float32 in ppm.
+        mask: uint16 instance mask, 1..N.
+        classes: class index of every instance.
+        lesions: a dictionary per instance, as in ``lesionsTr/{case}.json``.
+        mimics: a dictionary per mimic, as in ``mimicsTr/{case}.json``.
+        regions: uint8: 1 lobar, 2 deep, 3 infratentorial.
+        brain: uint8.
+    """
+
+    grid: Grid
+    protocol: str
+    images: dict[str, np.ndarray]
+    mask: np.ndarray
+    classes: dict[int, int]
+    lesions: list[dict[str, Any]]
+    mimics: list[dict[str, Any]]
+    regions: np.ndarray
+    brain: np.ndarray
+
+
+def is_healthy(index: int, cases: int, fraction: float) -> bool:
+    """Whether case ``index`` of ``cases`` has no lesion: exactly the rounded share has none, evenly spread over the set."""
+    healthy = int(fraction * cases + 0.5)
+    return (index + 1) * healthy // cases > index * healthy // cases
+
+
+def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = False) -> PhantomCase:
+    """Simulates one subject. Pure: no files, no global state; the same arguments give the same arrays.
+
+    Args:
+        seed: of the whole set.
+        index: number of the case in the set; chooses the protocol and, with the seed, every random number.
+        config: of the whole set.
+        healthy: draw no microbleed.
+    """
+    name = config.protocols[index % len(config.protocols)]
+    protocol = PROTOCOLS[name]
+    # A stream per part, so that one more number drawn for the vessels leaves the noise as it was.
+    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(6))
+    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng = streams
+    atlas = load_atlas()
+    subject = draw_subject(subject_rng, protocol, atlas)
+    vessels = _vessels(vessel_rng, subject)
+    blobs = _draw_blobs(lesion_rng, deposit_rng, subject, protocol, 0 if healthy else _count(seed, index, protocol))
+    background = build_background(
+        tissue_rng,
+        subject,
+        protocol,
+        vessels,
+        want_susceptibility="qsm" in config.modalities,
+        want_spin_echo="t2" in config.modalities,
+    )
+    insertions = [i for i in (insert(b, background, protocol, subject.main_field) for b in blobs) if i is not None]
+    brain, regions = label_maps(subject, background)
+    images, patches = measure(noise_rng, subject, protocol, config.modalities, background, insertions, brain)
+
+    mask = np.zeros(protocol.shape, np.uint16)
+    lesions: list[dict[str, Any]] = []
+    mimics: list[dict[str, Any]] = []
+    for patch in patches:
+        drawn = outline(patch, config.modalities[0], protocol.spacing)
+        if drawn.blob.kind not in config.classes:
+            mimics.append(blob_record(drawn, subject.grid))
+            continue
+        free = drawn.voxels & (mask[drawn.box] == 0)
+        if not free.any():
+            continue  # wholly inside another lesion's outline: nobody could tell them apart
+        drawn.voxels = free
+        lesions.append(lesion_record(len(lesions) + 1, drawn, subject.grid, regions))
+        mask[drawn.box][free] = len(lesions)
+    mimics += [record for record in (vessel_record(v, subject.grid) for v in vessels if v.kind != "sinus") if record]
+    mimics += air_records(subject, brain)
+    classes = {lesion["instance"]: config.classes.index(lesion["class"]) for lesion in lesions}
+    return PhantomCase(subject.grid, name, images, mask, classes, lesions, mimics, regions, brain)
+
+
+def _count(seed: int, index: int, protocol: Protocol) -> int:
+    """Number of microbleeds of a positive case. The quantiles of a set's cases follow the golden-ratio sequence, so that a
+    small set already shows the whole distribution."""
+    offset = np.random.default_rng([seed, 0xC0]).random()
+    return protocol.lesions.count((offset + index * (np.sqrt(5) - 1) / 2) % 1.0)
+
+
+def _draw_blobs(
+    lesion_rng: np.random.Generator, rng: np.random.Generator, subject: Subject, protocol: Protocol, count: int
+) -> list[Blob]:
+    def in_scan(centre: np.ndarray) -> bool:
+        voxel = subject.mni_to_mm(centre[None])[0] / np.asarray(protocol.spacing)
+        return bool(((voxel > 0) & (voxel < np.asarray(protocol.shape) - 1)).all())
+
+    microbleeds = draw_microbleeds(lesion_rng, subject.atlas, protocol, count, in_scan)
+    others = draw_calcifications(rng, subject.atlas) + draw_air_cells(rng, subject.atlas)
+    apart = [d for d in others if all(np.linalg.norm(d.centre - m.centre) > 6 for m in microbleeds)]
+    return [_in_scan(deposit, subject) for deposit in microbleeds + draw_iron(rng) + apart]
+
+
+def _vessels(rng: np.random.Generator, subject: Subject) -> list[Vessel]:
+    drawn = draw_vessels(rng, subject.atlas)
+    paths = np.split(
+        subject.mni_to_mm(np.concatenate([v.path for v in drawn])), np.cumsum([len(v.path) for v in drawn])[:-1]
+    )
+    return [Vessel(v.kind, path, v.radius, v.ppm, v.site) for v, path in zip(drawn, paths, strict=True)]
+
+
+def _in_scan(deposit: Deposit, subject: Subject) -> Blob:
+    """The deposit at its place in the scan; its shape is turned with the head, not stretched."""
+    ends = np.stack([deposit.centre, *(deposit.centre + row for row in deposit.rotation)])
+    centre, *tips = subject.mni_to_mm(ends)
+    rotation, _ = np.linalg.qr((np.stack(tips) - centre).T)
+    return Blob(
+        deposit.kind, centre, deposit.axes, rotation.T, deposit.ppm, deposit.density, deposit.decay, deposit.site
+    )

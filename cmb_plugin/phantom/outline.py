@@ -1,0 +1,89 @@
+"""Where a careful rater would draw the border of a source, and how well it can be seen at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .measure import Patch, appearance
+from .sources import Blob
+
+DEFINITE_CNR = 5.0
+"""Contrast-to-noise ratio from which a lesion is "definite" (Rose's criterion for seeing a detail); below it is "possible"."""
+
+_TOUCHING = np.ones((3, 3, 3))
+
+
+@dataclass
+class Outline:
+    """The outline of one source.
+
+    Attributes:
+        blob: the source.
+        box: slices z, y, x of the scan.
+        voxels: bool, the outlined voxels inside ``box``; at least one.
+        cnr: mean effect inside the outline over the standard deviation of the noise.
+    """
+
+    blob: Blob
+    box: tuple[slice, slice, slice]
+    voxels: np.ndarray
+    cnr: float
+
+    @property
+    def bounds(self) -> list[int]:
+        """``z0, y0, x0, z1, y1, x1`` of the outlined voxels in the scan, half-open."""
+        where = ndimage.find_objects(self.voxels.astype(np.uint8))[0]
+        starts = [b.start + w.start for b, w in zip(self.box, where, strict=True)]
+        return starts + [b.start + w.stop for b, w in zip(self.box, where, strict=True)]
+
+
+def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) -> Outline:
+    """Outlines a source on one modality.
+
+    The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the other way
+    round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the voxels where the
+    effect exceeds half of its maximum and that hang together with the source's middle (or, where the middle itself shows
+    little, with the maximum), with holes filled.
+    """
+    effect, with_source = _effect(patch, modality)
+    middle = tuple(
+        int(np.clip(round(c / s) - b.start, 0, n - 1))
+        for c, s, b, n in zip(patch.insertion.blob.centre, spacing, patch.insertion.box, effect.shape, strict=True)
+    )
+    # Only near the source: at the far poles of the field the phase may wrap.
+    mm = np.stack(
+        np.meshgrid(
+            *((np.arange(n) - m) * s for n, m, s in zip(effect.shape, middle, spacing, strict=True)), indexing="ij"
+        )
+    )
+    near = np.linalg.norm(mm, axis=0) <= 3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)
+    effect = np.where(near, effect, 0)
+    strong = effect > effect.max() / 2
+    labels, _ = ndimage.label(strong, structure=_TOUCHING)
+    peak = np.unravel_index(int(effect.argmax()), effect.shape)
+    voxels = labels == (labels[middle] or labels[peak]) if strong.any() else np.zeros_like(strong)
+    voxels[middle if not voxels.any() else peak] |= not voxels.any()
+    voxels = ndimage.binary_fill_holes(voxels)
+    noise = patch.measured - with_source
+    deviation = 1.4826 * float(np.median(np.abs(noise - np.median(noise)))) + 1e-9
+    return Outline(patch.insertion.blob, patch.insertion.box, voxels, float(max(effect[voxels].mean(), 0)) / deviation)
+
+
+def _effect(patch: Patch, modality: str) -> tuple[np.ndarray, np.ndarray]:
+    """The effect, and the noise-free image with the source."""
+    insertion = patch.insertion
+    if modality == "qsm":
+        sign = 1 if insertion.blob.susceptibility > 0 else -1
+        return sign * ndimage.gaussian_filter(insertion.susceptibility, 0.5), ndimage.median_filter(patch.measured, 3)
+    if modality == "t2":
+        assert patch.spin_echo is not None
+        left = patch.spin_echo * (1 - np.clip(insertion.coverage, 0, 1) * (1 - 0.5 * insertion.blob.density))
+        return patch.spin_echo - left, left
+    present = appearance(modality, patch.signal, patch.reference)
+    absent = appearance(modality, patch.signal - insertion.change, patch.reference)
+    if modality == "phase":
+        return np.abs(np.angle(np.exp(1j * (present - absent)))), present
+    return absent - present, present

@@ -1,0 +1,151 @@
+"""``PhantomTask``: phantoms written as a Task folder."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from cmb_plugin.dataset import write_dataset
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.images import write_image
+from cmb_plugin.paths import TaskFolder
+from cmb_plugin.phantom import PhantomConfig, is_healthy, make_case, resolve_modalities, resolve_protocols
+from cmb_plugin.plugins import register_task, suggest
+from cmb_plugin.workers import Outcome, run_cases
+
+RECIPE = 1
+"""Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
+
+CLASSES = (("cmb",), ("cmb", "iron"))
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """Everything that decides what the folder holds; kept in dataset.json under ``phantom``."""
+
+    train: int
+    test: int
+    healthy: float
+    protocols: tuple[str, ...]
+    modalities: tuple[str, ...]
+    classes: tuple[str, ...]
+    seed: int
+
+    @classmethod
+    def parse(
+        cls, train: int, test: int, healthy: float, protocol: str, modalities: str, classes: str, seed: int
+    ) -> PhantomSettings:
+        """Settings from the words of the command line.
+
+        Raises:
+            UserError: an unknown name, or a number out of range.
+        """
+        if train < 0 or test < 0 or train + test == 0:
+            raise UserError(
+                f"--train {train} --test {test}: no case to make", remedy="give numbers from 0, one above it"
+            )
+        if not 0 <= healthy <= 1:
+            raise UserError(f"--healthy {healthy:g}: not a share", remedy="give a number from 0 to 1")
+        if seed < 0:
+            raise UserError(f"--seed {seed}: negative", remedy="give a number from 0")
+        names = tuple(word.strip() for word in classes.split(",") if word.strip())
+        if names not in CLASSES:
+            known = [",".join(c) for c in CLASSES]
+            raise UserError(f"--classes: '{classes}' cannot be made", remedy=suggest(classes, known))
+        return cls(train, test, healthy, resolve_protocols(protocol), resolve_modalities(modalities), names, seed)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"recipe": RECIPE, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}}
+
+
+@dataclass(frozen=True)
+class PhantomReport:
+    """What a run did.
+
+    Attributes:
+        task: the folder.
+        outcomes: of the cases that were made in this run; ``result`` is the number of lesions.
+        skipped: number of cases that were there already.
+    """
+
+    task: TaskFolder
+    outcomes: list[Outcome[tuple[str, int], int]]
+    skipped: int
+
+
+@register_task
+class PhantomTask:
+    """Synthetic scans with microbleeds and everything that looks like them (docs/phantom.md)."""
+
+    settings = PhantomSettings.parse
+
+    def write(
+        self, task: TaskFolder, settings: PhantomSettings, *, workers: int = 0, overwrite: bool = False
+    ) -> PhantomReport:
+        """Fills ``task``; finished cases of the same settings are kept.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        _claim(task, settings, overwrite)
+        cases = [("Tr", i) for i in range(settings.train)]
+        cases += [("Ts", i) for i in range(settings.train, settings.train + settings.test)]
+        missing = [
+            (split, i) for split, i in cases if not task.extra("lesions", split).joinpath(f"{case_id(i)}.json").exists()
+        ]
+        outcomes = run_cases(
+            functools.partial(_write_case, task, settings), missing, workers=workers, description="Phantoms"
+        )
+        return PhantomReport(task, outcomes, len(cases) - len(missing))
+
+
+def case_id(index: int) -> str:
+    return f"case_{index:03d}"
+
+
+def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None:
+    """Makes sure that the folder is ours and made with these settings; writes dataset.json."""
+    definition = task.root / "dataset.json"
+    if task.root.exists() and any(task.root.iterdir()):
+        found = read_json(definition).get("phantom") if definition.exists() else None
+        if found is None:
+            raise UserError(f"{task.root}: holds a data set that is no phantom", remedy="choose another --task")
+        if found == settings.to_json():
+            return
+        if not overwrite:
+            changed = [f"{k} {found.get(k)}, now {v}" for k, v in settings.to_json().items() if found.get(k) != v]
+            remedy = "add --overwrite to replace them, or choose another --task"
+            raise UserError(
+                f"{task.root}: holds phantoms made with other settings ({'; '.join(changed)})", remedy=remedy
+            )
+        shutil.rmtree(task.root)
+    write_dataset(
+        task,
+        name="Phantom",
+        modalities=[name.upper() for name in settings.modalities],
+        classes=settings.classes,
+        test_labels=True,
+        target_class=0,
+        phantom=settings.to_json(),
+    )
+
+
+def _write_case(task: TaskFolder, settings: PhantomSettings, place: tuple[str, int]) -> int:
+    """Simulates and writes one case; its lesion file comes last and marks it as finished."""
+    split, index = place
+    first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
+    config = PhantomConfig(settings.protocols, settings.modalities, settings.classes)
+    case = make_case(settings.seed, index, config, healthy=is_healthy(index - first, cases, settings.healthy))
+    name = case_id(index)
+    for number, modality in enumerate(settings.modalities):
+        write_image(task.images(split) / f"{name}_{number:04d}.nii.gz", case.images[modality], case.grid)
+    write_image(task.labels(split) / f"{name}.nii.gz", case.mask, case.grid)
+    write_json(task.labels(split) / f"{name}.json", {"instances": {str(n): c for n, c in case.classes.items()}})
+    write_image(task.extra("regions", split) / f"{name}.nii.gz", case.regions, case.grid)
+    write_image(task.extra("brain", split) / f"{name}.nii.gz", case.brain, case.grid)
+    write_json(task.extra("mimics", split) / f"{name}.json", {"mimics": case.mimics})
+    write_json(task.extra("lesions", split) / f"{name}.json", {"protocol": case.protocol, "lesions": case.lesions})
+    return len(case.lesions)

@@ -311,7 +311,8 @@ def _check_stray_files(dataset: Dataset, split: str, case_ids: set[str]) -> Iter
     for path in _visible_files(images):
         if image_stem(path) is None:
             yield _ignored(path, "is not an image", "remove it")
-    masks = set()
+    masks: set[str | None] = set()
+    missing_masks = case_ids if split == "Tr" or dataset.test_labels else set()  # each case's own check tells of those
     for path in image_files(labels):
         stem = image_stem(path)
         if stem not in case_ids:
@@ -320,8 +321,9 @@ def _check_stray_files(dataset: Dataset, split: str, case_ids: set[str]) -> Iter
             yield _ignored(path, "is there twice, with different endings", "remove one of them")
         masks.add(stem)
     for path in _visible_files(labels):
-        if path.suffix == ".json" and path.name.removesuffix(".json") not in masks:
-            yield _ignored(path, "has no mask beside it", f"add {path.name.removesuffix('.json')}.nii.gz")
+        stem = path.name.removesuffix(".json")
+        if path.suffix == ".json" and stem not in masks | missing_masks:
+            yield _ignored(path, "has no mask beside it", f"add {stem}.nii.gz")
         elif path.suffix != ".json" and image_stem(path) is None:
             yield _ignored(path, "is neither a mask nor a class file", "remove it")
 

@@ -39,6 +39,7 @@ class CasePredictions:
         model: name of the model folder.
         folds: which of its folds predicted together.
         volumes_mm3: for each detection the volume of its instance in the mask; None where it is not drawn.
+        key: changes when scan, model or settings change, so that a later run knows whether the case is still good.
     """
 
     case_id: str
@@ -49,6 +50,7 @@ class CasePredictions:
     model: str = ""
     folds: tuple[int, ...] = ()
     volumes_mm3: tuple[float | None, ...] | None = None
+    key: str = ""
 
     @property
     def reported(self) -> np.ndarray:
@@ -122,6 +124,7 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
             "case": predictions.case_id,
             "model": predictions.model,
             "folds": list(predictions.folds),
+            "key": predictions.key,
             "grid": grid.to_json(),
             "classes": list(predictions.classes),
             "operating_point": {"score": predictions.operating_point},
@@ -160,6 +163,7 @@ def read_case_predictions(path: Path) -> CasePredictions:
             model=content.get("model", ""),
             folds=tuple(content.get("folds", ())),
             volumes_mm3=tuple(row.get("volume_mm3") for row in rows),
+            key=content.get("key", ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

@@ -3,7 +3,7 @@
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector
 from .merging import merge_tiles, merge_views
-from .output import write_case
+from .output import export_boxes, write_case
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
 from .tiling import Tiling, gaussian_map, tile_starts
@@ -14,6 +14,7 @@ __all__ = [
     "PatchDetector",
     "Prediction",
     "Tiling",
+    "export_boxes",
     "filled_boxes",
     "gaussian_map",
     "instance_mask",

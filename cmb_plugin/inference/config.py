@@ -15,7 +15,7 @@ class InferenceConfig:
         overlap: share of a tile that its neighbour also sees, 0..1 (exclusive).
         tta: views of every tile: 0 or 1 only as it is, 2..8 so many mirrorings (2 adds left-right, 4 all in-plane
             ones).
-        batch_size: tiles sent through the network together.
+        batch_size: tiles sent through the network together; null takes 1 on a CPU and 4 elsewhere.
         nms_iou: of two detections of one class that overlap by more, the one less central in its tile or less certain
             goes.
         wbc_iou: detections of several mirrorings and folds that overlap by more than this are one lesion. Far below
@@ -27,7 +27,7 @@ class InferenceConfig:
 
     overlap: float = 0.5
     tta: int = 1
-    batch_size: int = 2
+    batch_size: int | None = None
     nms_iou: float = 0.1
     wbc_iou: float = 0.1
     min_score: float = 0.02
@@ -45,7 +45,6 @@ class InferenceConfig:
             "max_detections": (1, 1_000_000),
         }
         for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise UserError(
-                    f"inference_cfg.{name}={getattr(self, name)} is out of range", remedy=f"choose {low} to {high}"
-                )
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UserError(f"inference_cfg.{name}={value} is out of range", remedy=f"choose {low} to {high}")

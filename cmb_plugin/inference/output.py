@@ -7,11 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_plugin.dataset.predictions import CasePredictions, instances_file, write_case_predictions
+from cmb_plugin.dataset import (
+    CasePredictions,
+    boxes_file,
+    instances_file,
+    predicted_cases,
+    read_case_predictions,
+    write_case_predictions,
+)
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import write_json
 from cmb_plugin.images import Mapping, voxels_of_instances, write_image
 
 from .predictor import Prediction
-from .restore import instance_mask, restore
+from .restore import filled_boxes, instance_mask, restore
 
 
 def write_case(
@@ -24,6 +33,8 @@ def write_case(
     operating_point: float,
     model: str = "",
     folds: Sequence[int] = (),
+    key: str = "",
+    draw: bool = True,
 ) -> CasePredictions:
     """Writes ``{case}_instances.nii.gz``, then ``{case}_boxes.json``: where the JSON stands, the case is whole.
 
@@ -36,18 +47,61 @@ def write_case(
         operating_point: detections with at least this score are reported and drawn.
         model: name of the model folder.
         folds: which of its folds predicted together.
+        key: kept in the JSON, see ``CasePredictions``.
+        draw: also write the instance mask, which needs SimpleITK.
 
     Returns:
         what was written, in voxels of the scan.
     """
     found = restore(prediction.detections, mapping)
-    case = CasePredictions(case_id, found, mapping.source, tuple(classes), operating_point, model, tuple(folds))
+    case = CasePredictions(
+        case_id, found, mapping.source, tuple(classes), operating_point, model, tuple(folds), key=key
+    )
     reported = found[case.reported]
     mask = instance_mask(reported, prediction.foreground, mapping)
     voxels = voxels_of_instances(mask)
     voxel_mm3 = float(np.prod(mapping.source.spacing))
     drawn = [voxels[row + 1] * voxel_mm3 for row in range(len(reported))]
     case.volumes_mm3 = (*drawn, *[None] * (len(found) - len(drawn)))
-    write_image(instances_file(folder, case_id), mask, mapping.source)
+    if draw:
+        write_image(instances_file(folder, case_id), mask, mapping.source)
     write_case_predictions(folder, case)
     return case
+
+
+def export_boxes(source: Path, target: Path, threshold: float | None = None) -> list[str]:
+    """Draws the boxes of a predictions folder as filled cuboids, one mask per case (nnDetection's ``boxes2nii``).
+
+    Writes ``{case}_boxes.nii.gz``, whose voxels hold a detection's number, and ``{case}_boxes.json`` with the score,
+    label, class and box of every number.
+
+    Args:
+        source: predictions folder.
+        target: folder to write.
+        threshold: lowest score that is drawn; None takes each case's operating point.
+
+    Returns:
+        the names of the cases.
+
+    Raises:
+        UserError: the folder holds no predictions, or a file is damaged.
+    """
+    case_ids = predicted_cases(source)
+    if not case_ids:
+        raise UserError(f"{source}: holds no predictions", remedy="run nndet_predict first")
+    for case_id in case_ids:
+        case = read_case_predictions(boxes_file(source, case_id))
+        lowest = case.operating_point if threshold is None else threshold
+        drawn = case.detections[case.detections.scores >= lowest]
+        write_image(target / f"{case_id}_boxes.nii.gz", filled_boxes(drawn.boxes, case.grid.shape), case.grid)
+        rows = {
+            str(number): {
+                "score": round(float(drawn.scores[number - 1]), 6),
+                "label": int(drawn.labels[number - 1]),
+                "class": case.classes[drawn.labels[number - 1]],
+                "box": drawn.boxes[number - 1],
+            }
+            for number in range(1, len(drawn) + 1)
+        }
+        write_json(target / f"{case_id}_boxes.json", rows)
+    return case_ids

@@ -67,7 +67,8 @@ def predict_array(
     found: list[list[Detections]] = [[] for _ in range(len(members) * len(views))]
     foreground = _Foreground(tiling) if settings.foreground else None
     done = 0
-    for origins, patches in _read_ahead(data, tiling, settings.batch_size):
+    batch_size = settings.batch_size or (1 if torch.device(device).type == "cpu" else 4)
+    for origins, patches in _read_ahead(data, tiling, batch_size):
         done += len(origins)
         informative = [i for i, patch in enumerate(patches) if not _is_constant(patch)]
         if informative:

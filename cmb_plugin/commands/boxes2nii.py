@@ -1,0 +1,45 @@
+"""``nndet_boxes2nii``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cli import command, parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw predicted boxes as filled boxes in an image, to look at them in any viewer.
+
+    Examples:
+        nndet_boxes2nii Task101_CMB RetinaUNetV001_D3V001_3d -f 0          validation scans of fold 0
+        nndet_boxes2nii 101 RetinaUNetV001_D3V001_3d --test --threshold 0.3
+
+    Files: val_predictions_nii/ or test_predictions_nii/ beside the predictions, with {case}_boxes.nii.gz (each box has
+    its number) and {case}_boxes.json (score, class and box of each number). The lesions themselves, not their boxes,
+    are in {case}_instances.nii.gz of the predictions already.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("task", help="number, name or path of the Task folder")
+    arguments.add_argument(
+        "model", nargs="?", help="model folder, name or path; may be left out when there is only one"
+    )
+    arguments.add_argument(
+        "-f", "--fold", type=int, default=-1, help="fold; -1 is all trained folds together (default)"
+    )
+    arguments.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="lowest score that is drawn; default: the operating point"
+    )
+    arguments.add_argument("--test", action="store_true", help="test scans instead of validation scans")
+    args = arguments.parse_args(argv)
+    from cmb_plugin.inference import export_boxes
+    from cmb_plugin.workflows.ensemble import choose_model
+    from cmb_plugin.workflows.predict import default_output
+
+    _, model, folds = choose_model(args.task, args.model, args.fold, data_needed=False)
+    groups = [folds] if args.test else [[fold] for fold in folds]
+    for group in groups:
+        source = default_output(model, group, "Ts" if args.test else "val")
+        target = source.with_name(f"{source.name}_nii")
+        print(f"{len(export_boxes(source, target, args.threshold))} cases: {target}")
+    return 0

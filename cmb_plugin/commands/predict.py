@@ -1,0 +1,91 @@
+"""``nndet_predict``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .cli import add_overrides, command, parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Find lesions in scans with a trained model.
+
+    Examples:
+        nndet_predict Task101_CMB                             imagesTs, with the only model and all its trained folds
+        nndet_predict 101 RetinaUNetV001_D3V001_3d -f 0       one model, one fold
+        nndet_predict 101 --input scans --output found        any folder of {case}_0000.nii.gz, {case}_0001.nii.gz, ...
+
+    Files, for each case: {case}_boxes.json (all candidates, in voxels of the scan and world mm) and
+    {case}_instances.nii.gz (the reported lesions, numbered, on the scan's own grid); for the run: lesions.tsv,
+    summary.tsv and run.json. Without --output they stand in the model folder: fold{N}/test_predictions, or
+    consolidated/test_predictions for several folds. docs/predictions.md describes them all.
+
+    Settings (-o): inference_cfg.overlap, batch_size, nms_iou, wbc_iou, min_score, max_detections, foreground.
+
+    A lesion is reported when its score reaches the operating point that nndet_sweep chose, or 0.5. Finished cases are
+    kept; a scan that cannot be read is named in summary.tsv, the others go on, and the exit code is 2.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("task", help="number, name or path of the Task folder")
+    arguments.add_argument(
+        "model", nargs="?", help="model folder, name or path; may be left out when there is only one"
+    )
+    arguments.add_argument(
+        "-f", "--fold", type=int, default=-1, help="fold; -1 takes all trained folds together (default)"
+    )
+    arguments.add_argument("--input", metavar="DIR", help="folder of scans to predict instead of imagesTs")
+    arguments.add_argument("--output", metavar="DIR", help="folder for the results; needed with --input")
+    arguments.add_argument(
+        "-ntta",
+        "--num_tta",
+        type=int,
+        metavar="N",
+        help="mirrorings of every tile, 1 (none) to 8; default 8 on a GPU, 1 on a CPU",
+    )
+    arguments.add_argument("-nmodels", "--num_models", type=int, metavar="N", help="use only the first N trained folds")
+    arguments.add_argument("--ckpt", choices=("last", "best"), default="last", help="checkpoint of each fold")
+    arguments.add_argument(
+        "--test_split", action="store_true", help="predict the cases of the training data that the fold held out"
+    )
+    arguments.add_argument(
+        "-npp", "--num_processes_preprocessing", type=int, metavar="N", help="processes that preprocess scans meanwhile"
+    )
+    arguments.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU if there is one")
+    arguments.add_argument("--overwrite", action="store_true", help="predict finished cases again")
+    arguments.add_argument(
+        "--no_preprocess",
+        action="store_true",
+        help="accepted for nnDetection's scripts: prepared scans are always used where they are current",
+    )
+    add_overrides(arguments)
+    args = arguments.parse_args(argv)
+    from cmb_plugin.workflows.predict import predict
+
+    report = predict(
+        args.task,
+        args.model,
+        args.fold,
+        input=args.input,
+        output=args.output,
+        split="val" if args.test_split else "Ts",
+        tta=args.num_tta,
+        overrides=args.overrides,
+        workers=args.num_processes_preprocessing,
+        device=args.device,
+        checkpoint=args.ckpt,
+        num_models=args.num_models,
+        overwrite=args.overwrite,
+        say=print,
+    )
+    for failure in report.failures:
+        print(f"error: {failure.item.case.case_id}: {failure.error}", file=sys.stderr)
+        if failure.is_bug:
+            print(failure.details, file=sys.stderr)
+    kept = f", {report.kept} kept from an earlier run" if report.kept else ""
+    failed = f", {len(report.failures)} failed" if report.failures else ""
+    print(f"{report.predicted} cases predicted{kept}{failed}: {report.lesions} lesions reported")
+    for folder in report.folders:
+        print(folder)
+    return report.exit_code

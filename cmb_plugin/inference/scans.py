@@ -1,0 +1,199 @@
+"""Scans to predict: found in a folder, read, checked, and preprocessed in the background while the network works."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.dataset import Case
+from cmb_plugin.dataset.dataset import find_cases, image_files, split_modality
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import SUFFIXES, Mapping, image_stem
+from cmb_plugin.preparation import (
+    Preprocessing,
+    StoredCase,
+    is_current,
+    preprocess_case,
+    read_images,
+    work_key,
+)
+from cmb_plugin.workers import Outcome, run_cases
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One case, ready for ``predict_array``.
+
+    Attributes:
+        data: [C, Z, Y, X] float32, numpy or blosc2.
+        mapping: the way from the scan's voxels to the array's.
+    """
+
+    data: Any
+    mapping: Mapping
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """Where a case comes from.
+
+    Attributes:
+        case: its files.
+        prepared: folder in which it is stored preprocessed; None to preprocess its files.
+    """
+
+    case: Case
+    prepared: Path | None = None
+
+    @classmethod
+    def of(cls, case: Case, folder: Path, recipe: Preprocessing) -> ScanSource:
+        """Takes the case from ``folder`` if it is stored there, was made by ``recipe`` and its files have not changed.
+
+        Where the scans themselves are not at hand, a stored case is taken as it is.
+        """
+        files = [*case.images, case.label, case.classes_file]
+        there = [path for path in files if path is not None and path.is_file()]
+        current = is_current(folder, case.case_id, work_key(there, recipe))
+        stored = (folder / f"{case.case_id}.json").is_file()
+        raw = any(path.is_file() for path in case.images)
+        return cls(case, folder if current or (stored and not raw) else None)
+
+    def key(self, recipe: Preprocessing) -> str:
+        """A short text that changes when what the network will see may have changed."""
+        if self.prepared is not None:
+            try:
+                return StoredCase.open(self.prepared, self.case.case_id).key
+            except UserError:
+                return ""  # damaged: it is reported when it is read
+        return work_key([path for path in self.case.images if path.is_file()], recipe)
+
+
+def input_cases(folder: Path, n_modalities: int) -> list[Case]:
+    """The cases in any folder of scans ``{case}_{modality:04d}.nii.gz``, sorted by name.
+
+    For a model of one modality the number may be left out. A file without a number, where one is needed, makes a case
+    whose images are missing, so that it is reported and not passed over.
+
+    Raises:
+        UserError: the folder is missing or holds no scan.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", remedy="name a folder of scans")
+    cases = {case.case_id: case for case in find_cases(folder, n_modalities)}
+    for path in image_files(folder):
+        case_id, modality = split_modality(path)
+        if modality is not None and (modality < n_modalities or case_id in cases):
+            continue  # found already, or a further modality that the model does not know
+        stem = str(image_stem(path))  # a name such as scan_2024 ends in four digits and has no modality
+        images = (path,) if n_modalities == 1 else tuple(folder / f"{stem}_{m:04d}.nii.gz" for m in range(n_modalities))
+        cases.setdefault(stem, Case(stem, images, raw=folder))
+    if not cases:
+        raise UserError(f"{folder}: holds no scan", remedy=f"scans are files ending in {', '.join(SUFFIXES)}")
+    return [cases[case_id] for case_id in sorted(cases)]
+
+
+def prepared_scans(
+    sources: Sequence[ScanSource], recipe: Preprocessing, workers: int
+) -> Generator[Outcome[ScanSource, Scan], None, None]:
+    """Every case preprocessed, in the order of ``sources``; a case that cannot be read gives an outcome with an error.
+
+    With ``workers`` > 0 cases are preprocessed in processes while the caller works on the one before. At most
+    ``workers`` + 1 wait, as files in a temporary folder that are read tile by tile and removed when the next case is
+    asked for, so memory stays bounded.
+    """
+    todo = sum(source.prepared is None for source in sources)
+    if workers <= 0 or todo <= 1:
+        for source in sources:
+            yield run_cases(partial(_load, recipe=recipe), [source])[0]
+        return
+    with TemporaryDirectory(prefix="nndet_predict_") as scratch:
+        save = partial(_save, recipe=recipe, scratch=Path(scratch))
+        for outcome in _ahead(save, sources, min(workers, todo)):
+            if outcome.result is None:
+                yield Outcome(outcome.item, error=outcome.error, is_bug=outcome.is_bug, details=outcome.details)
+                continue
+            path, mapping = outcome.result
+            if path is None:
+                yield run_cases(partial(_load, recipe=recipe), [outcome.item])[0]
+                continue
+            yield Outcome(outcome.item, result=Scan(np.load(path, mmap_mode="r"), mapping))
+            path.unlink()
+
+
+def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
+    if source.prepared is not None:
+        stored = StoredCase.open(source.prepared, source.case.case_id)
+        return Scan(stored.data, stored.mapping)
+    images, grid = read_images(source.case)
+    prepared = preprocess_case(images, grid, None, recipe)
+    return Scan(prepared.data, prepared.mapping)
+
+
+def _save(source: ScanSource, recipe: Preprocessing, scratch: Path) -> tuple[Path | None, Mapping | None]:
+    """Preprocesses a case into a file of ``scratch``; nothing to do for a case that is prepared."""
+    if source.prepared is not None:
+        return None, None
+    scan = _load(source, recipe)
+    path = scratch / f"{source.case.case_id}.npy"
+    np.save(path, scan.data)
+    return path, scan.mapping
+
+
+def _ahead(
+    function: Callable[[ScanSource], Any], sources: Sequence[ScanSource], workers: int
+) -> Iterator[Outcome[ScanSource, Any]]:
+    """``function`` of every item in order, worked out by processes that are at most ``workers`` + 1 items ahead.
+
+    When a process is killed, most likely for want of memory, its cases are tried again one at a time, and only the one
+    that is killed alone is given up.
+    """
+    waiting = deque(sources)
+    started: deque[tuple[ScanSource, Future[Outcome[ScanSource, Any]]]] = deque()
+    pool, ahead = _pool(workers), workers + 1
+    try:
+        while waiting or started:
+            while waiting and len(started) < ahead:
+                source = waiting.popleft()
+                started.append((source, pool.submit(_guarded, function, source)))
+            source, future = started.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                if ahead == 1:
+                    message = f"{source.case.images[0]}: preprocessing was killed, most likely for want of memory"
+                    yield Outcome(source, error=message)
+                else:
+                    waiting.extendleft(reversed([source, *(item for item, _ in started)]))
+                    started.clear()
+                pool.shutdown(cancel_futures=True)
+                pool, ahead = _pool(1), 1
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: forked children inherit the locks of torch and ITK threads and can hang.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    """The network has the cores: a process that preprocesses takes one."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read when SimpleITK is imported, which is later
+
+
+def _guarded(function: Callable[[ScanSource], Any], source: ScanSource) -> Outcome[ScanSource, Any]:
+    return run_cases(function, [source])[0]

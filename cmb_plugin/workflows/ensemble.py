@@ -1,0 +1,153 @@
+"""Which trained models predict together, and what else decides what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json
+from cmb_plugin.inference import InferenceConfig, PatchDetector
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
+from cmb_plugin.planning import Plan
+from cmb_plugin.plugins import import_additional, trainers
+from cmb_plugin.settings import read_settings
+
+SCHEMA = 1
+CHECKPOINTS = ("last", "best")
+DEFAULT_SCORE = 0.5  # operating point where no sweep has chosen one
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The models that predict together, and everything that decides what they say.
+
+    Attributes:
+        model: the model folder.
+        folds: the folds used.
+        checkpoint: ``last`` or ``best``.
+        plan: of the first fold; the others prepare scans in the same way.
+        members: one loaded model per fold.
+        settings: of tiled prediction.
+        score: operating point.
+        score_source: where it comes from, as half a sentence.
+        device: where the members are.
+    """
+
+    model: ModelFolder
+    folds: tuple[int, ...]
+    checkpoint: str
+    plan: Plan
+    members: list[PatchDetector]
+    settings: InferenceConfig
+    score: float
+    score_source: str
+    device: torch.device
+
+    def description(self) -> dict[str, Any]:
+        """What the predictions depend on besides the scans, as plain data for ``run.json``."""
+        files = {fold: _checkpoint(self.model.fold(fold), self.checkpoint) for fold in self.folds}
+        return {
+            "schema": SCHEMA,
+            "model": self.model.name,
+            "folds": list(self.folds),
+            "checkpoint": self.checkpoint,
+            "checkpoint_sha256": {str(fold): _digest(path) for fold, path in files.items()},
+            "settings": dataclasses.asdict(self.settings),
+            "operating_point": {"score": self.score, "source": self.score_source},
+            "classes": list(self.plan.classes),
+        }
+
+
+def choose_model(
+    task: str, model: str | None, fold: int | None, *, num_models: int | None = None, data_needed: bool = True
+) -> tuple[TaskFolder, ModelFolder, list[int]]:
+    """The Task folder, model folder and folds that the words of a command mean.
+
+    Args:
+        task: number, name or path of the Task folder.
+        model: name or path; None when there is only one.
+        fold: None or -1 for all that are trained.
+        num_models: only the first so many.
+        data_needed: False accepts a task of which only models are here.
+
+    Raises:
+        UserError: something is not there; what is, is listed.
+    """
+    try:
+        folder = find_task(task)
+    except UserError:
+        model_is_path = model is not None and Path(model).is_dir()
+        if data_needed or not (model_is_path or (models_root() / task).is_dir()):
+            raise
+        folder = TaskFolder(data_root() / task)
+    model_folder = find_model(folder, model)
+    trained = model_folder.trained_folds()
+    if not trained:
+        raise UserError(f"{model_folder.root}: holds no trained fold", remedy=f"run nndet_train {folder.name}")
+    if fold is None or fold == -1:
+        return folder, model_folder, trained[:num_models] if num_models and num_models > 0 else trained
+    if fold not in trained:
+        names = ", ".join(str(number) for number in trained)
+        raise UserError(f"{model_folder.root}: fold {fold} is not trained", remedy=f"trained: {names}")
+    return folder, model_folder, [fold]
+
+
+def load_ensemble(
+    model: ModelFolder, folds: Sequence[int], device: torch.device, checkpoint: str, settings: InferenceConfig
+) -> Ensemble:
+    """Loads one model per fold.
+
+    Raises:
+        UserError: a file is missing or damaged, or the folds do not fit together.
+    """
+    if checkpoint not in CHECKPOINTS:
+        raise UserError(f"unknown checkpoint '{checkpoint}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
+    members, plans = [], []
+    for number in folds:
+        fold = model.fold(number)
+        content = read_settings(fold.settings)
+        import_additional(content.get("additional_imports") or [])
+        if not content.get("module"):
+            raise UserError(f"{fold.settings}: names no module", remedy="restore the file, or train the fold again")
+        members.append(trainers.get(content["module"]).load(fold, device, checkpoint))
+        plans.append(Plan.load(fold.plan))
+    for number, plan in zip(folds, plans, strict=True):
+        for what in ("modalities", "classes", "preprocessing", "patch_size"):
+            if getattr(plan, what) != getattr(plans[0], what):
+                raise UserError(
+                    f"{model.fold(number).plan}: its {what} differ from fold {folds[0]}'s",
+                    remedy="predict with one fold (-f), or train the folds with one plan",
+                )
+    score, source = operating_point([model.fold(number) for number in folds])
+    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, source, device)
+
+
+def operating_point(folds: Sequence[FoldFolder]) -> tuple[float, str]:
+    """Mean of the scores that sweeps chose for the folds, and where it comes from; 0.5 where there was no sweep."""
+    swept = {fold.root.name: fold.operating_point for fold in folds if fold.operating_point.is_file()}
+    if not swept:
+        return DEFAULT_SCORE, "the default: nndet_sweep has chosen none yet"
+    scores = []
+    for path in swept.values():
+        score = read_json(path).get("score")
+        if not isinstance(score, int | float):
+            raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file")
+        scores.append(float(score))
+    names = ", ".join(swept)
+    return round(sum(scores) / len(scores), 6), f"swept on the validation cases of {names}"
+
+
+def _checkpoint(fold: FoldFolder, name: str) -> Path:
+    return fold.best if name == "best" else fold.last
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

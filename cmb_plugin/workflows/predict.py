@@ -1,0 +1,307 @@
+"""``predict``: a trained model and scans become lesions in the scans' own space, one case after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cmb_plugin.dataset import (
+    Case,
+    boxes_file,
+    find_cases,
+    instances_file,
+    read_case_predictions,
+    write_lesions,
+    write_summary,
+)
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.inference import InferenceConfig, predict_array, write_case
+from cmb_plugin.inference.scans import Scan, ScanSource, input_cases, prepared_scans
+from cmb_plugin.paths import ModelFolder, TaskFolder
+from cmb_plugin.plugins import import_additional
+from cmb_plugin.preparation import prepared_cases
+from cmb_plugin.settings import Overrides
+from cmb_plugin.workers import Outcome, default_workers, progress, run_cases
+
+from .ensemble import Ensemble, choose_model, load_ensemble
+
+
+@dataclass
+class PredictReport:
+    """What became of the cases.
+
+    Attributes:
+        folders: predictions folders that were written.
+        predicted: cases predicted now.
+        kept: cases that an earlier run had finished with the same model and settings.
+        lesions: reported lesions in all of them.
+        failures: the cases that could not be predicted, and why.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    predicted: int = 0
+    kept: int = 0
+    lesions: int = 0
+    failures: list[Outcome[ScanSource, Any]] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0, 2 when the user has scans to repair, 1 when a case met a bug."""
+        return 1 if any(failure.is_bug for failure in self.failures) else 2 if self.failures else 0
+
+
+def predict(
+    task: str,
+    model: str | None = None,
+    fold: int | None = None,
+    *,
+    input: Path | str | None = None,
+    output: Path | str | None = None,
+    split: str = "Ts",
+    tta: int | None = None,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    device: str | None = None,
+    checkpoint: str = "last",
+    num_models: int | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> PredictReport:
+    """Predicts the test scans of a task, the validation scans of folds, or any folder of scans.
+
+    Cases that an earlier run finished with the same model, settings and scans are kept. A scan that cannot be
+    predicted is reported, and the others go on.
+
+    Args:
+        task: number, name or path of the Task folder.
+        model: name or path of the model folder; None when there is only one.
+        fold: number of the fold; None or -1 takes all trained folds together.
+        input: folder of scans to predict instead of the task's own; needs ``output``.
+        output: predictions folder; None puts it into the model folder.
+        split: ``Ts``: imagesTs; ``val``: each fold predicts the cases that it was not trained on.
+        tta: mirrorings, 0..8; None takes ``inference_cfg.tta``, else 8 on a GPU and 1 (none) on a CPU.
+        overrides: ``inference_cfg.x=y``, ``additional_imports=[module]``.
+        workers: processes that preprocess while the network works; None chooses.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes the GPU if there is one.
+        checkpoint: ``last`` or ``best``.
+        num_models: use the first so many folds only.
+        overwrite: predict also what is finished.
+        say: is given sentences about what is used; None is silent.
+
+    Raises:
+        UserError: nothing can be predicted.
+    """
+    say = say or (lambda _: None)
+    if split not in ("Ts", "val"):
+        raise UserError(f"unknown split '{split}'", remedy="known: Ts, val")
+    if input is not None and (output is None or split == "val"):
+        raise UserError(f"{input}: an input folder needs an output folder and no split", remedy="add --output DIR")
+    if input is not None and Path(input).resolve() == Path(output or "").resolve():
+        raise UserError(f"{output}: is the input folder too", remedy="choose another output folder")
+    words = Overrides.parse(overrides)
+    import_additional(words.take_imports())
+    chosen_device = _device(device)
+    default_tta = 8 if chosen_device.type == "cuda" else 1
+    words = words.below({"inference_cfg.tta": default_tta} if tta is None else {})
+    settings = words.apply(inference_cfg=InferenceConfig())["inference_cfg"]
+    if tta is not None:
+        settings = dataclasses.replace(settings, tta=tta)
+    folder, model_folder, folds = choose_model(task, model, fold, num_models=num_models, data_needed=input is None)
+
+    report = PredictReport()
+    groups = [[number] for number in folds] if split == "val" else [folds]
+    for group in groups:
+        ensemble = load_ensemble(model_folder, group, chosen_device, checkpoint, settings)
+        _introduce(ensemble, say)
+        target = Path(output) if output is not None else default_output(model_folder, group, split)
+        if split == "val" and output is not None and len(groups) > 1:
+            target = target / f"fold{group[0]}"
+        sources = _sources(folder, ensemble, group, split, input)
+        # What prepares scans in the background takes a core from the network where the network runs on the cores.
+        number = min(3, default_workers() - 1) if workers is None else workers
+        _predict_group(ensemble, sources, target, number, overwrite, report)
+    return report
+
+
+def default_output(model: ModelFolder, folds: Sequence[int], split: str) -> Path:
+    """``fold0/val_predictions``, ``fold0/test_predictions`` or, of several folds, ``consolidated/test_predictions``."""
+    place = model.fold(folds[0]) if len(folds) == 1 else model.consolidated
+    return place.predictions("val" if split == "val" else "test")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="leave --device out, or use cpu") from None
+    return device
+
+
+def _introduce(ensemble: Ensemble, say: Callable[[str], None]) -> None:
+    """Says what predicts, and what the reader should know about it."""
+    folds = ", ".join(str(fold) for fold in ensemble.folds)
+    views = max(ensemble.settings.tta, 1)
+    say(
+        f"Model {ensemble.model.name}, fold{'s' if len(ensemble.folds) > 1 else ''} {folds}, checkpoint "
+        f"{ensemble.checkpoint}, on {ensemble.device}, {views} mirroring{'s' if views > 1 else ''} per tile"
+    )
+    say(f"Operating point {ensemble.score:g}: {ensemble.score_source}")
+    for number in ensemble.folds:
+        run = ensemble.model.fold(number).predictions("val") / "run.json"
+        if ensemble.model.fold(number).operating_point.is_file() and run.is_file():
+            swept_views = max(read_json(run).get("settings", {}).get("tta", views), 1)
+            if swept_views != views:
+                say(
+                    f"Note: the operating point of fold {number} was chosen with {swept_views} mirrorings, "
+                    f"now there are {views}; -ntta {swept_views} makes scores comparable"
+                )
+    if not _can_draw():
+        say("Note: SimpleITK is not installed, so no instance masks are written")
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("SimpleITK") is not None
+
+
+def _sources(
+    task: TaskFolder, ensemble: Ensemble, folds: Sequence[int], split: str, input: Path | str | None
+) -> list[ScanSource]:
+    """The cases to predict, each from its prepared array where there is a current one.
+
+    Raises:
+        UserError: there are none.
+    """
+    plan = ensemble.plan
+    if input is not None:
+        return [ScanSource(case) for case in input_cases(Path(input), len(plan.modalities))]
+    part = "Tr" if split == "val" else "Ts"
+    images, prepared = task.images(part), task.prepared(plan.name, part)
+    known = {case.case_id: case for case in find_cases(images, len(plan.modalities), part)}
+    ids = sorted({*known, *prepared_cases(prepared)})
+    if split == "val":
+        path = ensemble.model.fold(folds[0]).splits
+        splits = read_json(path)
+        if not folds[0] < len(splits):
+            raise UserError(f"{path}: has no fold {folds[0]}", remedy="restore the file")
+        ids = sorted(splits[folds[0]]["val"])
+    if not ids:
+        raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
+    cases = [known.get(case_id) or _absent(case_id, images, len(plan.modalities), part) for case_id in ids]
+    return [ScanSource.of(case, prepared, plan.preprocessing) for case in cases]
+
+
+def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:
+    """A case whose scans are not here: its prepared array may be."""
+    paths = tuple(images / f"{case_id}_{m:04d}.nii.gz" for m in range(n_modalities))
+    return Case(case_id, paths, split=part, raw=images.parent)
+
+
+def _predict_group(
+    ensemble: Ensemble,
+    sources: Sequence[ScanSource],
+    folder: Path,
+    workers: int,
+    overwrite: bool,
+    report: PredictReport,
+) -> None:
+    """Predicts cases into one folder and adds what happened to ``report``."""
+    recipe, draw = ensemble.plan.preprocessing, _can_draw()
+    keys = _case_keys(ensemble, sources, folder)
+    todo = [s for s in sources if overwrite or not _is_finished(folder, s.case.case_id, keys[s.case.case_id], draw)]
+    failed: dict[str, str] = {}
+    scans = prepared_scans(todo, recipe, workers)
+    with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(scans):
+        for outcome in scans:
+            case_id = outcome.item.case.case_id
+            if outcome.result is not None:
+                work = partial(
+                    _predict_scan, ensemble=ensemble, folder=folder, case_id=case_id, key=keys[case_id], draw=draw
+                )
+                done = run_cases(work, [outcome.result])[0]
+                outcome = Outcome(outcome.item, error=done.error, is_bug=done.is_bug, details=done.details)
+            if outcome.error:
+                failed[case_id] = outcome.error
+                report.failures.append(outcome)
+                boxes_file(folder, case_id).unlink(missing_ok=True)  # of an earlier run: no longer true
+                instances_file(folder, case_id).unlink(missing_ok=True)
+            advance()
+    report.folders.append(folder)
+    report.predicted += len(todo) - len(failed)
+    report.kept += len(sources) - len(todo)
+    report.lesions += _write_tables(folder, [source.case.case_id for source in sources], failed)
+
+
+def _case_keys(ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path) -> dict[str, str]:
+    """Writes ``run.json`` and returns for every case a key that changes with the models, the settings and its scan."""
+    description = ensemble.description()
+    write_json(folder / "run.json", description)
+    # In words where the operating point comes from decides nothing.
+    deciding = {**description, "operating_point": ensemble.score}
+    keys = {}
+    for source in sources:
+        what = json.dumps([deciding, source.key(ensemble.plan.preprocessing)], sort_keys=True)
+        keys[source.case.case_id] = hashlib.sha256(what.encode()).hexdigest()[:16]
+    return keys
+
+
+def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, key: str, draw: bool) -> None:
+    try:
+        prediction = predict_array(ensemble.members, scan.data, ensemble.settings, ensemble.device)
+    except torch.cuda.OutOfMemoryError:
+        remedy = "try -o inference_cfg.batch_size=1, or --device cpu"
+        raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
+    write_case(
+        folder,
+        case_id,
+        prediction,
+        scan.mapping,
+        classes=ensemble.plan.classes,
+        operating_point=ensemble.score,
+        model=ensemble.model.name,
+        folds=ensemble.folds,
+        key=key,
+        draw=draw,
+    )
+
+
+def _is_finished(folder: Path, case_id: str, key: str, draw: bool) -> bool:
+    path = boxes_file(folder, case_id)
+    if not path.is_file() or (draw and not instances_file(folder, case_id).is_file()):
+        return False
+    try:
+        return read_case_predictions(path).key == key
+    except UserError:  # a damaged file: the case is predicted again
+        return False
+
+
+def _write_tables(folder: Path, case_ids: Sequence[str], failed: dict[str, str]) -> int:
+    """Writes ``lesions.tsv`` and ``summary.tsv`` from the cases' files; returns the number of reported lesions."""
+    done = [read_case_predictions(boxes_file(folder, case_id)) for case_id in case_ids if case_id not in failed]
+    write_lesions(folder / "lesions.tsv", done)
+    rows = {
+        case.case_id: {
+            "case": case.case_id,
+            "status": "done",
+            "reported": int(case.reported.sum()),
+            "candidates": len(case.detections),
+        }
+        for case in done
+    }
+    rows |= {case_id: {"case": case_id, "status": "failed", "error": error} for case_id, error in failed.items()}
+    write_summary(folder / "summary.tsv", [rows[case_id] for case_id in case_ids])
+    return sum(int(case.reported.sum()) for case in done)

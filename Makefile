@@ -20,6 +20,7 @@ INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-che
 .DELETE_ON_ERROR:
 
 setup: $(READY)
+	@echo "Ready: source $(BIN)/activate"
 
 $(READY): setup.cfg constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,7 +34,6 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 		$(BIN)/python -m pip uninstall -qq -y torchvision || true
 	@$(BIN)/python -c 'import lightning, nnunetv2, cmb_plugin'
 	@touch $@
-	@echo "Ready: source $(BIN)/activate"
 
 demo: $(READY)
 	@$(BIN)/python -m cmb_plugin.workflows.demo

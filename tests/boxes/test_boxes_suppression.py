@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from box_strategies import boxes, clustered_boxes, random_boxes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import box_utils as monai_boxes
 from torch import Tensor

@@ -1,0 +1,189 @@
+"""The house keeps its shape: who imports whom, and what must not be needed.
+
+The order of the rooms is import-linter's contract in pyproject.toml (``make lint``); here stands what it cannot see.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENGINE = ROOT / "cmb_plugin"
+PLUGIN_FOLDERS = ("planners", "trainers", "tasks")
+
+
+def engine_files() -> list[Path]:
+    return sorted(ENGINE.rglob("*.py"))
+
+
+def plugin_files() -> list[Path]:
+    return sorted(path for folder in PLUGIN_FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported_modules(path: Path) -> list[tuple[int, str]]:
+    """(line, absolute module name) of every import of a file, wherever it stands; relative ones are resolved."""
+    parents = path.relative_to(ROOT).parent.parts
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from cmb_plugin import trainers` imports a module too, so the names are given as well.
+            found += [(node.lineno, module), *((node.lineno, f"{module}.{alias.name}") for alias in node.names)]
+    return found
+
+
+def begins_with(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def test_the_engine_imports_no_planner_trainer_or_task() -> None:
+    plugins = [*PLUGIN_FOLDERS, *(f"cmb_plugin.{folder}" for folder in PLUGIN_FOLDERS)]
+    offences = [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for path in engine_files()
+        for line, module in imported_modules(path)
+        if begins_with(module, *plugins)
+    ]
+    assert not offences
+
+
+def test_plugins_import_the_engine_absolutely_and_other_folders_never() -> None:
+    offences = []
+    for path in plugin_files():
+        folder = path.relative_to(ROOT).parts[0]
+        others = [name for name in PLUGIN_FOLDERS if name != folder]
+        for line, module in imported_modules(path):
+            if begins_with(module, *others, *(f"cmb_plugin.{name}" for name in PLUGIN_FOLDERS)):
+                offences.append(f"{path.relative_to(ROOT)}:{line} imports {module}")
+    assert not offences
+
+
+def test_the_import_finder_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / "cmb_plugin" / "boxes" / "some.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "import trainers.a\nfrom cmb_plugin.tasks import b\nfrom ..planners import c\n"
+        "from .. import trainers\ndef f():\n    from cmb_plugin import planners\n",
+        encoding="utf-8",
+    )
+    found = {module for _, module in imported_modules(file)}
+    assert {
+        "trainers.a",
+        "cmb_plugin.tasks.b",
+        "cmb_plugin.planners.c",
+        "cmb_plugin.trainers",
+        "cmb_plugin.planners",
+    } <= found
+
+
+def run_blocking(blocked: tuple[str, ...], code: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` in a Python in which importing ``blocked`` packages fails, as where they are not installed."""
+    guard = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {blocked!r}:\n"
+        "            raise ModuleNotFoundError(f'{name} is blocked by the test', name=name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+    )
+    return subprocess.run([sys.executable, "-c", guard + code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+
+def modules_of(room: str) -> list[str]:
+    """Dotted names of all modules of a room of the engine, or of the single module of that name."""
+    folder = ENGINE / room
+    if not folder.is_dir():
+        return [f"cmb_plugin.{room}"]
+    files = sorted(folder.rglob("*.py"))
+    return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+
+
+GROUND_FLOOR = ["errors", "files", "plugins", "paths", "settings", "workers", "detections"]
+
+
+@pytest.mark.parametrize(
+    ("rooms", "blocked"),
+    [
+        (GROUND_FLOOR, ("torch", "SimpleITK", "scipy", "matplotlib")),
+        (["boxes"], ("SimpleITK", "monai", "lightning", "scipy", "matplotlib")),
+        (["images", "dataset"], ("SimpleITK", "torch", "matplotlib")),
+        (["preparation", "planning"], ("SimpleITK", "lightning", "matplotlib")),
+        (["networks", "inference"], ("SimpleITK", "lightning", "monai", "matplotlib")),
+        (["training"], ("SimpleITK",)),
+        (["evaluation"], ("torch", "SimpleITK", "lightning")),
+        (["commands"], ("torch", "SimpleITK", "lightning", "monai", "nnunetv2", "matplotlib", "scipy", "blosc2")),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else None,
+)
+def test_rooms_import_without(rooms: list[str], blocked: tuple[str, ...]) -> None:
+    names = [name for room in rooms for name in modules_of(room)]
+    result = run_blocking(blocked, "".join(f"import {name}\n" for name in names))
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_blocked_import_fails() -> None:
+    result = run_blocking(("torch",), "import cmb_plugin.boxes")
+    assert result.returncode != 0
+    assert "blocked by the test" in result.stderr
+
+
+def sibling_imports(path: Path) -> set[str]:
+    """Names of the modules in its own folder that a plugin file imports."""
+    folder = path.parent.name
+    inside = (module for _, module in imported_modules(path) if module.startswith(f"{folder}."))
+    return {name for name in (module.split(".")[1] for module in inside) if (path.parent / f"{name}.py").is_file()}
+
+
+def needed(path: Path) -> set[str]:
+    """``path`` and everything of its folder that it builds on, as module names of the installed package."""
+    names, left = set(), [path.stem]
+    while left:
+        name = left.pop()
+        if name not in names:
+            names.add(name)
+            left += sibling_imports(path.parent / f"{name}.py")
+    return {f"cmb_plugin.{path.parent.name}.{name}" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(k, e.name) for k in PLUGIN_FOLDERS for e in entry_points(group=f"cmb_plugin.{k}")]
+)
+def test_loading_one_plugin_loads_only_what_it_builds_on(kind: str, name: str) -> None:
+    code = (
+        f"from cmb_plugin.plugins import {kind}\n"
+        f"print({kind}.get({name!r}).__module__)\n"
+        f"print(*(m for m in sys.modules for k in {PLUGIN_FOLDERS!r} if m.startswith(f'cmb_plugin.{{k}}.')))\n"
+    )
+    result = run_blocking((), code)
+    assert result.returncode == 0, result.stderr
+    module, loaded = result.stdout.splitlines()
+    assert set(loaded.split()) == needed(ROOT / kind / f"{module.rpartition('.')[2]}.py")
+
+
+def test_plugin_folders_import_nothing_themselves() -> None:
+    assert [imported_modules(ROOT / folder / "__init__.py") for folder in PLUGIN_FOLDERS] == [[], [], []]
+
+
+def test_setup_lists_every_package() -> None:
+    """A folder that setup.cfg forgets works in an editable install and is missing from a wheel."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = set(config["options"]["packages"].split())
+    engine = {".".join(path.parent.relative_to(ROOT).parts) for path in ENGINE.rglob("__init__.py")}
+    plugins = {
+        "cmb_plugin." + ".".join(path.parent.relative_to(ROOT).parts)
+        for folder in PLUGIN_FOLDERS
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert listed == engine | plugins

@@ -23,6 +23,7 @@ class CaseResult:
         truth_labels: [N] class indices from 0.
         spacing: voxel size in mm along z, y, x.
         certainty: ``definite`` or ``possible`` for each lesion; None when the data set does not say: all definite.
+        instances: [N] number of each lesion in the mask, for tables; None numbers them from 1.
     """
 
     case_id: str
@@ -31,16 +32,18 @@ class CaseResult:
     truth_labels: np.ndarray
     spacing: tuple[float, float, float]
     certainty: Sequence[str] | None = None
+    instances: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.truth_boxes = np.asarray(self.truth_boxes, dtype=float).reshape(-1, 6)
         self.truth_labels = np.asarray(self.truth_labels, dtype=np.int64).reshape(-1)
-        lengths = {len(self.truth_boxes), len(self.truth_labels)}
+        self.instances = np.arange(1, len(self.truth_boxes) + 1) if self.instances is None else self.instances
+        lengths = {len(self.truth_boxes), len(self.truth_labels), len(self.instances)}
         if self.certainty is not None:
             lengths.add(len(self.certainty))
         if len(lengths) > 1:
             raise ValueError(
-                f"{self.case_id}: reference boxes, labels and certainty differ in length: {sorted(lengths)}"
+                f"{self.case_id}: reference boxes, labels, certainty and instances differ in length: {sorted(lengths)}"
             )
 
     @property
@@ -51,7 +54,7 @@ class CaseResult:
         return np.array([value == "possible" for value in self.certainty], dtype=bool)
 
 
-@dataclass(frozen=True)
+@dataclass
 class EvaluationConfig:
     """How detections are compared with the reference (``-o eval_cfg.match_mm=3``).
 

@@ -38,7 +38,7 @@ def evaluate(
 
     Args:
         cases: every scan, those without lesions or detections included.
-        classes: class names by index.
+        classes: class names by index, at least one.
         config: matching rules and operating point.
 
     Returns:
@@ -62,13 +62,13 @@ def evaluate(
         }
     everything = _Selection(pool, None)
     overall = {
-        "distance": _distance_block(everything, distance, score, config),
+        "distance": _block(everything, distance, score, config),
         "iou": _block(everything, by_iou[float(config.iou)], score, config),
     }
-    for matching, block in overall.items():  # precision is averaged over the classes that are there, as COCO does
-        for key in next(iter(per_class.values()), {}).get(matching, {}):
-            if "AP_" in key:
-                block[key] = _mean([blocks[matching][key] for blocks in per_class.values()])
+    for matching, block in overall.items():  # average precision is the mean over the classes that are there (COCO)
+        blocks_of_classes = [blocks[matching] for blocks in per_class.values()]
+        for key in (key for key in blocks_of_classes[0] if "AP_" in key):
+            block[key] = _mean([of_class[key] for of_class in blocks_of_classes])
     return {
         "schema": SCHEMA,
         "n_cases": pool.n_cases,
@@ -77,9 +77,11 @@ def evaluate(
         "n_possible": int(pool.possible.sum()),
         "operating_point": {"score": float(score)},
         "matching": {
-            "distance": DISTANCE_RULE.format(mm=config.match_mm),
-            "iou": IOU_RULE.format(iou=config.iou),
-            "possible": POSSIBLE_RULE,
+            "match_mm": float(config.match_mm),
+            "iou": float(config.iou),
+            "distance_rule": DISTANCE_RULE.format(mm=config.match_mm),
+            "iou_rule": IOU_RULE.format(iou=config.iou),
+            "possible_rule": POSSIBLE_RULE,
         },
         **{key: overall["distance"][key] for key in HEADLINE},
         "healthy": {"n_cases": int(pool.healthy.sum()), "fp_per_scan": _healthy_false(pool, distance, score)},

@@ -20,7 +20,7 @@ from .pool import pool_cases
 RULES = {"fp_per_scan": 1.0, "sensitivity": 0.9, "f1": None}  # rule -> its default target
 
 
-@dataclass(frozen=True)
+@dataclass
 class SweepConfig:
     """How the operating point is chosen (``-o sweep_cfg.rule=f1``).
 

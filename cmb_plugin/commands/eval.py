@@ -1,0 +1,131 @@
+"""``nndet_eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .cli import add_overrides, command, parser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cmb_plugin.workflows.evaluate import EvaluationRun
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure predictions: sensitivity, false positives per scan, FROC, average precision; tables and figures.
+
+    Examples:
+        nndet_eval Task101_CMB                                       validation scans of the only trained fold
+        nndet_eval 101 RetinaUNetV001_D3V001_3d 0 --test             test scans
+        nndet_eval 101 RetinaUNetV001_D3V001_3d -1 --test            test scans, all folds together
+        nndet_eval 101 --test --predictions out --output results     a folder that nndet_predict --output wrote
+        nndet_eval 101 --test -o eval_cfg.match_mm=3                 a stricter matching
+
+    Settings (-o):
+        eval_cfg.operating_point=0.4     instead of the one that nndet_sweep chose
+        eval_cfg.match_mm=5              largest distance of the centres in mm
+        eval_cfg.iou=0.1                 smallest IoU for the second matching
+        eval_cfg.fp_rates=[0.5,1,2]      false positives per scan at which the FROC curve is read
+        eval_cfg.max_detections=100      per scan and class, for the average precision only
+
+    Files: {fold}/val_results or test_results (or --output) holds metrics.json, detections.tsv, froc.png, gallery.png.
+    Exit code 2 when a case had no readable predictions or label; the others are measured all the same, and a case
+    without predictions counts as one in which nothing was found.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("task", help="number, name or path of the Task folder")
+    arguments.add_argument("model", nargs="?", help="name or path of the model folder; the only one by default")
+    arguments.add_argument("fold", nargs="?", type=int, help="its number, -1 for all together; the only one by default")
+    arguments.add_argument("--test", action="store_true", help="test scans instead of the fold's validation scans")
+    arguments.add_argument("--predictions", metavar="DIR", help="predictions elsewhere than in the model folder")
+    arguments.add_argument("--output", metavar="DIR", help="where to write; the fold's results by default")
+    arguments.add_argument(
+        "-np", "--num_processes", type=int, default=0, metavar="N", help="processes that read labels"
+    )
+    add_overrides(arguments)
+    for flag, effect in NNDETECTION_FLAGS.items():
+        arguments.add_argument(f"--{flag}", action="store_true", help=f"nnDetection's flag: {effect}")
+    args = arguments.parse_args(argv)
+    from rich.console import Console
+
+    from cmb_plugin.workflows.evaluate import evaluate
+
+    console = Console()
+    for flag, effect in NNDETECTION_FLAGS.items():
+        if getattr(args, flag):
+            console.print(f"--{flag}: {effect}", markup=False, highlight=False, soft_wrap=True)
+    split = "test" if args.test else "val"
+    run = evaluate(
+        args.task, args.model, args.fold, split, args.predictions, args.output, args.overrides, args.num_processes
+    )
+    show(run, console)
+    return 0 if run.complete else 2
+
+
+NNDETECTION_FLAGS = {
+    "boxes": "no effect, boxes are always measured",
+    "analyze_boxes": "no effect, detections.tsv and the gallery are always written",
+    "case": "no effect, every case is in detections.tsv",
+    "seg": "no effect, segmentations are not measured",
+    "instances": "no effect, instance masks are not measured",
+}
+
+
+def show(run: EvaluationRun, console: Console) -> None:
+    """Prints the main numbers, the notes and the files."""
+    from rich.table import Table
+
+    metrics = run.metrics
+    point = metrics["operating_point"]
+    scans = f"{metrics['n_cases']} scans, {metrics['n_healthy']} healthy"
+    table = Table(title=f"{run.title}: {scans}, at score {point['score']:.3g}", title_justify="left")
+    columns = ("", "lesions", "found", "sensitivity", "precision", "F1", "FP/scan", "FROC score", "AP")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    matching = metrics["matching"]
+    names = {"distance": f"centres <= {matching['match_mm']:g} mm", "iou": f"IoU >= {matching['iou']:g}"}
+    several = len(metrics["per_class"]) > 1
+    for kind, name in names.items():
+        table.add_row(name, *_cells(metrics["overall"][kind]))
+        for class_name, blocks in metrics["per_class"].items() if several else ():
+            table.add_row(f"  {class_name}", *_cells(blocks[kind]))
+    console.print(table)
+
+    froc = Table(title="Sensitivity at false positives per scan", title_justify="left")
+    froc.add_column("")
+    for rate in metrics["froc"]:
+        value = float(rate)
+        froc.add_column(f"1/{round(1 / value)}" if 0 < value < 1 else rate, justify="right")
+    for kind, name in names.items():
+        froc.add_row(name, *(_number(value) for value in metrics["overall"][kind]["froc"].values()))
+    console.print(froc)
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    if metrics["n_possible"]:
+        found = metrics["overall"]["distance"]["ignored"]
+        line(f"{found} of {metrics['n_possible']} possible lesions were found; they count neither way above")
+    for note in run.notes:
+        line(f"note: {note}")
+    for file in run.files:
+        line(f"wrote {file}")
+
+
+def _cells(block: dict[str, Any]) -> list[str]:
+    precision = next((value for key, value in block.items() if key.startswith("AP_")), None)
+    return [
+        str(block["n_lesions"]),
+        str(block["true_positives"]),
+        *(_number(block[key]) for key in ("sensitivity", "precision", "f1")),
+        _number(block["fp_per_scan"], 2),
+        _number(block["froc_score"]),
+        _number(precision),
+    ]
+
+
+def _number(value: float | None, decimals: int = 3) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,44 @@
+"""``nndet_sweep``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .cli import add_overrides, command, parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Choose the operating point of a fold: the score from which on a detection is reported.
+
+    It is chosen on the fold's validation predictions; no detection is ever dropped for its size.
+
+    Examples:
+        nndet_sweep Task101_CMB RetinaUNetV001_D3V001_3d 0
+        nndet_sweep 101 -o sweep_cfg.target=0.5                            at most 0.5 false positives per scan
+        nndet_sweep 101 -o sweep_cfg.rule=sensitivity sweep_cfg.target=0.95
+        nndet_sweep 101 -o sweep_cfg.rule=f1
+
+    Settings (-o):
+        sweep_cfg.rule=fp_per_scan|sensitivity|f1    what to aim at
+        sweep_cfg.target=1.0                         false positives per scan, or a sensitivity (0.9 by default)
+        eval_cfg.match_mm=5                          largest distance of the centres in mm
+
+    Files: {fold}/operating_point.json, which nndet_predict and nndet_eval use from then on.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("task", help="number, name or path of the Task folder")
+    arguments.add_argument("model", nargs="?", help="name or path of the model folder; the only one by default")
+    arguments.add_argument("fold", nargs="?", type=int, help="its number, -1 for all together; the only one by default")
+    add_overrides(arguments)
+    args = arguments.parse_args(argv)
+    from cmb_plugin.workflows.evaluate import sweep
+
+    point = sweep(args.task, args.model, args.fold, args.overrides)
+    print(f"Operating point: score {point.score:.4g} ({point.why})")
+    if point.sensitivity is not None:
+        print(
+            f"On {point.n_cases} validation scans with {point.n_lesions} lesions: sensitivity {point.sensitivity:.3f} "
+            f"at {point.fp_per_scan:.2f} false positives per scan"
+        )
+    return 0

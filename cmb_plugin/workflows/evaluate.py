@@ -1,0 +1,341 @@
+"""``evaluate`` and ``sweep``: predictions and labels of a split become metrics, tables and figures, or a threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cmb_plugin.dataset import Case, Dataset, read_truth
+from cmb_plugin.dataset.predictions import CasePredictions, boxes_file, predicted_cases, read_case_predictions
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import (
+    DEFAULT_OPERATING_POINT,
+    CaseResult,
+    EvaluationConfig,
+    OperatingPoint,
+    SweepConfig,
+    find_operating_point,
+)
+from cmb_plugin.evaluation import evaluate as measure
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.images import Grid, read_scan
+from cmb_plugin.paths import FoldFolder, TaskFolder, find_model, find_task
+from cmb_plugin.settings import Overrides
+from cmb_plugin.workers import run_cases
+
+SPLITS = {"val": "Tr", "test": "Ts"}
+CONSOLIDATED = -1  # nnDetection's number for all folds together
+
+
+@dataclass
+class EvaluationRun:
+    """What ``evaluate`` did.
+
+    Attributes:
+        title: task, model, fold and split in words.
+        metrics: the content of ``metrics.json``.
+        folder: where the files were written.
+        files: the files.
+        notes: one line each on what the reader of the numbers should know.
+    """
+
+    title: str
+    metrics: dict[str, Any]
+    folder: Path
+    files: list[Path]
+    notes: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every labelled case of the split could be measured as predicted."""
+        return not (self.metrics["missing_cases"] or self.metrics["unreadable_cases"])
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where predictions come from.
+
+    Attributes:
+        fold: folder of the fold, or of all folds together; None for a predictions folder without a model.
+        predictions: folder of ``{case}_boxes.json``.
+        words: model and fold, for messages and titles.
+        remedy: how to make the predictions.
+    """
+
+    fold: FoldFolder | None
+    predictions: Path
+    words: str
+    remedy: str
+
+
+@dataclass
+class _Loaded:
+    """All cases of a split as far as they could be read."""
+
+    cases: list[CaseResult] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    operating_points: set[float] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+
+
+def evaluate(
+    task: str,
+    model: str | None = None,
+    fold: int | None = None,
+    split: str = "val",
+    predictions: Path | str | None = None,
+    output: Path | str | None = None,
+    words: Sequence[str] = (),
+    workers: int = 0,
+) -> EvaluationRun:
+    """Measures the predictions of one split and writes metrics.json, detections.tsv, froc.png and gallery.png.
+
+    Args:
+        task: number, name or path of the Task folder.
+        model: name or path of the model folder; None when there is only one.
+        fold: its number, -1 for all folds together; None when there is only one sensible choice.
+        split: ``val`` or ``test``.
+        predictions: another folder of predictions than the fold's; needs ``output``.
+        output: where to write; None for the fold's results.
+        words: overrides, ``eval_cfg.*``.
+        workers: processes that read labels.
+
+    Raises:
+        UserError: there is nothing to evaluate, or a setting is wrong. A single case that is missing or unreadable does
+            not stop the others; ``EvaluationRun.complete`` tells.
+    """
+    config: EvaluationConfig = Overrides.parse(words).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
+    task_folder = find_task(task)
+    dataset = Dataset.load(task_folder)
+    if predictions is not None and output is None:
+        raise UserError("--predictions: says not where to write", remedy="name a folder with --output")
+    source = _source(task_folder, model, fold, split, predictions)
+    cases = _cases(dataset, source, split)
+    loaded = _load(cases, dataset, source, workers)
+    config, origin, notes = _with_operating_point(config, source, loaded)
+
+    metrics = {
+        "task": task_folder.name,
+        "split": split,
+        "missing_cases": loaded.missing,
+        "unreadable_cases": sorted(loaded.unreadable),
+        **measure(loaded.cases, dataset.classes, config),
+    }
+    metrics["operating_point"]["source"] = origin
+    notes += _notes(loaded, source)
+    if split == "val" and origin == "operating_point.json":
+        notes.append("the operating point was chosen on these scans: what is measured at it is better than on new ones")
+    folder = Path(output) if output is not None else source.fold.results(split)  # type: ignore[union-attr]
+    title = ", ".join(word for word in (task_folder.name, source.words, split) if word)
+    files = _write(folder, title, metrics, loaded, config, dataset, cases)
+    return EvaluationRun(title, metrics, folder, files, notes)
+
+
+def sweep(task: str, model: str | None = None, fold: int | None = None, words: Sequence[str] = ()) -> OperatingPoint:
+    """Chooses the operating point on the fold's validation predictions and writes ``operating_point.json``.
+
+    Args:
+        task, model, fold: as for ``evaluate``.
+        words: overrides, ``sweep_cfg.*`` and ``eval_cfg.match_mm``.
+
+    Raises:
+        UserError: as ``evaluate``; also when a validation case is missing, because the choice would be another one.
+    """
+    settings = Overrides.parse(words).apply(sweep_cfg=SweepConfig(), eval_cfg=EvaluationConfig())
+    task_folder = find_task(task)
+    dataset = Dataset.load(task_folder)
+    source = _source(task_folder, model, fold, "val", None)
+    loaded = _load(_cases(dataset, source, "val"), dataset, source, workers=0)
+    if loaded.missing:
+        raise UserError(f"{source.predictions}: no predictions of {loaded.missing[0]}", remedy=source.remedy)
+    if loaded.unreadable:
+        raise UserError(next(iter(loaded.unreadable.values())))
+    point = find_operating_point(loaded.cases, settings["sweep_cfg"], settings["eval_cfg"])
+    assert source.fold is not None
+    write_json(source.fold.operating_point, {"schema": 1, **dataclasses.asdict(point)})
+    return point
+
+
+def _source(
+    task: TaskFolder, model: str | None, fold: int | None, split: str, predictions: Path | str | None
+) -> _Source:
+    if predictions is not None:
+        remedy = f"name the folder that nndet_predict {task.name} --output wrote"
+        return _Source(None, Path(predictions), Path(predictions).name, remedy)
+    folder = find_model(task, model)
+    trained = folder.trained_folds()
+    if fold is None:
+        fold = _only_fold(folder.name, trained, folder.consolidated.predictions(split))
+    if fold != CONSOLIDATED and fold not in trained:
+        known = ", ".join(map(str, trained))
+        raise UserError(f"{folder.root}: fold {fold} is not trained", remedy=f"trained folds: {known}")
+    chosen = folder.consolidated if fold == CONSOLIDATED else folder.fold(fold)
+    words = f"{folder.name}, " + ("all folds" if fold == CONSOLIDATED else f"fold {fold}")
+    flags = " --split val" if split == "val" else ""
+    remedy = f"run nndet_predict {task.name} {folder.name} -f {fold}{flags}"
+    return _Source(chosen, chosen.predictions(split), words, remedy)
+
+
+def _only_fold(model: str, trained: Sequence[int], consolidated: Path) -> int:
+    if len(trained) == 1:
+        return trained[0]
+    if consolidated.is_dir():
+        return CONSOLIDATED
+    remedy = f"name one: {', '.join(map(str, trained))}, or {CONSOLIDATED} for all folds together"
+    raise UserError(f"{model} has several folds", remedy=remedy)
+
+
+def _cases(dataset: Dataset, source: _Source, split: str) -> list[Case]:
+    """The cases of the split, whether predicted or not."""
+    cases = dataset.cases(SPLITS[split])
+    if split == "val":
+        wanted = _validation_cases(dataset.task, source)
+        cases = [case for case in cases if case.case_id in wanted]
+    where = dataset.task.images(SPLITS[split])
+    if not cases:
+        raise UserError(f"{where}: holds no {split} case", remedy="add scans, or evaluate another split")
+    if not any(case.label for case in cases):
+        raise UserError(f"{dataset.task.labels(SPLITS[split])}: holds no label", remedy="add labels to measure against")
+    return cases
+
+
+def _validation_cases(task: TaskFolder, source: _Source) -> set[str]:
+    """The validation cases of a fold, by the splits it was trained with; of all folds together, those of every fold."""
+    if source.fold is None:
+        return set(predicted_cases(source.predictions))
+    path = source.fold.splits if source.fold.splits.is_file() else task.splits
+    splits = read_json(path)
+    number = re.fullmatch(r"fold(\d+)", source.fold.root.name)
+    chosen = splits if number is None else splits[int(number[1]) : int(number[1]) + 1]
+    return {case for part in chosen for case in part["val"]}
+
+
+def _load(cases: Sequence[Case], dataset: Dataset, source: _Source, workers: int) -> _Loaded:
+    if not predicted_cases(source.predictions):
+        raise UserError(f"{source.predictions}: holds no predictions", remedy=source.remedy)
+    loaded = _Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
+    labelled = [case for case in cases if case.label is not None]
+    read = partial(_load_case, folder=source.predictions, classes=dataset.classes)
+    for outcome in run_cases(read, labelled, workers=workers):
+        case_id = outcome.item.case_id
+        if outcome.is_bug:
+            raise RuntimeError(f"{case_id}: {outcome.details}")
+        if outcome.result is None:
+            loaded.unreadable[case_id] = outcome.error
+            continue
+        result, grid, operating_point = outcome.result
+        loaded.cases.append(result)
+        loaded.grids[case_id] = grid
+        if operating_point is None:
+            loaded.missing.append(case_id)
+        else:
+            loaded.operating_points.add(operating_point)
+    if not loaded.cases:
+        raise UserError(next(iter(loaded.unreadable.values())))
+    if len(loaded.missing) == len(loaded.cases):
+        raise UserError(f"{source.predictions}: holds none of the cases to evaluate", remedy=source.remedy)
+    return loaded
+
+
+def _load_case(case: Case, folder: Path, classes: Sequence[str]) -> tuple[CaseResult, Grid, float | None]:
+    """One case; without a predictions file it has no detections and no operating point."""
+    truth = read_truth(case, len(classes))
+    path = boxes_file(folder, case.case_id)
+    predicted = read_case_predictions(path) if path.is_file() else None
+    if predicted is not None:
+        _check_fit(path, predicted, truth.grid, case, classes)
+    result = CaseResult(
+        case_id=case.case_id,
+        detections=Detections.empty() if predicted is None else predicted.detections,
+        truth_boxes=truth.boxes,
+        truth_labels=truth.labels,
+        spacing=truth.grid.spacing,
+        certainty=truth.certainty,
+        instances=truth.instances,
+    )
+    return result, truth.grid, None if predicted is None else predicted.operating_point
+
+
+def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, classes: Sequence[str]) -> None:
+    if predicted.grid.shape != grid.shape or predicted.grid.corner_distance(grid) >= min(grid.spacing) / 2:
+        raise UserError(
+            f"{path}: was predicted on another grid than that of {case.label}", remedy="predict the scan of this label"
+        )
+    if tuple(predicted.classes) != tuple(classes):
+        raise UserError(
+            f"{path}: has the classes {', '.join(predicted.classes)}, the task {', '.join(classes)}",
+            remedy="evaluate with the task that the model was trained for",
+        )
+
+
+def _with_operating_point(
+    config: EvaluationConfig, source: _Source, loaded: _Loaded
+) -> tuple[EvaluationConfig, str, list[str]]:
+    """The configuration with a score, where the score comes from, and notes."""
+    notes: list[str] = []
+    if config.operating_point is not None:
+        return config, "setting", notes
+    predicted_at = sorted(loaded.operating_points)
+    if source.fold is not None and source.fold.operating_point.is_file():
+        score, origin = _swept_score(source.fold.operating_point), "operating_point.json"
+        if predicted_at != [score]:
+            at = ", ".join(f"{value:g}" for value in predicted_at)
+            notes.append(
+                f"measured at score {score:g} (operating_point.json), predicted with {at}; "
+                "predict again to have the same lesions reported"
+            )
+    elif len(predicted_at) == 1:
+        score, origin = predicted_at[0], "predictions"
+    else:
+        score, origin = DEFAULT_OPERATING_POINT, "default"
+        notes.append(f"the predictions have different operating points: measured at {score:g}")
+    return dataclasses.replace(config, operating_point=score), origin, notes
+
+
+def _swept_score(path: Path) -> float:
+    try:
+        return float(read_json(path)["score"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again") from None
+
+
+def _notes(loaded: _Loaded, source: _Source) -> list[str]:
+    notes = []
+    if loaded.missing:
+        names = ", ".join(loaded.missing)
+        notes.append(f"no predictions of {names}: counted as without detections, all lesions missed; {source.remedy}")
+    notes += [f"left out {case_id}: {error}" for case_id, error in sorted(loaded.unreadable.items())]
+    if loaded.unlabelled:
+        notes.append(f"left out, because they have no label: {', '.join(loaded.unlabelled)}")
+    return notes
+
+
+def _write(
+    folder: Path,
+    title: str,
+    metrics: Mapping[str, Any],
+    loaded: _Loaded,
+    config: EvaluationConfig,
+    dataset: Dataset,
+    cases: Sequence[Case],
+) -> list[Path]:
+    from cmb_plugin.evaluation.figures import froc_figure, save_figure
+    from cmb_plugin.evaluation.gallery import write_gallery
+    from cmb_plugin.evaluation.listing import list_entries, write_entries
+
+    entries = list_entries(loaded.cases, config)
+    images = {case.case_id: case.images[0] for case in cases}
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / name for name in ("metrics.json", "detections.tsv", "froc.png")]
+    write_json(files[0], metrics)
+    write_entries(files[1], entries, dataset.classes, loaded.grids)
+    save_figure(froc_figure(metrics, title), files[2])
+    return files + write_gallery(folder, entries, dataset.classes, lambda name: read_scan(images[name]), title)

@@ -1,0 +1,156 @@
+"""The list of detections, the FROC figure and the gallery: right content, and robust where little is there."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, evaluate
+from cmb_plugin.evaluation.figures import GREEN, froc_figure, save_figure
+from cmb_plugin.evaluation.gallery import crop_planes, write_gallery
+from cmb_plugin.evaluation.listing import Entry, list_entries, write_entries
+from cmb_plugin.images import Grid
+
+AT_HALF = EvaluationConfig(operating_point=0.5)
+
+
+def cube(z, y=10.0, x=10.0):
+    return [z - 1, y - 1, x - 1, z + 1, y + 1, x + 1]
+
+
+@pytest.fixture
+def one_of_each():
+    found = Detections(np.array([cube(5.5), cube(6.5), cube(20), cube(33)]), [0.9, 0.8, 0.7, 0.4], np.zeros(4))
+    truth = np.array([cube(5), cube(20.5), cube(40), cube(50)])
+    certainty = ["definite", "possible", "definite", "possible"]
+    spacing = (2.0, 1.0, 1.0)
+    return [CaseResult("a", found, truth, np.zeros(4), spacing, certainty, np.array([3, 5, 8, 9]))]
+
+
+def test_every_detection_and_every_missed_lesion_is_listed_with_its_status(one_of_each):
+    entries = list_entries(one_of_each, AT_HALF)
+    assert [(e.status, e.lesion) for e in entries] == [
+        ("found", 3),
+        ("false", 3),  # a duplicate: the lesion is named, 3 mm away
+        ("possible", 5),
+        ("below", 8),
+        ("missed", 8),
+        ("missed_possible", 9),
+    ]
+    assert [e.distance_mm for e in entries[:3]] == pytest.approx([1.0, 3.0, 1.0])
+    assert entries[0].diameter_mm == pytest.approx(2.0 * 2 ** (1 / 3))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_list_adds_up_to_the_metrics(random_cases, seed):
+    cases = random_cases(seed, n_cases=10, possible=True)
+    block = evaluate(cases, ["a", "b"], AT_HALF)["overall"]["distance"]
+    statuses = [entry.status for entry in list_entries(cases, AT_HALF)]
+    assert statuses.count("found") == block["true_positives"]
+    assert statuses.count("false") == block["false_positives"]
+    assert statuses.count("missed") == block["false_negatives"]
+    assert statuses.count("possible") == block["ignored"]
+    assert statuses.count("possible") + statuses.count("missed_possible") == block["n_possible"]
+    assert len(statuses) - statuses.count("below") == block["n_reported"] + statuses.count("missed") + (
+        statuses.count("missed_possible")
+    )
+
+
+def test_the_table_gives_places_in_ras_mm_and_voxels(one_of_each, tmp_path):
+    grid = Grid((60, 20, 20), (2.0, 1.0, 1.0), (-5.0, 7.0, 3.0))
+    path = tmp_path / "detections.tsv"
+    write_entries(path, list_entries(one_of_each, AT_HALF), ["cmb"], {"a": grid})
+    rows = list(csv.DictReader(path.open(), delimiter="\t"))
+    # The centre of cube(5.5) is at edge 5.5, 10, 10, so 5, 9.5, 9.5 voxels from the origin; RAS negates x and y.
+    assert [float(rows[0][key]) for key in ("x_ras_mm", "y_ras_mm", "z_ras_mm")] == pytest.approx([-4.5, -16.5, 13.0])
+    assert [rows[0][key] for key in ("i", "j", "k", "lesion", "class")] == ["10", "10", "5", "3", "cmb"]
+    assert (rows[4]["status"], rows[4]["score"], rows[4]["distance_mm"]) == ("missed", "", "")
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_the_froc_figure_shows_the_readings_and_the_operating_point(random_cases, tmp_path, seed):
+    metrics = evaluate(random_cases(0) if seed is not None else [], ["a", "b"], AT_HALF)
+    figure = froc_figure(metrics, "title")
+    save_figure(figure, tmp_path / "froc.png")
+    assert (tmp_path / "froc.png").stat().st_size > 5000
+    drawn = {(x, y) for line in figure.axes[0].lines for x, y in zip(*line.get_data(), strict=True)}
+    if seed is not None:
+        assert {(float(rate), value) for rate, value in metrics["froc"].items()} <= drawn
+        assert (metrics["fp_per_scan"], metrics["sensitivity"]) in drawn
+
+
+@pytest.mark.parametrize("orientation", [(1, 1, 1), (-1, 1, -1), (1, -1, -1)])
+def test_a_crop_shows_the_same_anatomy_whatever_the_orientation_of_the_scan(orientation):
+    # A bright voxel behind, above and to the left of the lesion, in world coordinates.
+    z, y, x = orientation
+    direction = (x, 0, 0, 0, y, 0, 0, 0, z)
+    grid = Grid((40, 50, 60), (1.5, 1.0, 1.0), (0.0, 0.0, 0.0), tuple(float(v) for v in direction))
+    array = np.zeros(grid.shape, dtype=np.float32)
+    lesion = np.array([[20.5, 25.5, 30.5]])  # edge coordinates of a voxel's centre
+    for step in ((0, 0, 0), (8.0, 6.0, 6.0), (8.0, 6.0, 0), (8.0, 0, 6.0), (0, 6.0, 6.0)):
+        spot = grid.from_world(grid.to_world(lesion) + np.array(step))[0]
+        array[tuple(np.floor(spot).astype(int))] = 1
+    entry = Entry("a", "false", 0, np.concatenate([lesion[0] - 1, lesion[0] + 1]), 2.0)
+    crop = crop_planes(array, grid, entry, (0.0, 1.0))
+
+    def bright(plane):  # (mm downwards, mm to the right) of bright pixels' centres
+        left, right, bottom, top = crop.extents[plane]
+        image = crop.images[plane]
+        rows, columns = np.nonzero(image)
+        down = top + (rows + 0.5) * (bottom - top) / image.shape[0]
+        across = left + (columns + 0.5) * (right - left) / image.shape[1]
+        return {(round(float(d), 3), round(float(a), 3)) for d, a in zip(down, across, strict=True)}
+
+    # axial: posterior down, left to the right; coronal: superior up, left; sagittal: superior up, posterior right
+    assert bright(0) == {(0.0, 0.0), (6.0, 8.0)}
+    assert bright(1) == {(0.0, 0.0), (6.0, 8.0)}
+    assert bright(2) == {(0.0, 0.0), (6.0, 6.0)}
+    np.testing.assert_allclose(crop.box, [-1.5, -1, -1, 1.5, 1, 1])
+
+
+def test_the_gallery_has_as_many_pages_as_are_needed_and_removes_old_ones(tmp_path):
+    places = np.arange(16) * 10.0 + 10
+    boxes = np.array([cube(z) for z in places])
+    cases = [CaseResult("a", Detections(boxes[:8], np.full(8, 0.9), np.zeros(8)), boxes[8:], np.zeros(8), (1.0,) * 3)]
+    reads = []
+
+    def read_scan(case_id):
+        reads.append(case_id)
+        return np.random.default_rng(0).random((180, 20, 20)).astype(np.float32), Grid((180, 20, 20), (1.0, 1.0, 1.0))
+
+    entries = list_entries(cases, AT_HALF)
+    assert [p.name for p in write_gallery(tmp_path, entries, ["cmb"], read_scan)] == ["gallery.png", "gallery_2.png"]
+    assert reads == ["a", "a"]
+    assert [p.name for p in write_gallery(tmp_path, entries[:2], ["cmb"], read_scan)] == ["gallery.png"]
+    assert not (tmp_path / "gallery_2.png").exists()
+
+
+def test_the_gallery_of_nothing_and_of_unreadable_or_flat_scans_is_drawn_all_the_same(one_of_each, tmp_path):
+    def unreadable(case_id):
+        raise UserError(f"{case_id}: no such file")
+
+    def flat(case_id):
+        return np.full((60, 20, 20), np.nan, dtype=np.float32), Grid((60, 20, 20), (2.0, 1.0, 1.0))
+
+    entries = list_entries(one_of_each, AT_HALF)
+    for case, read_scan in (([], unreadable), (entries, unreadable), (entries, flat)):
+        (path,) = write_gallery(tmp_path, case, ["cmb"], read_scan, "title")
+        assert path.stat().st_size > 3000
+
+
+def test_a_box_is_drawn_around_the_lesion_with_a_margin(one_of_each):
+    from cmb_plugin.evaluation.gallery import Section, gallery_figure
+
+    entry = list_entries(one_of_each, AT_HALF)[0]
+    scan = np.ones((60, 20, 20), dtype=np.float32), Grid((60, 20, 20), (2.0, 1.0, 1.0))
+    figure = gallery_figure([Section("Found", GREEN, (entry,))], ["cmb"], lambda _: scan)
+    axial = figure.axes[0]
+    box = next(p for p in axial.patches if isinstance(p, Rectangle) and p.get_edgecolor() == to_rgba(GREEN))
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((-2.0, -2.0, 4.0, 4.0))
+    assert [text.get_text() for text in figure.texts][-1].startswith("a  cmb  score 0.90")

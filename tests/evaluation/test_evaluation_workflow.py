@@ -1,0 +1,187 @@
+"""nndet_eval and nndet_sweep on a small Task folder: files, numbers, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from tiny_task import make_tiny_task
+
+from cmb_plugin.commands import eval as eval_command
+from cmb_plugin.commands import sweep as sweep_command
+from cmb_plugin.dataset import Dataset, read_truth
+from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictions
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import write_json
+from cmb_plugin.images import Grid
+from cmb_plugin.paths import FoldFolder
+from cmb_plugin.workflows.evaluate import evaluate, sweep
+
+FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json"]
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path / "data"))
+    monkeypatch.setenv("det_models", str(tmp_path / "models"))
+    return make_tiny_task(tmp_path / "data")
+
+
+@pytest.fixture
+def fold(task, tmp_path):
+    """A fold that validated on sub-02 and sub-04 (healthy): all lesions but the first of each scan were found, a voxel
+    off, and one thing that is none."""
+    fold = FoldFolder(tmp_path / "models" / task.name / "Model_Plan" / "fold0")
+    fold.root.mkdir(parents=True)
+    fold.last.touch()
+    write_json(fold.splits, [{"train": ["sub-01", "sub-03"], "val": ["sub-02", "sub-04"]}])
+    for split, cases in (("val", ["sub-02", "sub-04"]), ("test", ["sub-51", "sub-52"])):
+        for case_id in cases:
+            predict(task, fold, split, case_id)
+    return fold
+
+
+def predict(task, fold, split, case_id, classes=("cmb",), grid=None):
+    truth = read_truth(next(c for s in ("Tr", "Ts") for c in Dataset.load(task).cases(s) if c.case_id == case_id))
+    boxes = np.concatenate([truth.boxes[1:] + 1, np.array([[0, 0, 0, 2, 2, 2]])])
+    scores = np.append(np.linspace(0.9, 0.7, len(boxes) - 1), 0.2)
+    found = CasePredictions(case_id, Detections(boxes, scores, np.zeros(len(boxes))), grid or truth.grid, classes, 0.5)
+    write_case_predictions(fold.predictions(split), found)
+    return len(truth)
+
+
+def test_validation_scans_are_measured_and_every_file_is_written(task, fold, capsys):
+    assert eval_command.main([task.name]) == 0
+    folder = fold.results("val")
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["schema"], metrics["n_cases"], metrics["n_healthy"]) == (1, 2, 1)
+    assert metrics["sensitivity"] == (metrics["n_lesions"] - 1) / metrics["n_lesions"]
+    assert (metrics["precision"], metrics["fp_per_scan"], metrics["missing_cases"]) == (1.0, 0.0, [])
+    assert metrics["operating_point"] == {"score": 0.5, "source": "predictions"}
+    printed = capsys.readouterr().out
+    assert "centres <= 5 mm" in printed
+    assert "froc.png" in printed
+    with (folder / "detections.tsv").open() as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["case"] for row in rows if row["status"] == "missed"] == ["sub-02"]
+
+
+def test_the_sweep_writes_an_operating_point_that_evaluation_uses(task, fold, capsys):
+    assert sweep_command.main([task.name, "Model_Plan", "0"]) == 0
+    point = json.loads(fold.operating_point.read_text())
+    assert 0.2 < point["score"] < 0.7
+    assert (point["rule"], point["fp_per_scan"]) == ("fp_per_scan", 0.0)
+    assert eval_command.main([task.name, "Model_Plan", "0", "--test"]) == 0
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    assert metrics["operating_point"] == {"score": point["score"], "source": "operating_point.json"}
+    assert "predict again" in capsys.readouterr().out
+    assert eval_command.main([task.name, "--test", "-o", "eval_cfg.operating_point=0.1"]) == 0
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    assert (metrics["operating_point"]["source"], metrics["fp_per_scan"]) == ("setting", 1.0)
+
+
+def test_a_case_without_predictions_counts_as_missed_is_named_and_exit_code_is_2(task, fold, capsys):
+    complete = evaluate(task.name, split="test").metrics
+    (fold.predictions("test") / "sub-51_boxes.json").unlink()
+    assert eval_command.main([task.name, "--test"]) == 2
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    assert (metrics["n_lesions"], metrics["n_cases"]) == (complete["n_lesions"], 2)
+    assert (metrics["missing_cases"], metrics["sensitivity"]) == (["sub-51"], 0.0)
+    assert "no predictions of sub-51" in capsys.readouterr().out
+
+
+def test_one_unreadable_label_is_left_out_and_named(task, fold, capsys):
+    (task.labels("Ts") / "sub-51.nii.gz").write_bytes(b"nonsense")
+    assert eval_command.main([task.name, "--test"]) == 2
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    assert (metrics["n_cases"], metrics["unreadable_cases"]) == (1, ["sub-51"])
+    assert "left out sub-51" in capsys.readouterr().out
+
+
+def test_all_folds_together_are_measured_on_the_validation_scans_of_each(task, fold):
+    other = FoldFolder(fold.root.with_name("fold1"))
+    other.root.mkdir()
+    other.last.touch()
+    splits = [{"train": ["sub-01", "sub-03"], "val": ["sub-02", "sub-04"]}, {"train": ["sub-02"], "val": ["sub-01"]}]
+    write_json(task.splits, splits)
+    with pytest.raises(UserError, match="several folds"):
+        evaluate(task.name)
+    together = FoldFolder(fold.root.with_name("consolidated"))
+    for case_id in ("sub-01", "sub-02", "sub-04"):
+        predict(task, together, "val", case_id)
+    run = evaluate(task.name, "Model_Plan", -1)
+    assert (run.metrics["n_cases"], run.folder) == (3, together.results("val"))
+    assert evaluate(task.name).metrics == run.metrics
+    assert eval_command.main([task.name, "Model_Plan", "-1"]) == 0
+
+
+def test_predictions_elsewhere_are_measured_without_a_model(task, fold, tmp_path):
+    run = evaluate(task.name, split="test", predictions=fold.predictions("test"), output=tmp_path / "results")
+    assert run.metrics == evaluate(task.name, split="test").metrics
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == FILES
+    with pytest.raises(UserError, match="--output"):
+        evaluate(task.name, predictions=fold.predictions("test"))
+
+
+def test_flags_of_nndetection_are_accepted_and_say_what_they_do(task, fold, capsys):
+    flags = ["--test", "--boxes", "--case", "--seg", "--instances", "--analyze_boxes"]
+    assert eval_command.main([task.name, "Model_Plan", "0", *flags]) == 0
+    assert capsys.readouterr().out.count("no effect") == 5
+
+
+def test_a_possible_lesion_of_the_data_set_is_not_missed(task, fold):
+    before = evaluate(task.name, split="test").metrics
+    lesions = {"lesions": [{"instance": 1, "certainty": "possible"}]}
+    write_json(task.extra("lesions", "Ts") / "sub-51.json", lesions)
+    after = evaluate(task.name, split="test").metrics
+    assert before["sensitivity"] < 1
+    assert (after["sensitivity"], after["n_possible"]) == (1.0, 1)
+    assert after["sensitivity_all"] == pytest.approx(before["sensitivity"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "break_it", "hint"),
+    [
+        (["--test"], "test predictions", "nndet_predict Task900_Tiny Model_Plan -f 0"),
+        ([], "val predictions", "nndet_predict Task900_Tiny Model_Plan -f 0"),
+        (["--test"], "labels", "add labels"),
+        (["--test", "-o", "eval_cfg.match=3"], "", "eval_cfg.match_mm"),
+        (["Model_Plan", "3"], "", "trained folds: 0"),
+        (["Modl_Plan"], "", "Model_Plan"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line_with_a_remedy(task, fold, capsys, arguments, break_it, hint):
+    broken = {"test predictions": fold.predictions("test"), "val predictions": fold.predictions("val")}
+    broken["labels"] = task.labels("Ts")
+    if break_it:
+        for path in broken[break_it].iterdir():
+            path.unlink()
+    assert eval_command.main([task.name, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert error.count("\n") == 1
+    assert not fold.results("test").exists()
+
+
+def test_predictions_of_another_scan_or_with_other_classes_are_not_measured(task, fold):
+    predict(task, fold, "test", "sub-51", grid=Grid((5, 5, 5), (1.0, 1.0, 1.0)))
+    predict(task, fold, "test", "sub-52", classes=("iron",))
+    with pytest.raises(UserError, match="another grid"):
+        evaluate(task.name, split="test")
+    predict(task, fold, "test", "sub-51")
+    run = evaluate(task.name, split="test")
+    assert run.metrics["unreadable_cases"] == ["sub-52"]
+    assert any("has the classes iron" in note for note in run.notes)
+
+
+def test_a_sweep_with_a_missing_or_wrong_setting_or_case_is_refused(task, fold):
+    with pytest.raises(UserError, match="did you mean"):
+        sweep(task.name, words=["sweep_cfg.rule=fp_per_scans"])
+    (fold.predictions("val") / "sub-04_boxes.json").unlink()
+    with pytest.raises(UserError, match="sub-04"):
+        sweep(task.name)
+    assert not fold.operating_point.exists()

@@ -18,9 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure predictions: sensitivity, false positives per scan, FROC, average precision; tables and figures.
 
     Examples:
-        nndet_eval Task101_CMB                                       validation scans of the only trained fold
+        nndet_eval Task101_CMB                                       validation scans of all trained folds
         nndet_eval 101 RetinaUNetV001_D3V001_3d 0 --test             test scans
-        nndet_eval 101 RetinaUNetV001_D3V001_3d -1 --test            test scans, all folds together
+        nndet_eval 101 --test                                        test scans, as nndet_predict 101 predicted them
         nndet_eval 101 --test --predictions out --output results     a folder that nndet_predict --output wrote
         nndet_eval 101 --test -o eval_cfg.match_mm=3                 a stricter matching
 
@@ -31,14 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_cfg.fp_rates=[0.5,1,2]      false positives per scan at which the FROC curve is read
         eval_cfg.max_detections=100      per scan and class, for the average precision only
 
-    Files: {fold}/val_results or test_results (or --output) holds metrics.json, detections.tsv, froc.png, gallery.png.
+    Files: val_results or test_results of the fold, of several folds those of consolidated, or --output, hold
+    metrics.json, detections.tsv, froc.png and gallery.png (docs/evaluation.md).
     Exit code 2 when a case had no readable predictions or label; the others are measured all the same, and a case
     without predictions counts as one in which nothing was found.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")
     arguments.add_argument("model", nargs="?", help="name or path of the model folder; the only one by default")
-    arguments.add_argument("fold", nargs="?", type=int, help="its number, -1 for all together; the only one by default")
+    arguments.add_argument(
+        "fold", nargs="?", type=int, help="its number; -1 takes all trained folds together (default)"
+    )
     arguments.add_argument("--test", action="store_true", help="test scans instead of the fold's validation scans")
     arguments.add_argument("--predictions", metavar="DIR", help="predictions elsewhere than in the model folder")
     arguments.add_argument("--output", metavar="DIR", help="where to write; the fold's results by default")

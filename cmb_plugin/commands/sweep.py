@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")
     arguments.add_argument("model", nargs="?", help="name or path of the model folder; the only one by default")
-    arguments.add_argument("fold", nargs="?", type=int, help="its number, -1 for all together; the only one by default")
+    arguments.add_argument("fold", nargs="?", type=int, help="its number; the only trained one by default")
     add_overrides(arguments)
     args = arguments.parse_args(argv)
     from cmb_plugin.workflows.evaluate import sweep

@@ -129,5 +129,5 @@ def _between(thresholds: np.ndarray, first: int, last: int) -> float:
     """The middle of the range of thresholds that report everything up to ``first`` and nothing beyond ``last``."""
     upper = thresholds[first]
     lower = thresholds[last + 1] if last + 1 < len(thresholds) else thresholds.dtype.type(0)
-    middle = (upper + lower) / 2
-    return float(middle if lower < middle <= upper else upper)
+    middle = round((float(upper) + float(lower)) / 2, 6)  # files of predictions have 6 decimals too
+    return middle if lower < thresholds.dtype.type(middle) <= upper else float(upper)

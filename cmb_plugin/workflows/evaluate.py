@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +29,7 @@ from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
 
 SPLITS = {"val": "Tr", "test": "Ts"}
-CONSOLIDATED = -1  # nnDetection's number for all folds together
+ALL_FOLDS = -1  # nnDetection's number for all folds together
 
 
 @dataclass
@@ -62,14 +61,16 @@ class _Source:
     """Where predictions come from.
 
     Attributes:
-        fold: folder of the fold, or of all folds together; None for a predictions folder without a model.
-        predictions: folder of ``{case}_boxes.json``.
-        words: model and fold, for messages and titles.
+        folds: number -> folder of the folds that predicted; empty for a predictions folder without a model.
+        predictions: folders of ``{case}_boxes.json``: of test scans one, of validation scans one per fold.
+        results: where results go, None when the user must say.
+        words: model and folds, for titles.
         remedy: how to make the predictions.
     """
 
-    fold: FoldFolder | None
-    predictions: Path
+    folds: dict[int, FoldFolder]
+    predictions: tuple[Path, ...]
+    results: Path | None
     words: str
     remedy: str
 
@@ -101,7 +102,8 @@ def evaluate(
     Args:
         task: number, name or path of the Task folder.
         model: name or path of the model folder; None when there is only one.
-        fold: its number, -1 for all folds together; None when there is only one sensible choice.
+        fold: its number; None or -1 takes all trained folds: of test scans what they predicted together, of validation
+            scans what each predicted for those that it was not trained on.
         split: ``val`` or ``test``.
         predictions: another folder of predictions than the fold's; needs ``output``.
         output: where to write; None for the fold's results.
@@ -116,10 +118,10 @@ def evaluate(
     task_folder = find_task(task)
     dataset = Dataset.load(task_folder)
     if predictions is not None and output is None:
-        raise UserError("--predictions: says not where to write", remedy="name a folder with --output")
-    source = _source(task_folder, model, fold, split, predictions)
-    cases = _cases(dataset, source, split)
-    loaded = _load(cases, dataset, source, workers)
+        raise UserError("--predictions: does not say where to write", remedy="name a folder with --output")
+    source = _source(task_folder, model, fold, split) if predictions is None else _elsewhere(Path(predictions))
+    cases, folders = _cases(dataset, source, split)
+    loaded = _load(cases, folders, dataset, source, workers)
     config, origin, notes = _with_operating_point(config, source, loaded)
 
     metrics = {
@@ -133,7 +135,8 @@ def evaluate(
     notes += _notes(loaded, source)
     if split == "val" and origin == "operating_point.json":
         notes.append("the operating point was chosen on these scans: what is measured at it is better than on new ones")
-    folder = Path(output) if output is not None else source.fold.results(split)  # type: ignore[union-attr]
+    folder = Path(output) if output is not None else source.results
+    assert folder is not None
     title = ", ".join(word for word in (task_folder.name, source.words, split) if word)
     files = _write(folder, title, metrics, loaded, config, dataset, cases)
     return EvaluationRun(title, metrics, folder, files, notes)
@@ -143,7 +146,8 @@ def sweep(task: str, model: str | None = None, fold: int | None = None, words: S
     """Chooses the operating point on the fold's validation predictions and writes ``operating_point.json``.
 
     Args:
-        task, model, fold: as for ``evaluate``.
+        task, model: as for ``evaluate``.
+        fold: its number; None when only one is trained.
         words: overrides, ``sweep_cfg.*`` and ``eval_cfg.match_mm``.
 
     Raises:
@@ -152,78 +156,82 @@ def sweep(task: str, model: str | None = None, fold: int | None = None, words: S
     settings = Overrides.parse(words).apply(sweep_cfg=SweepConfig(), eval_cfg=EvaluationConfig())
     task_folder = find_task(task)
     dataset = Dataset.load(task_folder)
-    source = _source(task_folder, model, fold, "val", None)
-    loaded = _load(_cases(dataset, source, "val"), dataset, source, workers=0)
+    source = _source(task_folder, model, fold, "val")
+    if len(source.folds) > 1:
+        numbers = ", ".join(map(str, source.folds))
+        raise UserError(f"{source.words}: each fold has its own operating point", remedy=f"name one: {numbers}")
+    loaded = _load(*_cases(dataset, source, "val"), dataset, source, workers=0)
     if loaded.missing:
-        raise UserError(f"{source.predictions}: no predictions of {loaded.missing[0]}", remedy=source.remedy)
+        raise UserError(f"{source.predictions[0]}: no predictions of {loaded.missing[0]}", remedy=source.remedy)
     if loaded.unreadable:
         raise UserError(next(iter(loaded.unreadable.values())))
     point = find_operating_point(loaded.cases, settings["sweep_cfg"], settings["eval_cfg"])
-    assert source.fold is not None
-    write_json(source.fold.operating_point, {"schema": 1, **dataclasses.asdict(point)})
+    (folder,) = source.folds.values()
+    write_json(folder.operating_point, {"schema": 1, **dataclasses.asdict(point)})
     return point
 
 
-def _source(
-    task: TaskFolder, model: str | None, fold: int | None, split: str, predictions: Path | str | None
-) -> _Source:
-    if predictions is not None:
-        remedy = f"name the folder that nndet_predict {task.name} --output wrote"
-        return _Source(None, Path(predictions), Path(predictions).name, remedy)
+def _source(task: TaskFolder, model: str | None, fold: int | None, split: str) -> _Source:
     folder = find_model(task, model)
     trained = folder.trained_folds()
-    if fold is None:
-        fold = _only_fold(folder.name, trained, folder.consolidated.predictions(split))
-    if fold != CONSOLIDATED and fold not in trained:
+    if fold is not None and fold != ALL_FOLDS and fold not in trained:
         known = ", ".join(map(str, trained))
         raise UserError(f"{folder.root}: fold {fold} is not trained", remedy=f"trained folds: {known}")
-    chosen = folder.consolidated if fold == CONSOLIDATED else folder.fold(fold)
-    words = f"{folder.name}, " + ("all folds" if fold == CONSOLIDATED else f"fold {fold}")
-    flags = " --split val" if split == "val" else ""
-    remedy = f"run nndet_predict {task.name} {folder.name} -f {fold}{flags}"
-    return _Source(chosen, chosen.predictions(split), words, remedy)
+    numbers = trained if fold is None or fold == ALL_FOLDS else [fold]
+    folds = {number: folder.fold(number) for number in numbers}
+    place = folds[numbers[0]] if len(numbers) == 1 else folder.consolidated
+    asked_for = f" -f {numbers[0]}" if len(numbers) == 1 else ""
+    return _Source(
+        folds=folds,
+        predictions=tuple(f.predictions(split) for f in (folds.values() if split == "val" else [place])),
+        results=place.results(split),
+        words=f"{folder.name}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}",
+        remedy=f"run nndet_predict {task.name} {folder.name}{asked_for}{' --test_split' if split == 'val' else ''}",
+    )
 
 
-def _only_fold(model: str, trained: Sequence[int], consolidated: Path) -> int:
-    if len(trained) == 1:
-        return trained[0]
-    if consolidated.is_dir():
-        return CONSOLIDATED
-    remedy = f"name one: {', '.join(map(str, trained))}, or {CONSOLIDATED} for all folds together"
-    raise UserError(f"{model} has several folds", remedy=remedy)
+def _elsewhere(predictions: Path) -> _Source:
+    remedy = "name the folder that nndet_predict --output wrote"
+    return _Source(folds={}, predictions=(predictions,), results=None, words=predictions.name, remedy=remedy)
 
 
-def _cases(dataset: Dataset, source: _Source, split: str) -> list[Case]:
-    """The cases of the split, whether predicted or not."""
+def _cases(dataset: Dataset, source: _Source, split: str) -> tuple[list[Case], dict[str, Path]]:
+    """The cases of the split, whether predicted or not, and the folder that each one's predictions should be in."""
     cases = dataset.cases(SPLITS[split])
+    folders = {case.case_id: source.predictions[0] for case in cases}
     if split == "val":
-        wanted = _validation_cases(dataset.task, source)
-        cases = [case for case in cases if case.case_id in wanted]
+        folders = _validation_cases(dataset.task, source)
+        cases = [case for case in cases if case.case_id in folders]
     where = dataset.task.images(SPLITS[split])
     if not cases:
         raise UserError(f"{where}: holds no {split} case", remedy="add scans, or evaluate another split")
     if not any(case.label for case in cases):
         raise UserError(f"{dataset.task.labels(SPLITS[split])}: holds no label", remedy="add labels to measure against")
-    return cases
+    return cases, folders
 
 
-def _validation_cases(task: TaskFolder, source: _Source) -> set[str]:
-    """The validation cases of a fold, by the splits it was trained with; of all folds together, those of every fold."""
-    if source.fold is None:
-        return set(predicted_cases(source.predictions))
-    path = source.fold.splits if source.fold.splits.is_file() else task.splits
-    splits = read_json(path)
-    number = re.fullmatch(r"fold(\d+)", source.fold.root.name)
-    chosen = splits if number is None else splits[int(number[1]) : int(number[1]) + 1]
-    return {case for part in chosen for case in part["val"]}
+def _validation_cases(task: TaskFolder, source: _Source) -> dict[str, Path]:
+    """Validation case -> folder of its predictions, by the splits that each fold was trained with."""
+    if not source.folds:
+        return dict.fromkeys(predicted_cases(source.predictions[0]), source.predictions[0])
+    folders: dict[str, Path] = {}
+    for (number, fold), predictions in zip(source.folds.items(), source.predictions, strict=True):
+        path = fold.splits if fold.splits.is_file() else task.splits
+        splits = read_json(path)
+        if number >= len(splits):
+            raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
+        folders |= dict.fromkeys(splits[number]["val"], predictions)
+    return folders
 
 
-def _load(cases: Sequence[Case], dataset: Dataset, source: _Source, workers: int) -> _Loaded:
-    if not predicted_cases(source.predictions):
-        raise UserError(f"{source.predictions}: holds no predictions", remedy=source.remedy)
+def _load(
+    cases: Sequence[Case], folders: Mapping[str, Path], dataset: Dataset, source: _Source, workers: int
+) -> _Loaded:
+    if not any(predicted_cases(folder) for folder in source.predictions):
+        raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
     loaded = _Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
     labelled = [case for case in cases if case.label is not None]
-    read = partial(_load_case, folder=source.predictions, classes=dataset.classes)
+    read = partial(_load_case, folders=folders, classes=dataset.classes)
     for outcome in run_cases(read, labelled, workers=workers):
         case_id = outcome.item.case_id
         if outcome.is_bug:
@@ -241,14 +249,16 @@ def _load(cases: Sequence[Case], dataset: Dataset, source: _Source, workers: int
     if not loaded.cases:
         raise UserError(next(iter(loaded.unreadable.values())))
     if len(loaded.missing) == len(loaded.cases):
-        raise UserError(f"{source.predictions}: holds none of the cases to evaluate", remedy=source.remedy)
+        raise UserError(f"{source.predictions[0]}: holds none of the cases to evaluate", remedy=source.remedy)
     return loaded
 
 
-def _load_case(case: Case, folder: Path, classes: Sequence[str]) -> tuple[CaseResult, Grid, float | None]:
+def _load_case(
+    case: Case, folders: Mapping[str, Path], classes: Sequence[str]
+) -> tuple[CaseResult, Grid, float | None]:
     """One case; without a predictions file it has no detections and no operating point."""
     truth = read_truth(case, len(classes))
-    path = boxes_file(folder, case.case_id)
+    path = boxes_file(folders[case.case_id], case.case_id)
     predicted = read_case_predictions(path) if path.is_file() else None
     if predicted is not None:
         _check_fit(path, predicted, truth.grid, case, classes)
@@ -284,9 +294,11 @@ def _with_operating_point(
     if config.operating_point is not None:
         return config, "setting", notes
     predicted_at = sorted(loaded.operating_points)
-    if source.fold is not None and source.fold.operating_point.is_file():
-        score, origin = _swept_score(source.fold.operating_point), "operating_point.json"
-        if predicted_at != [score]:
+    swept = [_swept_score(f.operating_point) for f in source.folds.values() if f.operating_point.is_file()]
+    if swept:
+        # The mean, to 6 decimals: so nndet_predict sets the operating point of several folds.
+        score, origin = round(sum(swept) / len(swept), 6), "operating_point.json"
+        if any(abs(value - score) > 1e-6 for value in predicted_at):
             at = ", ".join(f"{value:g}" for value in predicted_at)
             notes.append(
                 f"measured at score {score:g} (operating_point.json), predicted with {at}; "

@@ -107,16 +107,23 @@ def test_all_folds_together_are_measured_on_the_validation_scans_of_each(task, f
     other.root.mkdir()
     other.last.touch()
     splits = [{"train": ["sub-01", "sub-03"], "val": ["sub-02", "sub-04"]}, {"train": ["sub-02"], "val": ["sub-01"]}]
-    write_json(task.splits, splits)
-    with pytest.raises(UserError, match="several folds"):
-        evaluate(task.name)
+    for folder in (fold, other):
+        write_json(folder.splits, splits)
+    predict(task, other, "val", "sub-01")
     together = FoldFolder(fold.root.with_name("consolidated"))
-    for case_id in ("sub-01", "sub-02", "sub-04"):
-        predict(task, together, "val", case_id)
-    run = evaluate(task.name, "Model_Plan", -1)
-    assert (run.metrics["n_cases"], run.folder) == (3, together.results("val"))
-    assert evaluate(task.name).metrics == run.metrics
     assert eval_command.main([task.name, "Model_Plan", "-1"]) == 0
+    metrics = json.loads((together.results("val") / "metrics.json").read_text())
+    assert (metrics["n_cases"], metrics["missing_cases"]) == (3, [])
+    assert evaluate(task.name, fold=1).metrics["n_cases"] == 1
+    with pytest.raises(UserError, match=r"nndet_predict Task900_Tiny Model_Plan$"):
+        evaluate(task.name, split="test")
+    predict(task, together, "test", "sub-51")
+    write_json(fold.operating_point, {"score": 0.6})
+    write_json(other.operating_point, {"score": 0.9})
+    run = evaluate(task.name, split="test")
+    assert (run.metrics["operating_point"]["score"], run.metrics["missing_cases"]) == (0.75, ["sub-52"])
+    with pytest.raises(UserError, match="name one: 0, 1"):
+        sweep(task.name)
 
 
 def test_predictions_elsewhere_are_measured_without_a_model(task, fold, tmp_path):
@@ -147,7 +154,7 @@ def test_a_possible_lesion_of_the_data_set_is_not_missed(task, fold):
     ("arguments", "break_it", "hint"),
     [
         (["--test"], "test predictions", "nndet_predict Task900_Tiny Model_Plan -f 0"),
-        ([], "val predictions", "nndet_predict Task900_Tiny Model_Plan -f 0"),
+        ([], "val predictions", "nndet_predict Task900_Tiny Model_Plan -f 0 --test_split"),
         (["--test"], "labels", "add labels"),
         (["--test", "-o", "eval_cfg.match=3"], "", "eval_cfg.match_mm"),
         (["Model_Plan", "3"], "", "trained folds: 0"),

@@ -1,0 +1,24 @@
+"""Plans: what a planner decides about a data set, as plain data, and the tools that planners share."""
+
+from .anchors import anchor_quality, default_anchors, fit_anchors
+from .memory import estimate_training_gb, find_budget
+from .plan import Anchors, Architecture, Plan, from_json
+from .planner import Planner, PlannerConfig
+from .topology import build_architecture, plan_topology, shrink_patch
+
+__all__ = [
+    "Anchors",
+    "Architecture",
+    "Plan",
+    "Planner",
+    "PlannerConfig",
+    "anchor_quality",
+    "build_architecture",
+    "default_anchors",
+    "estimate_training_gb",
+    "find_budget",
+    "fit_anchors",
+    "from_json",
+    "plan_topology",
+    "shrink_patch",
+]

@@ -1,4 +1,4 @@
-"""Anchors fitted to the lesions of a data set, and how well they fit where lesions really lie: between the anchors' centres."""
+"""Anchors fitted to the lesions of a data set where lesions really lie: anywhere between the anchors' centres."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ Size = tuple[float, float, float]
 DEFAULT_SIZES_MM = (3.0, 5.0, 10.0)  # small, middle and largest microbleed: for data sets without any labelled lesion
 SMALLEST_SIDE = 1.0  # voxels; no lesion of an instance mask is smaller
 LEAST_RATIO = 1.1  # between neighbouring lengths: closer ones are one anchor paid for twice
-MOST_BOXES = 400  # a larger data set is thinned out at random: the fit needs the distribution, not every box
+LEAST_PLACES = 8  # random places per box
+PLACED_BOXES = 2000  # boxes times places in a fit: enough for a smooth mean, few enough for seconds
 
 
 def fit_anchors(box_sizes: np.ndarray, strides: Sequence[Triple], per_axis: int = 3, seed: int = 0) -> Anchors:
-    """Anchor sizes that maximise the mean best IoU with the boxes of a data set, and their quality.
+    """Anchor sizes that maximise the mean best IoU with the boxes of a data set, and that IoU.
 
-    nnDetection's scheme: ``per_axis`` lengths along each axis for the finest level, all their combinations
-    (27 for 3), and for every coarser level the same sizes times the ratio of its stride to the finest one's. The lengths
-    are found on concentric boxes (size alone decides, so that regression starts near zero) by coordinate descent on
-    logarithmic lengths from several quantiles of the boxes; deterministic.
+    nnDetection's scheme: ``per_axis`` lengths along each axis for the finest level, all their combinations (27 for
+    3), and for every coarser level the same sizes times the ratio of its stride to the finest one's. Where
+    nnDetection fits concentric boxes, here each box lies at random places on the lattice of the levels: with strides
+    as large as the lesions the best anchor is larger than the lesion, so that it still reaches it. Found by
+    coordinate descent on the logarithms of the lengths from the best of several starts; deterministic.
 
     Args:
-        box_sizes: [N, 3] sides of the boxes in network voxels, z, y, x; N may not be 0.
+        box_sizes: [N, 3] sides of the boxes in network voxels, z, y, x; N > 0.
         strides: stride of each detection level in network voxels, finest first.
         per_axis: lengths along each axis.
-        seed: of the thinning and of the random places in the measured quality.
+        seed: of the random places; data sets of very many boxes are thinned with it.
     """
-    sizes = np.maximum(np.asarray(box_sizes, dtype=float).reshape(-1, 3), SMALLEST_SIDE)
-    sample = sizes
-    if len(sizes) > MOST_BOXES:
-        sample = sizes[np.random.default_rng(seed).choice(len(sizes), MOST_BOXES, replace=False)]
-    ratios = np.asarray(strides, dtype=float) / np.asarray(strides[0], dtype=float)
-    starts = [np.quantile(sample, (np.arange(per_axis) + 0.5) / per_axis * spread, axis=0) for spread in (1.0, 0.75, 0.5)]
-    fits = [_descend(start, sample, ratios) for start in starts]
-    lengths = _apart(max(fits, key=lambda fit: _concentric_quality(fit, sample, ratios)))
-    levels = anchors_of_lengths(lengths, strides)
-    mean, worst = anchor_quality(sizes, levels, strides, seed=seed)
-    return Anchors(levels, mean, worst)
+    sizes = _at_least_a_voxel(box_sizes)
+    rng = np.random.default_rng(seed)
+    most = PLACED_BOXES // LEAST_PLACES
+    sample = sizes if len(sizes) <= most else sizes[rng.choice(len(sizes), most, replace=False)]
+    lattice = _Lattice.at_random(sample, strides, PLACED_BOXES // len(sample), rng)
+    high = sample.max(axis=0) + strides[0]
+    start = max(_starts(sample, strides[0], per_axis), key=lattice.mean_best_iou)
+    levels = anchors_of_lengths(_apart(_descend(start, high, lattice)), strides)
+    mean, worst = anchor_quality(sizes, levels, strides, seed=seed + 1)
+    return Anchors(levels, round(mean, 4), round(worst, 4))
 
 
 def default_anchors(spacing: Sequence[float], strides: Sequence[Triple], per_axis: int = 3) -> Anchors:
@@ -65,9 +66,8 @@ def anchors_of_lengths(lengths: np.ndarray, strides: Sequence[Triple]) -> tuple[
         strides: stride of each detection level, finest first.
     """
     combinations = np.array(list(itertools.product(*np.sort(lengths, axis=0).T)))
-    ratios = np.asarray(strides, dtype=float) / np.asarray(strides[0], dtype=float)
     levels = []
-    for ratio in ratios:
+    for ratio in _ratios(strides):
         rounded = np.round(combinations * ratio, 3)
         levels.append(tuple((float(z), float(y), float(x)) for z, y, x in rounded))
     return tuple(levels)
@@ -77,7 +77,7 @@ def anchor_quality(
     box_sizes: np.ndarray,
     sizes: Sequence[Sequence[Size]],
     strides: Sequence[Triple],
-    offsets: int = 8,
+    places: int | None = None,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Best IoU of boxes with any anchor when they lie at random places on the lattice of the levels.
@@ -89,76 +89,111 @@ def anchor_quality(
         box_sizes: [N, 3] sides in network voxels, N > 0.
         sizes: (z, y, x) anchor sizes of each level, finest first.
         strides: stride of each level; location k of a map lies at (k + 0.5) * stride.
-        offsets: random places tried per box.
+        places: random places tried per box; None tries at least 8, and more where there are few boxes.
         seed: of the places.
 
     Returns:
         mean over boxes and places, and the smallest of all.
     """
-    boxes = np.maximum(np.asarray(box_sizes, dtype=float).reshape(-1, 3), SMALLEST_SIDE)
-    boxes = np.repeat(boxes, offsets, axis=0)
-    period = np.lcm.reduce(np.asarray(strides, dtype=int), axis=0)
-    centres = np.random.default_rng(seed).random((len(boxes), 3)) * period
-    best = np.zeros(len(boxes))
-    for level_sizes, stride in zip(sizes, strides, strict=True):
-        # Along each axis overlap falls with distance, so the nearest location of a level holds its best anchor.
-        distance = np.abs((centres / stride) % 1.0 - 0.5) * stride
-        best = np.maximum(best, _best_iou(boxes, np.asarray(level_sizes, dtype=float), distance))
+    boxes = _at_least_a_voxel(box_sizes)
+    places = places or max(LEAST_PLACES, PLACED_BOXES // len(boxes))
+    lattice = _Lattice.at_random(boxes, strides, places, np.random.default_rng(seed))
+    best = np.zeros(len(lattice.boxes))
+    for anchors, distance in zip(sizes, lattice.distances, strict=True):
+        for part in np.array_split(np.arange(len(best)), len(best) // 4096 + 1):
+            overlaps = _overlaps(lattice.boxes[part, None], np.asarray(anchors), distance[part, None])
+            union = lattice.boxes[part, None].prod(axis=2) + np.prod(anchors, axis=1) - overlaps.prod(axis=2)
+            best[part] = np.maximum(best[part], (overlaps.prod(axis=2) / union).max(axis=1))
     return float(best.mean()), float(best.min())
 
 
-def _best_iou(boxes: np.ndarray, anchors: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """[N] best IoU of boxes [N, 3] with anchors [A, 3] whose centres lie ``distance`` [N, 3] away along each axis."""
-    best = np.zeros(len(boxes))
-    for start in range(0, len(boxes), 4096):
-        part, away = boxes[start : start + 4096, None], distance[start : start + 4096, None]
-        low = np.maximum(-part / 2, away - anchors / 2)
-        high = np.minimum(part / 2, away + anchors / 2)
-        overlap = np.clip(high - low, 0, None).prod(axis=2)
-        union = part.prod(axis=2) + anchors.prod(axis=1) - overlap
-        best[start : start + 4096] = (overlap / union).max(axis=1)
-    return best
+class _Lattice:
+    """Boxes at places on the lattice of the levels' anchor centres.
 
+    Along each axis overlap falls with distance, so the nearest location of a level holds its best anchor, and only the
+    distance to it is kept.
 
-def _concentric_quality(lengths: np.ndarray, boxes: np.ndarray, ratios: np.ndarray) -> float:
-    """Mean over boxes [N, 3] of the best IoU with any anchor of any level, all on one centre.
-
-    Overlap and volume are products over the axes, so both are built from [N, per_axis] tables.
+    Attributes:
+        boxes: [N, 3] sides.
+        distances: for each level [N, 3] distance of the box's centre to the nearest location along each axis.
+        ratios: stride of each level relative to the finest.
     """
-    best = np.zeros(len(boxes))
-    volume = boxes.prod(axis=1)[:, None, None, None]
-    for ratio in ratios:
-        z, y, x = (lengths * ratio).T
-        overlap = (
-            np.minimum(boxes[:, 0, None], z)[:, :, None, None]
-            * np.minimum(boxes[:, 1, None], y)[:, None, :, None]
-            * np.minimum(boxes[:, 2, None], x)[:, None, None, :]
-        )
-        anchor_volume = z[:, None, None] * y[None, :, None] * x[None, None, :]
-        iou = overlap / (volume + anchor_volume - overlap)
-        best = np.maximum(best, iou.reshape(len(boxes), -1).max(axis=1))
-    return float(best.mean())
+
+    def __init__(self, boxes: np.ndarray, centres: np.ndarray, strides: Sequence[Triple]) -> None:
+        self.boxes = boxes
+        self.distances = [
+            np.abs((centres / stride) % 1.0 - 0.5) * stride for stride in np.asarray(strides, dtype=float)
+        ]
+        self.ratios = _ratios(strides)
+
+    @classmethod
+    def at_random(cls, boxes: np.ndarray, strides: Sequence[Triple], places: int, rng: np.random.Generator) -> _Lattice:
+        boxes = np.repeat(boxes, places, axis=0)
+        period = np.lcm.reduce(np.asarray(strides, dtype=int), axis=0)
+        return cls(boxes, rng.random((len(boxes), 3)) * period, strides)
+
+    def mean_best_iou(self, lengths: np.ndarray) -> float:
+        """For all combinations of ``lengths`` [per_axis, 3]; built from [N, per_axis] tables, as overlap and volume
+        are products."""
+        best = np.zeros(len(self.boxes))
+        volume = self.boxes.prod(axis=1)[:, None, None, None]
+        for ratio, distance in zip(self.ratios, self.distances, strict=True):
+            anchors = lengths * ratio
+            table = _overlaps(self.boxes[:, None], anchors, distance[:, None])
+            overlap = table[:, :, None, None, 0] * table[:, None, :, None, 1] * table[:, None, None, :, 2]
+            z, y, x = anchors.T
+            union = volume + z[:, None, None] * y[:, None] * x - overlap
+            best = np.maximum(best, (overlap / union).reshape(len(best), -1).max(axis=1))
+        return float(best.mean())
 
 
-def _descend(start: np.ndarray, boxes: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+def _overlaps(boxes: np.ndarray, anchors: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Overlap along each axis of intervals of length ``boxes`` and ``anchors`` whose centres lie ``distance`` apart."""
+    shorter = np.minimum(boxes, anchors)
+    return np.clip((boxes + anchors) / 2 - distance, 0, shorter)
+
+
+def _starts(sample: np.ndarray, stride: Triple, per_axis: int) -> list[np.ndarray]:
+    """[per_axis, 3] lengths to begin with: quantiles of the boxes, or a spread around their median, smaller and larger,
+    and lengthened by up to half a stride, by which an anchor may lie off."""
+    quantiles = np.quantile(sample, (np.arange(per_axis) + 0.5) / per_axis, axis=0)
+    spread = np.median(sample, axis=0) * np.geomspace(0.6, 1.7, per_axis)[:, None]
+    reach = np.asarray(stride, dtype=float) / 2
+    return [
+        np.maximum(factor * lengths + share * reach, SMALLEST_SIDE)
+        for lengths in (quantiles, spread)
+        for factor in (0.5, 0.75, 1.0, 1.4)
+        for share in (0.0, 0.5, 1.0)
+    ]
+
+
+def _descend(start: np.ndarray, high: np.ndarray, lattice: _Lattice) -> np.ndarray:
     """Coordinate descent: each length in turn tries factors around its value, ever closer ones."""
-    lengths = np.clip(start, SMALLEST_SIDE, None)
-    low, high = boxes.min(axis=0), boxes.max(axis=0)
-    quality = _concentric_quality(lengths, boxes, ratios)
-    for width in (0.5, 0.25, 0.12, 0.06, 0.03):
+    lengths = np.clip(start, SMALLEST_SIDE, high)
+    quality = lattice.mean_best_iou(lengths)
+    for width in (0.5, 0.25, 0.12, 0.06):
         for i, axis in itertools.product(range(lengths.shape[0]), range(3)):
-            for factor in np.exp(width * np.array([-1.0, -0.5, 0.5, 1.0])):
+            for factor in np.exp([-width, width]):
                 trial = lengths.copy()
-                trial[i, axis] = np.clip(trial[i, axis] * factor, low[axis], high[axis])
-                trial_quality = _concentric_quality(trial, boxes, ratios)
+                trial[i, axis] = np.clip(trial[i, axis] * factor, SMALLEST_SIDE, high[axis])
+                trial_quality = lattice.mean_best_iou(trial)
                 if trial_quality > quality:
                     lengths, quality = trial, trial_quality
     return lengths
 
 
 def _apart(lengths: np.ndarray) -> np.ndarray:
-    """Sorted lengths, the larger of two near-equal ones made longer: boxes of few different sizes attract several to one value."""
+    """Sorted lengths, the larger of two near-equal ones made longer: boxes of few different sizes attract several
+    to one value."""
     lengths = np.sort(lengths, axis=0)
     for i in range(1, len(lengths)):
         lengths[i] = np.maximum(lengths[i], lengths[i - 1] * LEAST_RATIO)
     return lengths
+
+
+def _at_least_a_voxel(box_sizes: np.ndarray) -> np.ndarray:
+    return np.maximum(np.asarray(box_sizes, dtype=float).reshape(-1, 3), SMALLEST_SIDE)
+
+
+def _ratios(strides: Sequence[Triple]) -> np.ndarray:
+    return np.asarray(strides, dtype=float) / np.asarray(strides[0], dtype=float)

@@ -58,8 +58,9 @@ class Anchors:
     Attributes:
         sizes: for each detection level, finest first, a tuple of (z, y, x) sizes in network voxels; every location of
             the level's map carries one anchor of each size, centred on it.
-        mean_best_iou: mean over the training boxes of the best IoU with any anchor, at random places on the grid.
-        min_best_iou: the worst box's.
+        mean_best_iou: mean over the training boxes of the best IoU with any anchor, at random places on the lattice of
+            anchor centres; None without boxes.
+        min_best_iou: the worst box at its worst place.
     """
 
     sizes: tuple[tuple[tuple[float, float, float], ...], ...]
@@ -112,7 +113,49 @@ class Plan:
             UserError: the file is missing, is not JSON, or was edited into something that is no plan; the field is
                 named.
         """
-        return from_json(cls, read_json(path), str(path))
+        plan = from_json(cls, read_json(path), str(path))
+        problem = plan.problem()
+        if problem:
+            raise UserError(f"{path}: {problem}", remedy="repair the entry, or run nndet_prep to write a new plan")
+        return plan
+
+    def problem(self) -> str:
+        """What in the plan cannot be followed, in words; empty when all is well."""
+        net, recipe = self.architecture, self.preprocessing
+        stages = len(net.features)
+        if stages == 0 or {len(net.strides), len(net.kernels), len(net.convs_per_stage)} != {stages}:
+            return "architecture: features, strides, kernels and convs_per_stage differ in length"
+        if (
+            min(net.features) < 1
+            or min(net.convs_per_stage) < 1
+            or min(min(k) for k in (*net.strides, *net.kernels)) < 1
+        ):
+            return "architecture: holds a number below 1"
+        if net.strides[0] != (1, 1, 1):
+            return f"architecture: the first stride is {net.strides[0]}, it must be (1, 1, 1)"
+        levels = net.detection_levels
+        if not levels or list(levels) != sorted(set(levels)) or levels[0] < 0 or levels[-1] >= stages:
+            return f"architecture: detection_levels {levels} are not ascending stages from 0 to {stages - 1}"
+        if any(side < 1 or side % step for side, step in zip(self.patch_size, net.divisor, strict=True)):
+            return f"patch_size {self.patch_size} is no multiple of the network's total stride {net.divisor}"
+        if self.batch_size < 1:
+            return f"batch_size is {self.batch_size}"
+        if len(self.anchors.sizes) != len(levels) or len({len(sizes) for sizes in self.anchors.sizes}) != 1:
+            return "anchors: needs one list of sizes per detection level, all of one length"
+        if (
+            not self.anchors.sizes[0]
+            or min(side for sizes in self.anchors.sizes for size in sizes for side in size) <= 0
+        ):
+            return "anchors: every level needs positive sizes"
+        if sorted(recipe.transpose) != [0, 1, 2]:
+            return f"preprocessing: transpose {recipe.transpose} is no order of 0, 1, 2"
+        if min(recipe.spacing) <= 0:
+            return f"preprocessing: spacing is {recipe.spacing}"
+        if len(recipe.normalisation) != len(self.modalities):
+            return f"preprocessing: {len(recipe.normalisation)} normalisations for {len(self.modalities)} modalities"
+        if not self.name or "/" in self.name:
+            return f"name '{self.name}' cannot be a folder's name"
+        return ""
 
 
 def from_json(kind: type[T], data: Any, where: str) -> T:

@@ -24,7 +24,9 @@ def plan_topology(spacing: Sequence[float], patch_size: Sequence[int]) -> tuple[
     """
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-    _, strides, kernels, padded, _ = get_pool_and_conv_props(list(spacing), list(patch_size), SMALLEST_MAP, MOST_POOLINGS)
+    _, strides, kernels, padded, _ = get_pool_and_conv_props(
+        list(spacing), list(patch_size), SMALLEST_MAP, MOST_POOLINGS
+    )
     return [_triple(s) for s in strides], [_triple(k) for k in kernels], _triple(padded)
 
 
@@ -61,8 +63,8 @@ def build_architecture(
     levels: int,
     convs_per_stage: int = 2,
 ) -> Architecture:
-    """Widths doubling from ``base_features`` up to ``max_features``; detection on up to ``levels`` stages from ``finest_level``,
-    or on the coarsest stage alone where the network has fewer stages."""
+    """Widths doubling from ``base_features`` up to ``max_features``; detection on up to ``levels`` stages from
+    ``finest_level``, or on the coarsest stage alone where the network has fewer stages."""
     stages = len(strides)
     finest = min(finest_level, stages - 1)
     return Architecture(

@@ -27,7 +27,8 @@ def replace_nonfinite(images: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def nonzero_mask(images: np.ndarray) -> np.ndarray:
-    """[Z, Y, X] True where any modality [C, Z, Y, X] is not 0, holes filled: nnU-Net's idea of what belongs to the head."""
+    """[Z, Y, X] True where any modality [C, Z, Y, X] is not 0, holes filled: nnU-Net's idea of what belongs to the
+    head."""
     from scipy.ndimage import binary_fill_holes
 
     mask: np.ndarray = binary_fill_holes((images != 0).any(axis=0))
@@ -37,7 +38,8 @@ def nonzero_mask(images: np.ndarray) -> np.ndarray:
 def normalise(images: np.ndarray, recipe: Sequence[Normalisation]) -> np.ndarray:
     """Normalises each modality.
 
-    The z-score is computed in float64, and a constant image becomes 0: nnU-Net's own divides its rounding error by 1e-8.
+    The z-score is computed in float64, and a constant image becomes 0: nnU-Net's own divides its rounding error by
+    1e-8.
 
     Args:
         images: finite [C, Z, Y, X].

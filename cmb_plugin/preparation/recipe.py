@@ -12,8 +12,10 @@ class Normalisation:
     """How one modality's intensities are normalised.
 
     Attributes:
-        scheme: a name from ``SCHEMES``. ``zscore``: mean 0 and standard deviation 1 over the (masked) scan; ``none``: as stored.
-        masked: use non-zero voxels only, and leave the others zero (nnU-Net's rule for scans with a stripped background).
+        scheme: a name from ``SCHEMES``. ``zscore``: mean 0 and standard deviation 1 over the (masked) scan; ``none``:
+            as stored.
+        masked: use non-zero voxels only, and leave the others zero (nnU-Net's rule for scans with a stripped
+            background).
     """
 
     scheme: str = "zscore"

@@ -42,10 +42,10 @@ def resample_images(
 def resample_instances(mask: np.ndarray, shape: Triple, least_voxels: int = 1) -> tuple[np.ndarray, tuple[int, ...]]:
     """An instance mask on another grid of the same extent; every instance survives.
 
-    A voxel belongs to the instance that covers at least half of it; coverage is exact (overlap of voxels, not samples of an
-    interpolated mask). An instance left with fewer than ``least_voxels`` is redrawn at its place: the voxels that it covers
-    most, as many as its volume amounts to and at least ``least_voxels``; where several share a voxel, the later one moves
-    to the nearest free one. No instance is taken below ``least_voxels`` by another.
+    A voxel belongs to the instance that covers at least half of it; coverage is exact (overlap of voxels, not samples
+    of an interpolated mask). An instance left with fewer than ``least_voxels`` is redrawn at its place: the voxels
+    that it covers most, as many as its volume amounts to and at least ``least_voxels``; where several share a voxel,
+    the later one moves to the nearest free one. No instance is taken below ``least_voxels`` by another.
 
     Args:
         mask: integers [z, y, x], 0 background, one number per lesion.
@@ -59,7 +59,7 @@ def resample_instances(mask: np.ndarray, shape: Triple, least_voxels: int = 1) -
         ValueError: there are more instances than voxels to hold them.
     """
     result = np.zeros(shape, dtype=np.int16)
-    if mask.shape == tuple(shape):
+    if mask.shape == tuple(shape) and least_voxels <= 1:
         result[...] = mask
         return result, ()
     coverages = dict(_coverages(mask, shape))
@@ -78,7 +78,8 @@ def resample_instances(mask: np.ndarray, shape: Triple, least_voxels: int = 1) -
 
 
 def _coverages(mask: np.ndarray, shape: Triple) -> list[tuple[int, tuple[Triple, np.ndarray]]]:
-    """For each instance the first voxel of the region it touches on the new grid, and the covered fraction of each voxel there."""
+    """For each instance the first voxel of the region it touches on the new grid, and the covered fraction of each
+    voxel there."""
     from scipy.ndimage import find_objects
 
     found = []
@@ -96,8 +97,8 @@ def _coverages(mask: np.ndarray, shape: Triple) -> list[tuple[int, tuple[Triple,
 
 
 def _overlaps(start: int, stop: int, old: int, new: int) -> tuple[int, np.ndarray]:
-    """Along one axis of ``old`` voxels zoomed to ``new``: the first new voxel that old voxels ``start``..``stop`` touch, and
-    [touched new, stop - start] the fraction of each new voxel that each old one covers."""
+    """Along one axis of ``old`` voxels zoomed to ``new``: the first new voxel that old voxels ``start``..``stop``
+    touch, and [touched new, stop - start] the fraction of each new voxel that each old one covers."""
     zoom = new / old
     first, last = int(np.floor(start * zoom + 1e-9)), int(np.ceil(stop * zoom - 1e-9))
     low = np.arange(start, stop) * zoom

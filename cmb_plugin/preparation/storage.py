@@ -1,7 +1,8 @@
-"""Prepared cases on disk: compressed arrays that are read patch by patch, and one JSON per case. No pickle, no SimpleITK.
+"""Prepared cases on disk: compressed arrays that are read patch by patch, and one JSON per case. No pickle, no
+SimpleITK.
 
-``{case}.b2nd`` holds the images, ``{case}_instances.b2nd`` the instance mask where there are labels, ``{case}.json`` everything
-else. The JSON is written last, so where it stands the case is whole.
+``{case}.b2nd`` holds the images, ``{case}_instances.b2nd`` the instance mask where there are labels, ``{case}.json``
+everything else. The JSON is written last, so where it stands the case is whole.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class StoredCase:
         redrawn: numbers of the lesions that had to be redrawn.
         nonfinite: number of replaced NaN and infinite values.
         labelled: False for a scan without labels.
-        key: what it was made from and how, see ``recipe_key``.
+        key: what it was made from and how, see ``work_key``.
 
     Example:
         >>> case = StoredCase.open(folder, "sub-01")                      # doctest: +SKIP
@@ -168,10 +169,10 @@ def prepared_cases(folder: Path) -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
-def recipe_key(recipe: Preprocessing, sources: Sequence[Path] = (), classes: Dictionary[int, int] | None = None) -> str:
-    """A short text that changes when the recipe, a source file (by size and time of change) or a lesion's class changes."""
+def work_key(sources: Sequence[Path], recipe: Preprocessing | None = None) -> str:
+    """A short text that changes when a source file (by name, size and time of change) or the recipe changes."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-    what = {"schema": SCHEMA, "recipe": dataclasses.asdict(recipe), "files": files, "classes": classes}
+    what = {"schema": SCHEMA, "recipe": recipe and dataclasses.asdict(recipe), "files": files}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 

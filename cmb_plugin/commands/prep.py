@@ -1,0 +1,151 @@
+"""``nndet_prep``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cmb_plugin.errors import UserError
+
+from .cli import add_overrides, command, parser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cmb_plugin.workflows.prep import PreparedSummary, PrepReport
+
+
+MOST_NOTES = 25  # printed; thousands of like findings help nobody
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, plan and preprocess Task folders, and prove that no lesion is lost.
+
+    Examples:
+        nndet_prep Task101_CMB
+        nndet_prep 101 102 -np 8                              two tasks, eight processes
+        nndet_prep 101 -o planner_cfg.gpu_memory_gb=8         plan for another machine than this one
+        nndet_prep 101 -o planner_cfg.finest_level=1          denser anchors, for the smallest lesions
+        nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
+
+    Settings (-o):
+        planner=NAME                    who plans; the default is D3V001
+        planner_cfg.*                   gpu_memory_gb, finest_level, detection_levels, base_features, max_features,
+                                        pyramid_channels, batch_size, patch_size, spacing, anchors_per_axis, seed
+        plan=PATH.json                  a finished plan instead of a planner
+        additional_imports=[module]     your own planners
+
+    Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, and for each plan a folder with
+        plan.json and
+    the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when a case could
+    not be used; the others are prepared all the same.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
+    add_overrides(arguments)
+    arguments.add_argument(
+        "--full_check", action="store_true", help="accepted for nnDetection's scripts: the check is always full"
+    )
+    arguments.add_argument("--no_check", action="store_true", help="do not check the folder first")
+    arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
+    arguments.add_argument(
+        "-npp",
+        "--num_processes_preprocessing",
+        type=int,
+        metavar="N",
+        help="processes for preprocessing; as -np by default",
+    )
+    args = arguments.parse_args(argv)
+    from rich.console import Console
+
+    from cmb_plugin.workflows.prep import prepare
+
+    console = Console()
+    code = 0
+    for task in args.tasks:
+        try:
+            report = prepare(
+                task,
+                args.overrides,
+                args.num_processes,
+                preprocess_workers=args.num_processes_preprocessing,
+                check=not args.no_check,
+            )
+        except UserError as error:
+            if len(args.tasks) == 1:
+                raise
+            console.print(f"error: {task}: {error}", markup=False, highlight=False, soft_wrap=True)
+            code = code or 2
+            continue
+        show(report, console)
+        code = 1 if 1 in (code, report.exit_code) else max(code, report.exit_code)
+    return code
+
+
+def show(report: PrepReport, console: Console) -> None:
+    """Prints the report: problems, a table of the cases, a table of the plan."""
+    from rich.table import Table
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    for warning in report.warnings[:MOST_NOTES]:
+        line(f"note: {warning}")
+    if len(report.warnings) > MOST_NOTES:
+        line(f"note: and {len(report.warnings) - MOST_NOTES} more like these")
+    for failure in report.failures:
+        line(f"skipped {failure.case_id}: {failure.reason}")
+    cases = Table(title=f"{report.task.name}, prepared in {report.seconds:.0f} s", title_justify="left")
+    for column in ("", "cases", "new", "healthy", "lesions before", "after", "redrawn"):
+        cases.add_column(column, justify="right" if column else "left")
+    for split, name in (("Tr", "training"), ("Ts", "test")):
+        found = report.of(split)
+        if found:
+            cases.add_row(name, *_counts(found))
+    console.print(cases)
+    plan = Table(title="Plan", title_justify="left", show_header=False)
+    for key, value in _plan_rows(report):
+        plan.add_row(key, value)
+    console.print(plan)
+    for case in report.cases:
+        if case.redrawn:
+            numbers = ", ".join(map(str, case.redrawn))
+            line(f"redrawn in {case.case_id}: instance {numbers} (smaller than half a voxel at the plan's spacing)")
+        if case.nonfinite:
+            line(f"{case.case_id}: {case.nonfinite} values were NaN or infinite and became 0")
+    for note in report.plan.notes:
+        line(note)
+    line(f"Plan: {report.plan_path}")
+
+
+def _counts(cases: Sequence[PreparedSummary]) -> list[str]:
+    labelled = [case for case in cases if case.lesions_before is not None]
+    if not labelled:
+        return [str(len(cases)), str(sum(case.fresh for case in cases)), *["-"] * 4]
+    return [
+        str(len(cases)),
+        str(sum(case.fresh for case in cases)),
+        str(sum(case.lesions_before == 0 for case in labelled)),
+        str(sum(case.lesions_before or 0 for case in labelled)),
+        str(sum(case.lesions_after or 0 for case in labelled)),
+        str(sum(len(case.redrawn) for case in labelled)),
+    ]
+
+
+def _plan_rows(report: PrepReport) -> list[tuple[str, str]]:
+    plan, architecture = report.plan, report.plan.architecture
+
+    def by(values: Sequence[float], unit: str = "") -> str:
+        return " x ".join(f"{value:g}" for value in values) + unit
+
+    anchors = f"{len(plan.anchors.sizes[0])} per location"
+    if plan.anchors.mean_best_iou is not None and plan.anchors.min_best_iou is not None:
+        anchors += f", best IoU mean {plan.anchors.mean_best_iou:.2f}, worst {plan.anchors.min_best_iou:.2f}"
+    return [
+        ("spacing", by(plan.preprocessing.spacing, " mm")),
+        ("patch and batch", f"{by(plan.patch_size)} voxels, {plan.batch_size} per step"),
+        ("detection strides", ", ".join(by(architecture.stride_of(level)) for level in architecture.detection_levels)),
+        ("anchors", anchors),
+        ("memory", f"{plan.memory_estimate_gb:g} GB estimated for {plan.memory_gb:g} GB"),
+    ]

@@ -1,0 +1,71 @@
+"""``Planner``: turns the fingerprint of a data set into a plan. Planners themselves are plugins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cmb_plugin.preparation import Fingerprint
+
+from .plan import Plan
+
+
+@dataclass
+class PlannerConfig:
+    """Settings of a planner (``-o planner_cfg.*``).
+
+    Attributes:
+        gpu_memory_gb: memory to plan for; null takes that of the CUDA device, or 2 on a machine without one.
+        finest_level: first stage with anchors; 2 is nnDetection's P2, 1 finds smaller lesions and costs memory and
+            time.
+        detection_levels: number of stages with anchors, as far as the network has them.
+        base_features: channels of the first stage; they double per stage ...
+        max_features: ... up to this.
+        pyramid_channels: channels of the maps that the heads read.
+        batch_size: patches per step.
+        patch_size: voxels along the network's axes; null finds the largest that fits.
+        spacing: mm along z, y, x of the body (superior, posterior, left); null takes the data set's median.
+        anchors_per_axis: lengths of anchors along each axis; all combinations are used, 27 for 3.
+        seed: of everything that is drawn at random in planning.
+    """
+
+    gpu_memory_gb: float | None = None
+    finest_level: int = 2
+    detection_levels: int = 4
+    base_features: int = 32
+    max_features: int = 320
+    pyramid_channels: int = 128
+    batch_size: int = 4
+    patch_size: list[int] | None = None
+    spacing: list[float] | None = None
+    anchors_per_axis: int = 3
+    seed: int = 0
+
+
+class Planner:
+    """Base class of planners: make a subclass, register it with ``@register_planner``, choose it with ``-o
+    planner=NAME``.
+
+    Attributes:
+        mode: second half of the plan's name.
+        config_class: dataclass of the settings, ``PlannerConfig`` or a subclass of it.
+    """
+
+    mode: ClassVar[str] = "3d"
+    config_class: ClassVar[type[PlannerConfig]] = PlannerConfig
+
+    def __init__(self, config: PlannerConfig | None = None) -> None:
+        self.config = config or self.config_class()
+
+    @classmethod
+    def plan_name(cls) -> str:
+        """``{planner}_{mode}``, for instance ``D3V001_3d``."""
+        return f"{cls.__name__}_{cls.mode}"
+
+    def plan(self, fingerprint: Fingerprint) -> Plan:
+        """The plan for a data set. The same fingerprint, settings and budget give the same plan.
+
+        Raises:
+            UserError: a setting cannot be followed.
+        """
+        raise NotImplementedError

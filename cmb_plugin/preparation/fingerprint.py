@@ -1,0 +1,166 @@
+"""Fingerprint of a data set: what a planner needs to know, and nothing that has to be read from the scans again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Dictionary
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.images import Grid, Mapping, boxes_of_instances, voxels_of_instances
+
+from .case import foreground_extent
+from .intensities import replace_nonfinite
+
+Triple = tuple[int, int, int]
+Size = tuple[float, float, float]
+PERCENTILES = (0.5, 50.0, 99.5)
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class CaseFingerprint:
+    """One case; all axes are the oriented z, y, x (superior, posterior, left), not yet transposed.
+
+    Attributes:
+        case_id: its name.
+        shape: voxels of the scan.
+        spacing: mm.
+        cropped_shape: voxels of the smallest block that holds everything non-zero.
+        orientation: nearest world direction of the file's own axes z, y, x, for instance ``SPL``.
+        sizes_mm: sides of each lesion's box.
+        voxels: voxels of each lesion.
+        labels: class index of each lesion.
+        percentiles: intensity at ``PERCENTILES`` for each modality, within the block.
+    """
+
+    case_id: str
+    shape: Triple
+    spacing: Size
+    cropped_shape: Triple
+    orientation: str
+    sizes_mm: tuple[Size, ...]
+    voxels: tuple[int, ...]
+    labels: tuple[int, ...]
+    percentiles: tuple[tuple[float, float, float], ...]
+
+    @property
+    def cropped_fraction(self) -> float:
+        """Volume after cropping relative to the scan's."""
+        return float(np.prod(self.cropped_shape) / np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A data set as a planner sees it.
+
+    Attributes:
+        task: name of the Task folder.
+        modalities: names in the order of the channels.
+        classes: class names by index from 0.
+        cases: the training cases.
+    """
+
+    task: str
+    modalities: tuple[str, ...]
+    classes: tuple[str, ...]
+    cases: tuple[CaseFingerprint, ...] = field(default=())
+
+    @property
+    def sizes_mm(self) -> np.ndarray:
+        """[N, 3] box sides in mm of all lesions, oriented z, y, x."""
+        return np.array([size for case in self.cases for size in case.sizes_mm], dtype=float).reshape(-1, 3)
+
+    def save(self, path: Path) -> None:
+        write_json(path, {"schema": SCHEMA, **_fields(self), "cases": [_fields(case) for case in self.cases]})
+
+    @classmethod
+    def load(cls, path: Path) -> Fingerprint:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            UserError: the file is missing, damaged or of another version.
+        """
+        content = read_json(path)
+        try:
+            if content.pop("schema") != SCHEMA:
+                raise KeyError("schema")
+            cases = tuple(CaseFingerprint(**_tuples(case)) for case in content.pop("cases"))
+            return cls(**_tuples(content), cases=cases)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                f"{path}: not a fingerprint of this version", remedy="delete it and run nndet_prep"
+            ) from None
+
+
+def fingerprint_case(
+    case_id: str, images: np.ndarray, grid: Grid, instances: np.ndarray | None, classes: Dictionary[int, int]
+) -> CaseFingerprint:
+    """Measures one case.
+
+    Args:
+        case_id: its name.
+        images: [C, z, y, x] on ``grid``.
+        grid: place of the scan.
+        instances: integers [z, y, x], or None without labels.
+        classes: instance number -> class index.
+    """
+    oriented = Mapping.plan(grid)
+    images = oriented.orient(replace_nonfinite(images)[0])
+    mask = None if instances is None else oriented.orient(instances)
+    start, stop = foreground_extent(images, mask)
+    inside = images[(slice(None), *map(slice, start, stop))]
+    boxes = {} if mask is None else boxes_of_instances(mask)
+    counts = {} if mask is None else voxels_of_instances(mask)
+    sizes = [(box[3:] - box[:3]) * oriented.oriented_spacing for box in boxes.values()]
+    return CaseFingerprint(
+        case_id=case_id,
+        shape=oriented.shape,
+        spacing=oriented.oriented_spacing,
+        cropped_shape=_triple([b - a for a, b in zip(start, stop, strict=True)]),
+        orientation=grid.axis_codes,
+        sizes_mm=tuple(_size(size) for size in sizes),
+        voxels=tuple(counts[number] for number in boxes),
+        labels=tuple(int(classes[number]) for number in boxes),
+        percentiles=tuple(_size(np.percentile(channel, PERCENTILES)) for channel in inside),
+    )
+
+
+def load_piece(path: Path, key: str) -> CaseFingerprint | None:
+    """What ``save_piece`` wrote with the same ``key``; None where there is nothing (good)."""
+    try:
+        content = read_json(path)
+        return CaseFingerprint(**_tuples(content["case"])) if content.get("key") == key else None
+    except (UserError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def save_piece(path: Path, case: CaseFingerprint, key: str) -> None:
+    """Keeps the fingerprint of one case, so that a killed run goes on where it was."""
+    write_json(path, {"key": key, "case": _fields(case)})
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, as the dataclasses have them."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _triple(values: Sequence[int]) -> Triple:
+    z, y, x = (int(value) for value in values)
+    return z, y, x
+
+
+def _size(values: Sequence[float] | np.ndarray) -> Size:
+    z, y, x = (round(float(value), 5) for value in values)
+    return z, y, x

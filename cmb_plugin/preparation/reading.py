@@ -1,0 +1,52 @@
+"""The files of a case as arrays on one grid."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cmb_plugin.dataset import Case, Labels
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import Grid, read_scan
+
+
+def read_images(case: Case) -> tuple[np.ndarray, Grid]:
+    """All modalities of a case on the grid of the first.
+
+    Returns:
+        float32 [C, z, y, x] and the grid.
+
+    Raises:
+        UserError: a modality is missing, unreadable, lies elsewhere than the first, or holds one value everywhere.
+    """
+    images: list[np.ndarray] = []
+    grid: Grid | None = None
+    for path in case.images:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file", remedy="add it, or remove the other modalities of the case")
+        image, own = read_scan(path)
+        grid = grid or own
+        if own.shape != grid.shape or own.corner_distance(grid) >= min(grid.spacing) / 2:
+            raise UserError(
+                f"{path}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
+            )
+        finite = image[np.isfinite(image)]
+        if not finite.size or finite.min() == finite.max():
+            raise UserError(f"{path}: every voxel has the same value", remedy="export the scan again")
+        images.append(image)
+    assert grid is not None, "a case has at least one modality"
+    return np.stack(images), grid
+
+
+def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
+    """The labels of a case whose scan lies on ``grid``.
+
+    Raises:
+        UserError: as ``Case.read_labels``; or the mask has another shape than the scan.
+    """
+    labels = case.read_labels(n_classes)
+    if labels.mask.shape != grid.shape:
+        raise UserError(
+            f"{case.label}: has shape {labels.mask.shape}, the scan has {grid.shape}",
+            remedy=f"resample it to the grid of {case.images[0].name}",
+        )
+    return labels

@@ -1,0 +1,341 @@
+"""``prepare``: a raw Task folder becomes a plan, prepared arrays and splits; and a proof that no lesion was lost."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cmb_plugin.dataset import Case, Dataset, check_dataset, make_splits
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json, write_text
+from cmb_plugin.images import voxels_of_instances
+from cmb_plugin.paths import TaskFolder, find_task
+from cmb_plugin.planning import Plan, Planner
+from cmb_plugin.plugins import import_additional, planners
+from cmb_plugin.preparation import (
+    CaseFingerprint,
+    Fingerprint,
+    StoredCase,
+    fingerprint_case,
+    is_current,
+    load_piece,
+    preprocess_case,
+    read_images,
+    read_labels,
+    save_case,
+    save_piece,
+    work_key,
+)
+from cmb_plugin.settings import Overrides
+from cmb_plugin.workers import Outcome, default_workers, run_cases
+
+DEFAULT_PLANNER = "D3V001"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One case to work on and its split, ``Tr`` or ``Ts``."""
+
+    split: str
+    case: Case
+
+
+@dataclass(frozen=True)
+class PreparedSummary:
+    """What became of one case.
+
+    Attributes:
+        case_id: its name.
+        split: ``Tr`` or ``Ts``.
+        lesions_before: instances in the label file; None without labels.
+        lesions_after: instances counted in the stored mask.
+        redrawn: numbers of the instances that resampling alone would have lost.
+        nonfinite: number of NaN and infinite values that became 0.
+        fresh: False when it was prepared before and nothing had changed.
+    """
+
+    case_id: str
+    split: str
+    lesions_before: int | None
+    lesions_after: int | None
+    redrawn: tuple[int, ...]
+    nonfinite: int
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be used, and why."""
+
+    split: str
+    case_id: str
+    reason: str
+    is_bug: bool = False
+
+
+@dataclass
+class PrepReport:
+    """Everything that ``prepare`` found and did.
+
+    Attributes:
+        task: the Task folder.
+        plan: the plan in use.
+        plan_path: where it stands.
+        cases: what became of each case that was prepared.
+        failures: the cases that could not be used.
+        warnings: findings that do not keep a case from being used, as sentences.
+        seconds: time it took.
+    """
+
+    task: TaskFolder
+    plan: Plan
+    plan_path: Path
+    cases: list[PreparedSummary]
+    failures: list[Failure]
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0, 2 when the user has cases to repair, 1 when a case met a bug."""
+        return 1 if any(failure.is_bug for failure in self.failures) else 2 if self.failures else 0
+
+    def of(self, split: str) -> list[PreparedSummary]:
+        """The prepared cases of ``Tr`` or ``Ts``."""
+        return [case for case in self.cases if case.split == split]
+
+
+def prepare(
+    task: str,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    *,
+    preprocess_workers: int | None = None,
+    full_check: bool = True,
+    check: bool = True,
+) -> PrepReport:
+    """Checks a Task folder, plans, preprocesses training and test scans, makes splits.
+
+    Cases that cannot be used are reported and left out. What was done before and has not changed is not done again.
+
+    Args:
+        task: number, name or path of the Task folder.
+        overrides: ``planner=NAME``, ``planner_cfg.x=y``, ``plan=PATH.json``, ``additional_imports=[module]``.
+        workers: processes that check and measure; None takes every core.
+        preprocess_workers: processes that preprocess, which need more memory; None takes ``workers``.
+        full_check: read every voxel in the check, not only the headers.
+        check: False trusts the folder; what cannot be read still fails, case by case.
+
+    Raises:
+        UserError: nothing can be prepared, a setting is wrong, or a plan edited by hand would be overwritten.
+    """
+    begun = time.perf_counter()
+    workers = default_workers() if workers is None else workers
+    planner, given_plan = _choose_planner(overrides)
+    folder = find_task(task)
+    dataset = Dataset.load(folder)
+    failures, warnings = _check(dataset, workers, full_check) if check else ([], [])
+    items = [Item(split, case) for split in ("Tr", "Ts") for case in dataset.cases(split)]
+    items = _without(items, failures)
+
+    fingerprint, failed = _fingerprint(dataset, [item for item in items if item.split == "Tr"], workers)
+    failures += failed
+    plan = planner.plan(fingerprint) if given_plan is None else _fitting(given_plan, dataset)
+    path = _write_plan(folder, plan, given_plan)
+
+    cases, failed = _preprocess(
+        dataset, _without(items, failures), plan, workers if preprocess_workers is None else preprocess_workers
+    )
+    failures += failed
+    warnings += _write_splits(dataset, [case for case in cases if case.split == "Tr"])
+    return PrepReport(folder, plan, path, cases, failures, warnings, time.perf_counter() - begun)
+
+
+def _choose_planner(words: Sequence[str]) -> tuple[Planner, Path | None]:
+    """The planner that the overrides ask for, and the plan file that shall be used instead of planning."""
+    overrides = Overrides.parse(words)
+    import_additional(overrides.take_imports())
+    planner_class = planners.get(str(overrides.take("planner", DEFAULT_PLANNER)))
+    given = overrides.take("plan")
+    config = overrides.apply(planner_cfg=planner_class.config_class())["planner_cfg"]
+    if given is not None and not str(given).endswith(".json"):
+        raise UserError(f"plan={given} is no file", remedy="give the path of a plan.json, or choose with planner=NAME")
+    return planner_class(config), None if given is None else Path(str(given)).expanduser()
+
+
+def _check(dataset: Dataset, workers: int, full: bool) -> tuple[list[Failure], list[str]]:
+    report = check_dataset(dataset, workers, full, description=f"Checking {dataset.task.name}")
+    failures: list[Failure] = []
+    warnings = []
+    for finding in report.findings:
+        line = f"{finding.file}: {finding.message} - {finding.remedy}"
+        if not finding.fatal:
+            warnings.append(line)
+        elif finding.case_id:
+            # A name that stands in both splits is at fault where its file lies.
+            split = "Ts" if Path(finding.file).parent.name.endswith("Ts") else "Tr"
+            failures.append(Failure(split, finding.case_id, line))
+        else:
+            raise UserError(f"{finding.file}: {finding.message}", remedy=finding.remedy)
+    return failures, warnings
+
+
+def _without(items: Sequence[Item], failures: Sequence[Failure]) -> list[Item]:
+    bad = {(failure.split, failure.case_id) for failure in failures}
+    return [item for item in items if (item.split, item.case.case_id) not in bad]
+
+
+def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple[Fingerprint, list[Failure]]:
+    """Measures the training cases; what an earlier run measured is taken from there."""
+    pieces = dataset.task.preprocessed / "fingerprint"
+    found = {item: load_piece(pieces / f"{item.case.case_id}.json", work_key(_sources(item.case))) for item in items}
+    outcomes = run_cases(
+        partial(_fingerprint_case, n_classes=len(dataset.classes), pieces=pieces),
+        [item for item in items if found[item] is None],
+        workers=workers,
+        description=f"Measuring {dataset.task.name}",
+    )
+    found |= {outcome.item: outcome.result for outcome in outcomes}
+    cases = tuple(case for case in found.values() if case is not None)
+    fingerprint = Fingerprint(dataset.task.name, dataset.modalities, dataset.classes, cases)
+    fingerprint.save(dataset.task.fingerprint)
+    return fingerprint, _failures(outcomes)
+
+
+def _fingerprint_case(item: Item, n_classes: int, pieces: Path) -> CaseFingerprint:
+    case, key = item.case, work_key(_sources(item.case))
+    images, grid = read_images(case)
+    labels = read_labels(case, n_classes, grid)
+    result = fingerprint_case(case.case_id, images, grid, labels.mask, labels.classes)
+    save_piece(pieces / f"{case.case_id}.json", result, key)
+    return result
+
+
+def _preprocess(
+    dataset: Dataset, items: Sequence[Item], plan: Plan, workers: int
+) -> tuple[list[PreparedSummary], list[Failure]]:
+    """Preprocesses and stores cases; those that stand there already and have not changed are left."""
+    ready = {}
+    for item in items:
+        folder, case_id = dataset.task.prepared(plan.name, item.split), item.case.case_id
+        if is_current(folder, case_id, work_key(_sources(item.case), plan.preprocessing)):
+            ready[item] = _summary(item.split, StoredCase.open(folder, case_id), fresh=False)
+    outcomes = run_cases(
+        partial(_preprocess_case, dataset=dataset, plan=plan),
+        [item for item in items if item not in ready],
+        workers=workers,
+        description=f"Preprocessing {dataset.task.name}",
+    )
+    ready |= {outcome.item: outcome.result for outcome in outcomes if outcome.result is not None}
+    return [ready[item] for item in items if item in ready], _failures(outcomes)
+
+
+def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummary:
+    split, case = item.split, item.case
+    folder, key = dataset.task.prepared(plan.name, split), work_key(_sources(case), plan.preprocessing)
+    images, grid = read_images(case)
+    labels = read_labels(case, len(dataset.classes), grid) if case.label is not None or split == "Tr" else None
+    mask = None if labels is None else labels.mask
+    prepared = preprocess_case(images, grid, mask, plan.preprocessing)
+    classes = {} if labels is None else labels.classes
+    save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key)
+    stored = StoredCase.open(folder, case.case_id)
+    if mask is not None:
+        # Counted in what was written, not in what was meant to be written.
+        lost = set(voxels_of_instances(mask)) - set(voxels_of_instances(stored.instances[:]))
+        if lost:
+            raise RuntimeError(f"{case.case_id}: instances {sorted(lost)} are not in the stored mask")
+    return _summary(split, stored, fresh=True)
+
+
+def _summary(split: str, stored: StoredCase, fresh: bool) -> PreparedSummary:
+    before = len(stored.truth) if stored.labelled else None
+    after = len(stored.mask_boxes) if stored.labelled else None
+    return PreparedSummary(stored.case_id, split, before, after, stored.redrawn, stored.nonfinite, fresh)
+
+
+def _sources(case: Case) -> list[Path]:
+    files = [*case.images, case.label, case.classes_file]
+    return [path for path in files if path is not None and path.is_file()]
+
+
+def _failures(outcomes: Sequence[Outcome[Item, Any]]) -> list[Failure]:
+    failures = []
+    for outcome in outcomes:
+        if outcome.error:
+            failures.append(Failure(outcome.item.split, outcome.item.case.case_id, outcome.error, outcome.is_bug))
+        if outcome.is_bug:
+            print(outcome.details, file=sys.stderr)
+    return failures
+
+
+def _write_plan(folder: TaskFolder, plan: Plan, given: Path | None) -> Path:
+    """Writes the plan into its folder, unless another stands there that was edited by hand.
+
+    A digest beside it tells a planner's file from an edited one.
+
+    Raises:
+        UserError: the plan there was edited; how to keep it and how to drop it is said.
+    """
+    path = folder.plan(plan.name)
+    written = path.with_name(".plan.sha256")
+    if given is not None and path.is_file() and path.resolve() == given.resolve():
+        return path
+    if path.is_file() and not (written.is_file() and written.read_text(encoding="utf-8") == _digest(path)):
+        try:
+            edited = Plan.load(path) != plan
+        except UserError:
+            edited = True
+        if edited:
+            raise UserError(f"{path}: was edited by hand", remedy=f"keep it with -o plan={path}, or delete it")
+    plan.save(path)
+    if given is None:
+        write_text(written, _digest(path))
+    else:
+        written.unlink(missing_ok=True)
+    return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _fitting(path: Path, dataset: Dataset) -> Plan:
+    """A plan file of the user's, checked against the data set.
+
+    Raises:
+        UserError: it is no plan, or is one for other modalities or classes.
+    """
+    plan = Plan.load(path)
+    for what in ("modalities", "classes"):
+        if getattr(plan, what) != getattr(dataset, what):
+            ours, theirs = ", ".join(getattr(dataset, what)), ", ".join(getattr(plan, what))
+            raise UserError(
+                f"{path}: its {what} are {theirs}, the data set's {ours}", remedy="plan this data set itself"
+            )
+    return plan
+
+
+def _write_splits(dataset: Dataset, cases: Sequence[PreparedSummary]) -> list[str]:
+    """Writes splits.json; one that covers all cases stands, so that a fold means the same for ever, edited or not."""
+    path = dataset.task.splits
+    lesions = {case.case_id: case.lesions_before or 0 for case in cases}
+    if not lesions:
+        raise UserError(
+            f"{dataset.task.root}: no training case could be prepared", remedy="repair the cases named above"
+        )
+    known: set[str] = set()
+    if path.is_file():
+        known = {case_id for fold in read_json(path) for part in ("train", "val") for case_id in fold[part]}
+        if known >= set(lesions):
+            return []
+    write_json(path, make_splits(lesions, dataset.patients(list(lesions))))
+    if known:
+        return [f"{path}: made anew, because there are new cases; models trained before have seen other folds"]
+    return []

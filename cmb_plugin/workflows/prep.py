@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -128,7 +130,7 @@ def prepare(
         task: number, name or path of the Task folder.
         overrides: ``planner=NAME``, ``planner_cfg.x=y``, ``plan=PATH.json``, ``additional_imports=[module]``.
         workers: processes that check and measure; None takes every core.
-        preprocess_workers: processes that preprocess, which need more memory; None takes ``workers``.
+        preprocess_workers: processes that preprocess; None takes ``workers``, or as many as the memory holds.
         full_check: read every voxel in the check, not only the headers.
         check: False trusts the folder; what cannot be read still fails, case by case.
 
@@ -149,9 +151,9 @@ def prepare(
     plan = planner.plan(fingerprint) if given_plan is None else _fitting(given_plan, dataset)
     path = _write_plan(folder, plan, given_plan)
 
-    cases, failed = _preprocess(
-        dataset, _without(items, failures), plan, workers if preprocess_workers is None else preprocess_workers
-    )
+    if preprocess_workers is None:
+        preprocess_workers = min(workers, _processes_in_memory(fingerprint))
+    cases, failed = _preprocess(dataset, _without(items, failures), plan, preprocess_workers)
     failures += failed
     warnings += _write_splits(dataset, [case for case in cases if case.split == "Tr"])
     return PrepReport(folder, plan, path, cases, failures, warnings, time.perf_counter() - begun)
@@ -234,6 +236,17 @@ def _preprocess(
     )
     ready |= {outcome.item: outcome.result for outcome in outcomes if outcome.result is not None}
     return [ready[item] for item in items if item in ready], _failures(outcomes)
+
+
+def _processes_in_memory(fingerprint: Fingerprint) -> int:
+    """How many of the largest case three quarters of the machine's memory hold: the library resamples in float64."""
+    voxels = max((math.prod(case.shape) for case in fingerprint.cases), default=0)
+    needed = 0.3e9 + voxels * (12 * len(fingerprint.modalities) + 32)
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return 4
+    return max(1, int(0.75 * memory / needed))
 
 
 def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummary:

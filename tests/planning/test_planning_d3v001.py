@@ -14,6 +14,11 @@ from cmb_plugin.preparation import CaseFingerprint, Fingerprint
 Triple = tuple[int, int, int]
 
 
+@pytest.fixture(autouse=True)
+def _coarse_anchor_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cmb_plugin.planning.anchors.PLACED_BOXES", 100)
+
+
 def case(
     spacing: tuple[float, float, float],
     shape: Triple = (100, 150, 130),

@@ -7,7 +7,7 @@ import pytest
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.networks import build_encoder, pyramid_widths
+from cmb_plugin.networks import DetectionHead, FeaturePyramid, build_encoder, pyramid_widths
 from cmb_plugin.planning import (
     Architecture,
     Plan,
@@ -99,12 +99,15 @@ def test_estimate_follows_the_encoder_of_the_library() -> None:
 
 
 def test_weights_are_counted_exactly_but_for_norms_and_biases() -> None:
-    from cmb_plugin.plugins import trainers
-
-    module = trainers.get("RetinaUNetV001")(plan())
-    convolutions = sum(p.numel() for p in module.network.parameters() if p.ndim > 1)
-    segmentation = 2 * pyramid_widths(plan().architecture)[0]
-    assert _weights(plan().architecture, 1, 1, 27) == convolutions - segmentation
+    architecture = network()
+    levels = len(architecture.detection_levels)
+    parts = (
+        build_encoder(1, architecture),
+        FeaturePyramid(architecture),
+        DetectionHead(architecture.pyramid_channels, anchors=27, classes=1, levels=levels),
+    )
+    convolutions = sum(p.numel() for part in parts for p in part.parameters() if p.ndim > 1)
+    assert _weights(architecture, 1, 1, 27) == convolutions
 
 
 @pytest.mark.parametrize("finest", [0, 1, 2, 3])

@@ -1,7 +1,7 @@
 """The Task folder as an object: dataset.json, cases, labels, splits, checks; and the predictions folder."""
 
 from .checks import Finding, Report, check_case, check_dataset
-from .dataset import Case, Dataset, Labels, find_cases, write_dataset
+from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modality, write_dataset
 from .predictions import (
     CasePredictions,
     boxes_file,
@@ -27,11 +27,13 @@ __all__ = [
     "check_case",
     "check_dataset",
     "find_cases",
+    "image_files",
     "instances_file",
     "make_splits",
     "predicted_cases",
     "read_case_predictions",
     "read_truth",
+    "split_modality",
     "truth_of_labels",
     "write_case_predictions",
     "write_dataset",

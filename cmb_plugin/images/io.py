@@ -146,9 +146,14 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _load_nifti(path: Path) -> Any:
+    from nibabel.filebasedimages import ImageFileError
     from nibabel.loadsave import load
+    from nibabel.spatialimages import HeaderDataError
 
-    return load(path, mmap=False)
+    try:
+        return load(path, mmap=False)
+    except (ImageFileError, HeaderDataError) as error:
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,7 @@ GROUND_FLOOR = ["errors", "files", "plugins", "paths", "settings", "workers", "d
         (["preparation", "planning"], ("SimpleITK", "lightning", "matplotlib")),
         (["networks", "inference"], ("SimpleITK", "lightning", "monai", "matplotlib")),
         (["training"], ("SimpleITK",)),
+        (["phantom"], ("torch", "SimpleITK", "lightning", "monai")),
         (["evaluation"], ("torch", "SimpleITK", "lightning")),
         (["commands"], ("torch", "SimpleITK", "lightning", "monai", "nnunetv2", "matplotlib", "scipy", "blosc2")),
     ],
@@ -187,3 +189,28 @@ def test_setup_lists_every_package() -> None:
         for path in (ROOT / folder).rglob("__init__.py")
     }
     assert listed == engine | plugins
+
+
+def test_every_imported_package_is_a_declared_dependency() -> None:
+    """What only comes along with another package goes missing when that one no longer needs it."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    lines = config["options"]["install_requires"] + config["options.extras_require"]["tensorboard"]
+    declared = {normal(re.split(r"[<>=!~ ]", line)[0]) for line in lines.split()}
+    providers = packages_distributions()
+    imported = {
+        (module.split(".")[0], str(path.relative_to(ROOT)))
+        for path in [*engine_files(), *plugin_files()]
+        for _, module in imported_modules(path)
+    }
+    ours = {"cmb_plugin", *PLUGIN_FOLDERS, *sys.stdlib_module_names}
+    undeclared = {
+        f"{file} imports {name}"
+        for name, file in imported
+        if name not in ours and not declared & {normal(provider) for provider in providers.get(name, [name])}
+    }
+    assert not undeclared
+
+
+def normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()

@@ -79,17 +79,23 @@ NNDETECTION_FLAGS = {
 
 def show(run: EvaluationRun, console: Console) -> None:
     """Prints the main numbers, the notes and the files."""
+    from rich import box
     from rich.table import Table
 
+    def line(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     metrics = run.metrics
-    point = metrics["operating_point"]
-    scans = f"{metrics['n_cases']} scans, {metrics['n_healthy']} healthy"
-    table = Table(title=f"{run.title}: {scans}, at score {point['score']:.3g}", title_justify="left")
-    columns = ("", "lesions", "found", "sensitivity", "precision", "F1", "FP/scan", "FROC score", "AP")
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left")
+    line(run.title)
+    line(
+        f"{metrics['n_cases']} scans, {metrics['n_healthy']} healthy; "
+        f"reported from score {metrics['operating_point']['score']:.3g} on"
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits into 80 columns
+    for column in ("", "found", "sensitivity", "precision", "F1", "FP/scan", "FROC", "AP"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     matching = metrics["matching"]
-    names = {"distance": f"centres <= {matching['match_mm']:g} mm", "iou": f"IoU >= {matching['iou']:g}"}
+    names = {"distance": f"within {matching['match_mm']:g} mm", "iou": f"IoU >= {matching['iou']:g}"}
     several = len(metrics["per_class"]) > 1
     for kind, name in names.items():
         table.add_row(name, *_cells(metrics["overall"][kind]))
@@ -97,17 +103,14 @@ def show(run: EvaluationRun, console: Console) -> None:
             table.add_row(f"  {class_name}", *_cells(blocks[kind]))
     console.print(table)
 
-    froc = Table(title="Sensitivity at false positives per scan", title_justify="left")
-    froc.add_column("")
+    froc = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    froc.add_column("sensitivity at FP/scan of", no_wrap=True)
     for rate in metrics["froc"]:
         value = float(rate)
         froc.add_column(f"1/{round(1 / value)}" if 0 < value < 1 else rate, justify="right")
     for kind, name in names.items():
         froc.add_row(name, *(_number(value) for value in metrics["overall"][kind]["froc"].values()))
     console.print(froc)
-
-    def line(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     if metrics["n_possible"]:
         found = metrics["overall"]["distance"]["ignored"]
@@ -121,8 +124,7 @@ def show(run: EvaluationRun, console: Console) -> None:
 def _cells(block: dict[str, Any]) -> list[str]:
     precision = next((value for key, value in block.items() if key.startswith("AP_")), None)
     return [
-        str(block["n_lesions"]),
-        str(block["true_positives"]),
+        f"{block['true_positives']}/{block['n_lesions']}",
         *(_number(block[key]) for key in ("sensitivity", "precision", "f1")),
         _number(block["fp_per_scan"], 2),
         _number(block["froc_score"]),

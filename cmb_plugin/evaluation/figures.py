@@ -32,7 +32,7 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
         metrics: what ``evaluate`` returned.
         title: for instance task, model and split.
     """
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    figure = Figure(figsize=(7.4, 5.6), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log", base=2)
     distance, iou = metrics["overall"]["distance"], metrics["overall"]["iou"]
@@ -40,7 +40,7 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
         axes.text(0.5, 0.5, "no lesion to find:\nsensitivity is undefined", transform=axes.transAxes, ha="center")
     else:
         rule = metrics["matching"]
-        label = f"centres at most {rule['match_mm']:g} mm apart: FROC score {distance['froc_score']:.3f}"
+        label = f"centres ≤ {rule['match_mm']:g} mm apart: FROC score {distance['froc_score']:.3f}"
         _draw_curve(axes, distance, BLUE, label, width=2.4, order=4)
         rates = [float(rate) for rate in distance["froc"]]
         axes.plot(rates, list(distance["froc"].values()), "o", color=BLUE, markersize=5, zorder=5)
@@ -49,7 +49,7 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
                 if blocks["distance"]["n_lesions"]:
                     score = blocks["distance"]["froc_score"]
                     _draw_curve(axes, blocks["distance"], colour, f"only {name}: {score:.3f}", width=1.2)
-        label = f"boxes with IoU of at least {rule['iou']:g}: {iou['froc_score']:.3f}"
+        label = f"IoU of boxes ≥ {rule['iou']:g}: {iou['froc_score']:.3f}"
         _draw_curve(axes, iou, GREY, label, width=1.4, style="--")
         _draw_operating_point(axes, metrics)
         # Outside: wherever it stood inside it would cover some detector's curve.

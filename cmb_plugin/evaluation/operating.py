@@ -108,10 +108,10 @@ def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float, str]:
         # that was lucky (benchmarks/operating_point.py). With many scans it makes no difference.
         allowed = np.flatnonzero(curve.false <= max(target * curve.n_cases - 1, 0))
         if not len(allowed) or not curve.true[allowed[-1]]:
-            return DEFAULT_OPERATING_POINT, f"default: no lesion is found within {target:g} false positives per scan"
+            return DEFAULT_OPERATING_POINT, f"default: no lesion is found within {target:g} FP per scan"
         last = int(allowed[-1])
         first = int(np.argmax(curve.true[: last + 1]))
-        why = f"most lesions found at no more than {target:g} false positives per scan, middle of the range that does"
+        why = f"most lesions found at no more than {target:g} FP per scan; middle of the range that does so"
     elif rule == "sensitivity":
         assert target is not None
         enough = np.flatnonzero(curve.true >= target * curve.n_lesions - 1e-9)

@@ -122,7 +122,7 @@ def evaluate(
     source = _source(task_folder, model, fold, split) if predictions is None else _elsewhere(Path(predictions))
     cases, folders = _cases(dataset, source, split)
     loaded = _load(cases, folders, dataset, source, workers)
-    config, origin, notes = _with_operating_point(config, source, loaded)
+    config, origin = _with_operating_point(config, source, loaded)
 
     metrics = {
         "task": task_folder.name,
@@ -132,9 +132,7 @@ def evaluate(
         **measure(loaded.cases, dataset.classes, config),
     }
     metrics["operating_point"]["source"] = origin
-    notes += _notes(loaded, source)
-    if split == "val" and origin == "operating_point.json":
-        notes.append("the operating point was chosen on these scans: what is measured at it is better than on new ones")
+    notes = [*_operating_notes(config, origin, split, loaded), *_notes(loaded, source)]
     folder = Path(output) if output is not None else source.results
     assert folder is not None
     title = ", ".join(word for word in (task_folder.name, source.words, split) if word)
@@ -286,30 +284,34 @@ def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, c
         )
 
 
-def _with_operating_point(
-    config: EvaluationConfig, source: _Source, loaded: _Loaded
-) -> tuple[EvaluationConfig, str, list[str]]:
-    """The configuration with a score, where the score comes from, and notes."""
-    notes: list[str] = []
+def _with_operating_point(config: EvaluationConfig, source: _Source, loaded: _Loaded) -> tuple[EvaluationConfig, str]:
+    """The configuration with a score, and where the score comes from."""
     if config.operating_point is not None:
-        return config, "setting", notes
-    predicted_at = sorted(loaded.operating_points)
+        return config, "setting"
     swept = [_swept_score(f.operating_point) for f in source.folds.values() if f.operating_point.is_file()]
     if swept:
         # The mean, to 6 decimals: so nndet_predict sets the operating point of several folds.
         score, origin = round(sum(swept) / len(swept), 6), "operating_point.json"
-        if any(abs(value - score) > 1e-6 for value in predicted_at):
-            at = ", ".join(f"{value:g}" for value in predicted_at)
-            notes.append(
-                f"measured at score {score:g} (operating_point.json), predicted with {at}; "
-                "predict again to have the same lesions reported"
-            )
-    elif len(predicted_at) == 1:
-        score, origin = predicted_at[0], "predictions"
+    elif len(loaded.operating_points) == 1:
+        (score,), origin = loaded.operating_points, "predictions"
     else:
         score, origin = DEFAULT_OPERATING_POINT, "default"
-        notes.append(f"the predictions have different operating points: measured at {score:g}")
-    return dataclasses.replace(config, operating_point=score), origin, notes
+    return dataclasses.replace(config, operating_point=score), origin
+
+
+def _operating_notes(config: EvaluationConfig, origin: str, split: str, loaded: _Loaded) -> list[str]:
+    predicted_at = ", ".join(f"{score:g}" for score in sorted(loaded.operating_points))
+    if origin == "default":
+        return [f"the predictions have different operating points ({predicted_at})"]
+    if origin != "operating_point.json":
+        return []
+    if split == "val":
+        return ["the operating point was chosen on these scans: what is measured at it is better than on new ones"]
+    score = config.operating_point or 0.0
+    if all(abs(value - score) <= 1e-6 for value in loaded.operating_points):
+        return []
+    remedy = "predict again to have the same lesions reported"
+    return [f"measured at score {score:g} (operating_point.json), predicted with {predicted_at}; {remedy}"]
 
 
 def _swept_score(path: Path) -> float:

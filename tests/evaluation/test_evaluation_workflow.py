@@ -63,7 +63,7 @@ def test_validation_scans_are_measured_and_every_file_is_written(task, fold, cap
     assert (metrics["precision"], metrics["fp_per_scan"], metrics["missing_cases"]) == (1.0, 0.0, [])
     assert metrics["operating_point"] == {"score": 0.5, "source": "predictions"}
     printed = capsys.readouterr().out
-    assert "centres <= 5 mm" in printed
+    assert "within 5 mm" in printed
     assert "froc.png" in printed
     with (folder / "detections.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))

@@ -8,6 +8,8 @@ from cmb_plugin.dataset import Case, Labels
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_scan
 
+MOST_INSTANCES = int(np.iinfo(np.int16).max)  # prepared masks are int16
+
 
 def read_images(case: Case) -> tuple[np.ndarray, Grid]:
     """All modalities of a case on the grid of the first.
@@ -25,7 +27,7 @@ def read_images(case: Case) -> tuple[np.ndarray, Grid]:
             raise UserError(f"{path}: no such file", remedy="add it, or remove the other modalities of the case")
         image, own = read_scan(path)
         grid = grid or own
-        if own.shape != grid.shape or own.corner_distance(grid) >= min(grid.spacing) / 2:
+        if _apart(own, grid):
             raise UserError(
                 f"{path}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
             )
@@ -41,12 +43,20 @@ def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
     """The labels of a case whose scan lies on ``grid``.
 
     Raises:
-        UserError: as ``Case.read_labels``; or the mask has another shape than the scan.
+        UserError: as ``Case.read_labels``; or the mask lies elsewhere, or its numbers are too high to be stored.
     """
     labels = case.read_labels(n_classes)
-    if labels.mask.shape != grid.shape:
+    if _apart(labels.grid, grid):
         raise UserError(
-            f"{case.label}: has shape {labels.mask.shape}, the scan has {grid.shape}",
-            remedy=f"resample it to the grid of {case.images[0].name}",
+            f"{case.label}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
+        )
+    if labels.classes and max(labels.classes) > MOST_INSTANCES:
+        raise UserError(
+            f"{case.label}: has an instance {max(labels.classes)}", remedy="number the lesions 1, 2, ... without gaps"
         )
     return labels
+
+
+def _apart(grid: Grid, other: Grid) -> bool:
+    """True when voxels of one grid would be taken for others of the other grid."""
+    return grid.shape != other.shape or grid.corner_distance(other) >= min(other.spacing) / 2

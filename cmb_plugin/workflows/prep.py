@@ -166,6 +166,8 @@ def _choose_planner(words: Sequence[str]) -> tuple[Planner, Path | None]:
     planner_class = planners.get(str(overrides.take("planner", DEFAULT_PLANNER)))
     given = overrides.take("plan")
     config = overrides.apply(planner_cfg=planner_class.config_class())["planner_cfg"]
+    if given is not None and config != planner_class.config_class():
+        raise UserError("a finished plan and planner_cfg.* exclude each other", remedy="edit the plan file instead")
     if given is not None and not str(given).endswith(".json"):
         raise UserError(f"plan={given} is no file", remedy="give the path of a plan.json, or choose with planner=NAME")
     return planner_class(config), None if given is None else Path(str(given)).expanduser()

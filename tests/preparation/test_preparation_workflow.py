@@ -36,7 +36,8 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFolder:
 
 
 def prep(task: TaskFolder, *overrides: str, **options: bool) -> PrepReport:
-    return prepare(str(task.root), [BUDGET, *overrides], workers=0, **options)  # type: ignore[arg-type]
+    budget = [] if any(word.startswith("plan=") for word in overrides) else [BUDGET]
+    return prepare(str(task.root), [*budget, *overrides], workers=0, **options)  # type: ignore[arg-type]
 
 
 def test_everything_is_prepared_and_every_lesion_counted(task: TaskFolder) -> None:
@@ -184,6 +185,8 @@ def test_unknown_settings_name_the_nearest(task: TaskFolder) -> None:
         prep(task, "planner=D3V002")
     with pytest.raises(UserError, match="is no file"):
         prep(task, "plan=D3V001_3d")
+    with pytest.raises(UserError, match="exclude"):
+        prep(task, "plan=my.json", "planner_cfg.batch_size=1")
 
 
 def test_a_planner_of_the_users_own_module(task: TaskFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +232,18 @@ def test_nan_voxels_are_reported(task: TaskFolder) -> None:
     assert report.cases[0].nonfinite == 5
     assert any("NaN" in warning for warning in report.warnings)
     assert np.isfinite(StoredCase.open(task.prepared(PLAN, "Tr"), "sub-01").data[:]).all()
+
+
+def test_labels_that_lie_elsewhere_or_are_numbered_too_high_are_found_without_the_check(task: TaskFolder) -> None:
+    case = Dataset.load(task).cases("Tr")[0]
+    mask, grid = read_mask(case.label)  # type: ignore[arg-type]
+    moved = Grid(grid.shape, grid.spacing, (0.0, 0.0, 0.0), grid.direction)
+    write_image(case.label, mask.astype(np.int32), moved)  # type: ignore[arg-type]
+    assert "does not lie on the grid" in prep(task, check=False).failures[0].reason
+    mask[mask == 1] = 40_000
+    write_image(case.label, mask.astype(np.int32), grid)  # type: ignore[arg-type]
+    write_json(case.classes_file, {"instances": {str(n): 0 for n in np.unique(mask[mask > 0])}})  # type: ignore[arg-type]
+    assert "instance 40000" in prep(task, check=False).failures[0].reason
 
 
 def test_fingerprint_holds_what_the_scans_have(task: TaskFolder) -> None:

@@ -38,8 +38,9 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 demo: $(READY)
 	@$(BIN)/python -m cmb_plugin.workflows.demo
 
+# One process per core and one thread in each: the tests are many and small.
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -156,7 +156,7 @@ def _zyx(array: np.ndarray) -> np.ndarray:
 def _steepened(
     grey: np.ndarray, white: np.ndarray, brain: np.ndarray, power: float = 2.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    fluid = np.clip(1 - grey - white, 0, 1)
+    fluid = 1.7 * np.clip(1 - grey - white, 0, 1)  # more of it: the sulci of old age are wide
     total = grey**power + white**power + fluid**power + 1e-6
     return grey**power / total * brain, white**power / total * brain
 

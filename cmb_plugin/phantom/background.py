@@ -17,7 +17,7 @@ from .subject import Lattice, Subject
 
 SLAB = 8  # planes that are worked on at a time, to bound the memory
 
-CHI_WHITE, CHI_GREY, CHI_FLUID, CHI_BONE = -0.03, 0.015, 0.0, -2.0
+CHI_WHITE, CHI_GREY, CHI_FLUID, CHI_BONE = -0.03, 0.015, 0.0, -1.2
 IRON_DECAY = 140.0
 """R2* of iron in 1/s per ppm at 3 T (Langkammer et al. 2010)."""
 
@@ -160,7 +160,9 @@ def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) 
     outside = np.clip((head - HEAD_MM) / LATTICE_SOFT + 0.5, 0, 1)
     air = np.maximum(cavities, outside)
     bone = np.clip(brain - 2, 0, 1) * np.clip(SKULL_MM - head, 0, 1) * (1 - air)
-    field = _shimmed_field(AIR_PPM * air + CHI_BONE * bone, lattice, subject.main_field, head < 0)
+    # Blurred to the lattice's own resolution: a finer edge would leave beads of field along the skull.
+    chi = ndimage.gaussian_filter(AIR_PPM * air + CHI_BONE * bone, 0.9)
+    field = _shimmed_field(chi, lattice, subject.main_field, head < 0)
     texture = ndimage.gaussian_filter(rng.normal(0, 1, lattice.shape), 1.2).astype(np.float32)
     texture *= 0.35 / texture.std()
     return _Maps(mni.T.reshape(3, *lattice.shape).astype(np.float32), head, brain, air, field, texture)
@@ -217,6 +219,7 @@ def _fill_slab(
     )
     around *= 1 - air
     inside = white * value["white"] + grey * value["grey"] + fluid * value["fluid"]
+    inside *= 1 + np.float32(0.07) * texture[near]
     inside *= np.exp(-echo * IRON_DECAY * protocol.field_tesla / 3 * iron)
     around[near] = around[near] * (1 - brain) + inside
 
@@ -254,7 +257,7 @@ def _echo(
     for start in range(0, depth, SLAB):
         # One plane more on either side, for the phase change along z.
         low, high = max(start - 1, 0), min(start + SLAB + 1, depth)
-        total = field[low:high] + lattice.interpolate(smooth, (mm[0][low:high], mm[1], mm[2]))
+        total = field[low:high] + lattice.interpolate(smooth, (mm[0][low:high], mm[1], mm[2]), smooth=True)
         phase = phase_of(total, protocol.field_tesla, protocol.echo_ms)
         left = dephasing(phase)
         own = slice(start - low, start - low + min(SLAB, depth - start))

@@ -154,5 +154,13 @@ def _in_scan(deposit: Deposit, subject: Subject) -> Blob:
     centre, *tips = subject.mni_to_mm(ends)
     rotation, _ = np.linalg.qr((np.stack(tips) - centre).T)
     return Blob(
-        deposit.kind, centre, deposit.axes, rotation.T, deposit.ppm, deposit.density, deposit.decay, deposit.site
+        deposit.kind,
+        centre,
+        deposit.axes,
+        rotation.T,
+        deposit.ppm,
+        deposit.density,
+        deposit.decay,
+        deposit.site,
+        deposit.softness,
     )

@@ -28,6 +28,9 @@ _CALCIFICATIONS: tuple[
     ("cortex", (0, 0, 0), (0, 0, 0), 0.35, (0.6, 1.4)),
 )
 
+FAINT_SHARE = 0.15
+"""Share of the microbleeds that hold little blood product and are hard to see."""
+
 AIR_PPM = 9.4
 """Susceptibility of air relative to tissue (+0.36 against -9.05)."""
 
@@ -53,6 +56,7 @@ class Deposit:
     ppm: float
     density: float
     decay: float
+    softness: float = 0.0
 
 
 def blooming(ppm: float, tesla: float = 3.0, echo_ms: float = 20.0) -> float:
@@ -78,8 +82,10 @@ def draw_microbleeds(
         centre = points[rng.integers(len(points))] + rng.uniform(-0.5, 0.5, 3)
         if any(np.linalg.norm(centre - d.centre) < 7 for d in deposits) or not in_scan(centre):
             continue
-        ppm = float(np.exp(rng.normal(np.log(1.3), 0.45)).clip(0.4, 3.0))
+        ppm = float(np.exp(rng.normal(np.log(1.2), 0.5)).clip(0.4, 3.0))
         diameter = protocol.lesions.diameter(rng.random()) / blooming(ppm)
+        if rng.random() < FAINT_SHARE:
+            ppm, diameter = rng.uniform(0.4, 0.6), diameter * rng.uniform(0.5, 0.8)
         axes, rotation = _shape(rng, diameter / 2, 0.12)
         deposits.append(Deposit("cmb", "", centre, axes, rotation, ppm, 0.8, 80 * ppm))
     return deposits
@@ -88,13 +94,15 @@ def draw_microbleeds(
 def draw_iron(rng: np.random.Generator) -> list[Deposit]:
     """A deposit of iron in each pallidum, on top of the nucleus' own iron."""
     deposits = []
-    ppm = rng.uniform(0.2, 0.45)
+    ppm = rng.uniform(0.12, 0.35)
     for side, name in ((1, "pallidum_right"), (-1, "pallidum_left")):
         centre, axes, rotation = nucleus_frame("pallidum", side)
-        size = axes * rng.uniform(0.4, 0.75) * rng.uniform(0.85, 1.15, 3)
+        size = axes * rng.uniform(0.5, 0.9) * rng.uniform(0.85, 1.15, 3)
         middle = centre + rng.uniform(-0.25, 0.25, 3) * axes @ rotation
         strength = float(ppm * rng.uniform(0.8, 1.2))
-        deposits.append(Deposit("iron", name, middle, size, rotation, strength, 1.0, 130 * strength))
+        deposits.append(
+            Deposit("iron", name, middle, size, rotation, strength, 1.0, 130 * strength, rng.uniform(2, 3.5))
+        )
     return deposits
 
 

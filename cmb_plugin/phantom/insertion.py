@@ -68,9 +68,14 @@ def insert(blob: Blob, background: Background, protocol: Protocol, main_field: n
     inside = np.clip(coverage, 0, 1)
     left = 1 - inside * np.float32(1 - blob.density * np.exp(-protocol.echo_ms * 1e-3 * blob.decay))
     # The phase is let go to zero at the patch's border, so that the difference is periodic.
-    factor_map = left * dephasing(phase) * np.exp(1j * phase * _taper(fine)).astype(np.complex64) - 1
+    left *= dephasing(phase)
+    phase *= _taper(fine)
+    factor_map = np.empty(fine, np.complex64)
+    np.multiply(left, np.cos(phase), out=factor_map.real)
+    np.multiply(left, np.sin(phase), out=factor_map.imag)
+    factor_map -= 1
     change = crop_kspace(_sampled(background, mm) * factor_map, tuple(int(n) for n in high - low))
-    filled = crop_kspace(coverage.astype(np.complex64), tuple(int(n) for n in high - low)).real
+    filled = crop_kspace(coverage, tuple(int(n) for n in high - low))
     part = tuple(slice(a, b) for a, b in zip(inner_low - low, inner_high - low, strict=True))
     box = tuple(slice(int(a), int(b)) for a, b in zip(inner_low, inner_high, strict=True))
     return Insertion(blob, box, change[part], filled[part] * np.float32(blob.susceptibility), filled[part])  # type: ignore[arg-type]
@@ -87,12 +92,11 @@ def _taper(shape: tuple[int, ...]) -> np.ndarray:
 
 def _sampled(background: Background, mm: list[np.ndarray]) -> np.ndarray:
     """The background's complex signal at the crossing of planes ``mm``, linear between its samples."""
-    sampled = background.signal
-    for axis in (-3, -2, -1):
-        places = mm[axis] / background.spacing[axis]
-        first, last = int(np.floor(places[0])), int(np.ceil(places[-1])) + 1
-        first = max(min(first, sampled.shape[axis] - 1), 0)
-        cut: list[slice] = [slice(None)] * 3
-        cut[axis] = slice(first, max(last, first + 1))
-        sampled = interpolate_axis(sampled[tuple(cut)], places - first, axis)
+    places = [m / s for m, s in zip(mm, background.spacing, strict=True)]
+    shape = background.signal.shape
+    low = [max(min(int(np.floor(p[0])), n - 1), 0) for p, n in zip(places, shape, strict=True)]
+    high = [max(int(np.ceil(p[-1])) + 1, a + 1) for p, a in zip(places, low, strict=True)]
+    sampled = background.signal[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    for axis in (-1, -2, -3):
+        sampled = interpolate_axis(sampled, places[axis] - low[axis], axis)
     return sampled

@@ -129,11 +129,11 @@ def _susceptibility_map(
 ) -> np.ndarray:
     """QSM: the true susceptibility at the scan's voxels, blurred, plus what the inversion makes of the phase noise."""
     assert background.susceptibility is not None
-    chi = crop_kspace(background.susceptibility.astype(np.complex64), protocol.shape).real.copy()
+    chi = crop_kspace(background.susceptibility, protocol.shape)
     background.susceptibility = None
     for insertion in insertions:
         chi[insertion.box] += insertion.susceptibility
-    chi = ndimage.gaussian_filter(chi, 0.5)
+    chi = ndimage.gaussian_filter(chi, 0.6)
     noise = rng.standard_normal(chi.shape, np.float32) * np.float32(sigma) / np.maximum(magnitude, np.float32(sigma))
     noise *= brain
     radians_per_ppm = GAMMA * protocol.field_tesla * protocol.echo_ms * 1e-3
@@ -147,7 +147,8 @@ def _spin_echo(
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """T2-weighted image: a spin echo refocuses the field, so a source only shows by its fewer protons and its own decay."""
     assert background.spin_echo is not None
-    image = crop_kspace(background.spin_echo.astype(np.complex64), protocol.shape).real * coils
+    image = crop_kspace(background.spin_echo, protocol.shape)
+    image *= coils
     background.spin_echo = None
     without: list[np.ndarray | None] = []
     for insertion in insertions:

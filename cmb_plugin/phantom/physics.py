@@ -93,25 +93,30 @@ def crop_kspace(signal: np.ndarray, shape: Triple) -> np.ndarray:
     on i * n_fine / n along each axis.
 
     Args:
-        signal: complex [z, y, x] on the fine grid.
+        signal: [z, y, x] on the fine grid, real or complex.
         shape: no larger than ``signal``'s.
+
+    Returns:
+        [z, y, x] of ``shape``, real when ``signal`` is.
     """
     for axis, wanted in enumerate(shape):
         given = signal.shape[axis]
         if wanted == given:
             continue
-        spectrum = fft.fft(signal, axis=axis)
-        ends: list[np.ndarray] = []
-        for part in (slice(0, (wanted + 1) // 2), slice(given - wanted // 2, given)):
-            index: list[slice] = [slice(None)] * 3
-            index[axis] = part
-            ends.append(spectrum[tuple(index)])
-        signal = fft.ifft(np.concatenate(ends, axis=axis), axis=axis, overwrite_x=True)
-        signal *= np.float32(wanted / given)
+        result = np.empty((*signal.shape[:axis], wanted, *signal.shape[axis + 1 :]), signal.dtype)
+        rows = 1 if axis == 0 else 0
+        for start in range(0, signal.shape[rows], 16):  # few rows at a time: no second spectrum of the whole volume
+            part = (slice(None),) * rows + (slice(start, start + 16),)
+            spectrum = fft.fft(signal[part], axis=axis)
+            low = np.take(spectrum, np.r_[: (wanted + 1) // 2, given - wanted // 2 : given], axis=axis)
+            cropped = fft.ifft(low, axis=axis, overwrite_x=True)
+            cropped *= np.float32(wanted / given)
+            result[part] = cropped if np.iscomplexobj(signal) else cropped.real
+        signal = result
     return signal
 
 
-def high_passed_phase(signal: np.ndarray, spacing: Sequence[float], sigma_mm: float = 5.0) -> np.ndarray:
+def high_passed_phase(signal: np.ndarray, spacing: Sequence[float], sigma_mm: float = 3.0) -> np.ndarray:
     """Homodyne filter: the phase of each slice relative to its own low-pass filtered complex image (Haacke et al. 2004).
 
     Args:

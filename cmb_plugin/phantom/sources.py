@@ -24,6 +24,7 @@ class Blob:
         density: part of the tissue's protons that are left inside.
         decay: additional R2* inside, in 1/s.
         site: anatomical name, for the reader of the files.
+        softness: width in mm over which the amount falls from full to none at the surface; 0 for a sharp one.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Blob:
     density: float
     decay: float
     site: str = ""
+    softness: float = 0.0
 
     @property
     def diameter(self) -> float:
@@ -73,7 +75,8 @@ def blob_coverage(blob: Blob, mm: Sequence[np.ndarray]) -> np.ndarray:
     """
     voxel = float(np.prod([m[1] - m[0] for m in mm])) ** (1 / 3)
     axes = np.maximum(blob.axes, 0.6 * voxel)
-    reach = float(axes.max()) + voxel
+    edge = max(voxel, blob.softness)
+    reach = float(axes.max()) + edge
     near = [np.flatnonzero(np.abs(m - c) <= reach + (m[1] - m[0])) for m, c in zip(mm, blob.centre, strict=True)]
     coverage = np.zeros([len(m) for m in mm], np.float32)
     if not all(len(n) for n in near):
@@ -81,7 +84,7 @@ def blob_coverage(blob: Blob, mm: Sequence[np.ndarray]) -> np.ndarray:
     box = tuple(slice(n[0], n[-1] + 1) for n in near)
     points = np.stack(np.meshgrid(*(m[b] for m, b in zip(mm, box, strict=True)), indexing="ij"), axis=-1)
     depth = -ellipsoid_distance(points, blob.centre, axes, blob.rotation)
-    filled = np.clip(depth / voxel + 0.5, 0, 1)
+    filled = np.clip(depth / edge + 0.5, 0, 1)
     total = float(filled.sum()) * float(np.prod([m[1] - m[0] for m in mm]))
     volume = 4 / 3 * np.pi * float(np.prod(blob.axes))
     coverage[box] = filled * (volume / total) if total > 0 else filled

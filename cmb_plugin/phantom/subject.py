@@ -138,11 +138,35 @@ class Lattice:
         """[N, 3] z, y, x in mm."""
         return np.stack(np.meshgrid(*self.mm, indexing="ij"), axis=-1).reshape(-1, 3)
 
-    def interpolate(self, values: np.ndarray, mm: Sequence[np.ndarray]) -> np.ndarray:
-        """Values at the crossing of planes ``mm`` (z, y, x): float32 [..., Z, Y, X] from [..., z, y, x]."""
+    def interpolate(self, values: np.ndarray, mm: Sequence[np.ndarray], *, smooth: bool = False) -> np.ndarray:
+        """Values at the crossing of planes ``mm`` (z, y, x): float32 [..., Z, Y, X] from [..., z, y, x].
+
+        Linear, or with ``smooth`` cubic (Catmull-Rom): the kinks of a linearly interpolated field show as stripes in SWI.
+        """
+        along = cubic_axis if smooth else interpolate_axis
         for axis in (-3, -1, -2):  # a slab needs few planes: z first, y last, where whole rows are copied
-            values = interpolate_axis(values, (mm[axis] - self.mm[axis][0]) / self.step[axis], axis)
+            values = along(values, (mm[axis] - self.mm[axis][0]) / self.step[axis], axis)
         return values
+
+
+def cubic_axis(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """As ``interpolate_axis``, with Catmull-Rom's cubic through the four nearest values."""
+    last = values.shape[axis] - 1
+    low = np.clip(np.floor(places).astype(int), 0, max(last - 1, 0))
+    t = np.clip(places - low, 0, 1)
+    weights = (
+        (-t + 2 * t**2 - t**3) / 2,
+        (2 - 5 * t**2 + 3 * t**3) / 2,
+        (t + 4 * t**2 - 3 * t**3) / 2,
+        (t**3 - t**2) / 2,
+    )
+    result: np.ndarray | None = None
+    for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
+        part = np.take(values, np.clip(low + offset, 0, last), axis=axis)
+        part *= weight.astype(np.float32).reshape((-1,) + (1,) * (-axis - 1))
+        result = part if result is None else np.add(result, part, out=result)
+    assert result is not None
+    return result
 
 
 def interpolate_axis(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:

@@ -63,8 +63,8 @@ def draw_vessels(rng: np.random.Generator, atlas: Atlas) -> list[VesselPath]:
             path[1:-1] += rng.normal(0, 0.8, path[1:-1].shape)
             kind = "sinus" if name == "transverse" else "vein_curved"
             vessels.append(VesselPath(kind, _smooth(path), radius * rng.uniform(0.75, 1.2), ppm, name))
-    vessels += _medullary(rng, atlas, ppm, rng.integers(34, 56))
-    vessels += _pial(rng, atlas, ppm, rng.integers(55, 95))
+    vessels += _medullary(rng, atlas, ppm, int(rng.integers(55, 85)))
+    vessels += _pial(rng, atlas, ppm, int(rng.integers(90, 140)))
     return vessels
 
 
@@ -97,7 +97,7 @@ def _medullary(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -
         bend *= (rng.uniform(3, 6) if curved else rng.uniform(0, 0.5)) / np.linalg.norm(bend)
         path = starts[i] + along * direction * length + 4 * along * (1 - along) * bend
         kind = "vein_curved" if curved else "vein_straight"
-        radius = float(np.exp(rng.normal(np.log(0.28), 0.35)).clip(0.15, 0.6))
+        radius = float(np.exp(rng.normal(np.log(0.33), 0.35)).clip(0.15, 0.7))
         vessels.append(VesselPath(kind, path if curved else path[[0, -1]], radius, ppm, "medullary"))
     return vessels
 
@@ -126,6 +126,6 @@ def _pial(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> lis
         points = track[: length + 1][np.concatenate([[True], moved])]
         if len(points) < 3:
             continue
-        radius = float(np.exp(rng.normal(np.log(0.45), 0.35)).clip(0.2, 1.0))
+        radius = float(np.exp(rng.normal(np.log(0.55), 0.35)).clip(0.25, 1.2))
         vessels.append(VesselPath("pial_vessel", _smooth(points, 3.0), radius, ppm, "sulcus"))
     return vessels

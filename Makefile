@@ -36,7 +36,7 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	@$(BIN)/python -m cmb_plugin.workflows.demo
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
 
 # One process per core and one thread in each: the tests are many and small.
 test: $(READY)

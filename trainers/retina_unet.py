@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class RetinaConfig(ModelConfig):
         score_threshold: boxes below it are dropped before suppression.
         nms_iou: overlap from which the weaker of two boxes of a patch is dropped.
         detections_per_patch: at most so many boxes leave a patch.
+        segmentation_foreground_weight: weight of lesion voxels in the cross entropy of the segmentation head; 1 is
+            nnDetection's, short schedules need more.
     """
 
     head_convs: int = 1
@@ -51,6 +53,7 @@ class RetinaConfig(ModelConfig):
     score_threshold: float = 0.02
     nms_iou: float = 0.6
     detections_per_patch: int = 100
+    segmentation_foreground_weight: float = 1.0
 
 
 @register_trainer
@@ -62,6 +65,10 @@ class RetinaUNetV001(DetectionModule):
     ATSS assignment; hard negative sampling; a segmentation head as an auxiliary task.
     """
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "fast": {"model_cfg.segmentation_foreground_weight": 100.0},
+        "demo": {"model_cfg.segmentation_foreground_weight": 100.0},
+    }
     model_config = RetinaConfig
     model_cfg: RetinaConfig
 
@@ -91,7 +98,9 @@ class RetinaUNetV001(DetectionModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         output = cast(RetinaOutput, self.network(batch.images))
         return self.detection_losses(output, batch) | {
-            "segmentation": segmentation_loss(output.segmentation, batch.foreground)
+            "segmentation": segmentation_loss(
+                output.segmentation, batch.foreground, self.model_cfg.segmentation_foreground_weight
+            )
         }
 
     def detection_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ PACKAGES = (
     "torch",
     "torchvision",
     "lightning",
-    "monai",
     "nnunetv2",
     "batchgeneratorsv2",
     "dynamic_network_architectures",

@@ -78,7 +78,9 @@ def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     return (1 - paired_giou(boxes, targets)).mean()
 
 
-def segmentation_loss(logits: Tensor, foreground: Tensor, smooth: float = 1e-5) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, foreground: Tensor, foreground_weight: float = 1.0, smooth: float = 1e-5
+) -> Tensor:
     """0.5 cross entropy + 0.5 soft Dice loss of the foreground, the Dice over the whole batch as in nnDetection.
 
     Over a batch without any foreground the Dice term would only push noise, so it is left out there.
@@ -86,9 +88,13 @@ def segmentation_loss(logits: Tensor, foreground: Tensor, smooth: float = 1e-5) 
     Args:
         logits: [B, 2, Z, Y, X], background first.
         foreground: [B, Z, Y, X], 1 inside lesions.
+        foreground_weight: weight of a lesion's voxels in the cross entropy. Lesions fill about one voxel in 10,000; with
+            weight 1 the network first learns to call everything background, where the Dice term has no gradient, and
+            leaves that state only after thousands of steps.
         smooth: keeps the quotient defined.
     """
-    cross_entropy = F.cross_entropy(logits, foreground.long())
+    weights = logits.new_tensor([1.0, foreground_weight])
+    cross_entropy = F.cross_entropy(logits, foreground.long(), weights)
     probability = logits.softmax(dim=1)[:, 1]
     target = foreground.to(probability.dtype)
     overlap = (probability * target).sum()

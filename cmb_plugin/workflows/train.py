@@ -178,7 +178,7 @@ def _open_folder(run: TrainingRun) -> None:
     fold.root.mkdir(parents=True)
     run.plan.save(fold.plan)
     write_json(fold.splits, read_json(run.task.splits))
-    versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "monai", "nnunetv2")}
+    versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "nnunetv2")}
     write_settings(fold.settings, {"task": run.task.name, **run.settings, "versions": versions})
 
 

@@ -75,3 +75,11 @@ def test_segmentation_loss_equals_cross_entropy_and_monai_batch_dice():
 def test_segmentation_loss_without_lesions_is_the_cross_entropy_half():
     logits, target = torch.randn(1, 2, 3, 3, 3), torch.zeros(1, 3, 3, 3)
     torch.testing.assert_close(segmentation_loss(logits, target), 0.5 * F.cross_entropy(logits, target.long()))
+
+
+def test_the_foreground_weight_is_that_of_weighted_cross_entropy():
+    logits, target = torch.randn(1, 2, 4, 4, 4), torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    target[0, 1, 1, 1] = 1
+    with_weight, without = (segmentation_loss(logits, target, weight) for weight in (50.0, 1.0))
+    expected = F.cross_entropy(logits, target, torch.tensor([1.0, 50.0])) - F.cross_entropy(logits, target)
+    torch.testing.assert_close(with_weight - without, 0.5 * expected)

@@ -14,7 +14,7 @@ from .background import build_background
 from .deposits import Deposit, draw_air_cells, draw_calcifications, draw_iron, draw_microbleeds
 from .insertion import insert
 from .measure import measure
-from .outline import outline
+from .outline import largest_piece, outline
 from .protocols import PROTOCOLS, Protocol
 from .records import air_records, blob_record, label_maps, lesion_record, vessel_record
 from .sources import Blob, Vessel
@@ -108,7 +108,7 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
         if drawn.blob.kind not in config.classes:
             mimics.append(blob_record(drawn, subject.grid))
             continue
-        free = drawn.voxels & (mask[drawn.box] == 0)
+        free = largest_piece(drawn.voxels & (mask[drawn.box] == 0))
         if not free.any():
             continue  # wholly inside another lesion's outline: nobody could tell them apart
         drawn.voxels = free

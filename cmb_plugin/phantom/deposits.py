@@ -39,7 +39,7 @@ AIR_CAVITIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, fl
     "frontal": ((9, 76, 2), (7, 5, 9), True),
     "ethmoid": ((7, 52, -36), (6, 15, 8), True),
     "sphenoid": ((6, 24, -40), (7, 10, 7), True),
-    "mastoid": ((58, -38, -42), (7, 9, 11), True),
+    "mastoid": ((59, -38, -46), (5, 6, 8), True),
     "petrous": ((40, -26, -46), (9, 5, 5), True),
 }
 
@@ -94,7 +94,7 @@ def draw_microbleeds(
 def draw_iron(rng: np.random.Generator) -> list[Deposit]:
     """A deposit of iron in each pallidum, on top of the nucleus' own iron."""
     deposits = []
-    ppm = rng.uniform(0.12, 0.35)
+    ppm = rng.uniform(0.1, 0.28)
     for side, name in ((1, "pallidum_right"), (-1, "pallidum_left")):
         centre, axes, rotation = nucleus_frame("pallidum", side)
         size = axes * rng.uniform(0.5, 0.9) * rng.uniform(0.85, 1.15, 3)

@@ -62,7 +62,7 @@ def insert(blob: Blob, background: Background, protocol: Protocol, main_field: n
     coverage = blob_coverage(blob, mm)
     step = spacing / factor
     field = dipole_field(
-        coverage * np.float32(blob.susceptibility), step, main_field, padding_mm=float(half.max() * spacing.max())
+        coverage * np.float32(blob.susceptibility), step, main_field, padding_mm=float((half * spacing).max()) / 2
     )
     phase = phase_of(field, protocol.field_tesla, protocol.echo_ms)
     inside = np.clip(coverage, 0, 1)

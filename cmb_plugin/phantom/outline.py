@@ -43,33 +43,45 @@ class Outline:
 def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) -> Outline:
     """Outlines a source on one modality.
 
-    The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the other way
-    round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the voxels where the
-    effect exceeds half of its maximum and that hang together with the source's middle (or, where the middle itself shows
-    little, with the maximum), with holes filled.
+    The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the other
+    way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the voxels near the
+    source whose effect exceeds half of its maximum and that hang together with the source's middle, with holes filled. Where
+    the middle itself shows little (between the dark poles of a dipole), it is joined to the darkest part.
+
+    The noise is that of the tissue around: the robust standard deviation of measured minus noise-free image.
     """
     effect, with_source = _effect(patch, modality)
     middle = tuple(
         int(np.clip(round(c / s) - b.start, 0, n - 1))
         for c, s, b, n in zip(patch.insertion.blob.centre, spacing, patch.insertion.box, effect.shape, strict=True)
     )
-    # Only near the source: at the far poles of the field the phase may wrap.
-    mm = np.stack(
-        np.meshgrid(
-            *((np.arange(n) - m) * s for n, m, s in zip(effect.shape, middle, spacing, strict=True)), indexing="ij"
-        )
+    # Only near the source: farther off the phase may wrap, and other sources lie there.
+    offsets = np.meshgrid(
+        *((np.arange(n) - m) * s for n, m, s in zip(effect.shape, middle, spacing, strict=True)), indexing="ij"
     )
-    near = np.linalg.norm(mm, axis=0) <= 3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)
+    near = sum(o**2 for o in offsets) <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
     effect = np.where(near, effect, 0)
-    strong = effect > effect.max() / 2
-    labels, _ = ndimage.label(strong, structure=_TOUCHING)
-    peak = np.unravel_index(int(effect.argmax()), effect.shape)
-    voxels = labels == (labels[middle] or labels[peak]) if strong.any() else np.zeros_like(strong)
-    voxels[middle if not voxels.any() else peak] |= not voxels.any()
+    labels, _ = ndimage.label(effect > effect.max() / 2, structure=_TOUCHING)
+    if labels[middle]:
+        voxels = labels == labels[middle]
+    else:
+        peak = np.unravel_index(int(effect.argmax()), effect.shape)
+        voxels = (labels == labels[peak]) & (labels > 0)
+        steps = np.linspace(0, 1, 2 * int(np.abs(np.subtract(peak, middle)).max()) + 2)[:, None]
+        voxels[tuple(np.round(middle + steps * np.subtract(peak, middle)).astype(int).T)] = True
     voxels = ndimage.binary_fill_holes(voxels)
-    noise = patch.measured - with_source
-    deviation = 1.4826 * float(np.median(np.abs(noise - np.median(noise)))) + 1e-9
-    return Outline(patch.insertion.blob, patch.insertion.box, voxels, float(max(effect[voxels].mean(), 0)) / deviation)
+    strength = np.abs(patch.signal)
+    tissue = strength > 0.5 * np.percentile(strength, 90)
+    noise = (patch.measured - with_source)[tissue]
+    deviation = 1.4826 * float(np.median(np.abs(noise - np.median(noise))))
+    cnr = float(max(effect[voxels].mean(), 0)) / max(deviation, 1e-9)
+    return Outline(patch.insertion.blob, patch.insertion.box, voxels, cnr)
+
+
+def largest_piece(voxels: np.ndarray) -> np.ndarray:
+    """The largest connected piece of a bool array (26-connectivity)."""
+    labels, count = ndimage.label(voxels, structure=_TOUCHING)
+    return voxels if count < 2 else labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
 
 
 def _effect(patch: Patch, modality: str) -> tuple[np.ndarray, np.ndarray]:

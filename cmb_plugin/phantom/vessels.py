@@ -55,7 +55,7 @@ class VesselPath:
 
 def draw_vessels(rng: np.random.Generator, atlas: Atlas) -> list[VesselPath]:
     """All vessels of one subject. Oxygenation, and with it the susceptibility of venous blood, differs between subjects."""
-    ppm = rng.uniform(0.25, 0.42)
+    ppm = rng.uniform(0.28, 0.44)
     vessels = [VesselPath("sinus", _smooth(np.array(p, float)), r, ppm, name) for name, (p, r) in _MIDLINE.items()]
     for name, (points, radius) in _PAIRED.items():
         for side in (1, -1):
@@ -86,7 +86,9 @@ def _medullary(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -
     index = to_index(starts, COARSE)
     distance, *gradient = (ndimage.map_coordinates(m, index, order=1) for m in atlas.ventricle_pull)
     region = atlas.regions[tuple(to_index(starts).round().astype(int))]
-    near = np.flatnonzero((distance > 2) & (distance < 7) & (starts[:, 2] > 4) & (region == DEEP))[:count]
+    near = np.flatnonzero(
+        (distance > 2) & (distance < 7) & (starts[:, 2] > 4) & (np.abs(starts[:, 0]) > 7) & (region == DEEP)
+    )[:count]
     vessels = []
     for i in near:
         direction = np.array([g[i] for g in gradient]) + rng.normal(0, 0.25, 3)
@@ -97,7 +99,7 @@ def _medullary(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -
         bend *= (rng.uniform(3, 6) if curved else rng.uniform(0, 0.5)) / np.linalg.norm(bend)
         path = starts[i] + along * direction * length + 4 * along * (1 - along) * bend
         kind = "vein_curved" if curved else "vein_straight"
-        radius = float(np.exp(rng.normal(np.log(0.33), 0.35)).clip(0.15, 0.7))
+        radius = float(np.exp(rng.normal(np.log(0.38), 0.35)).clip(0.18, 0.8))
         vessels.append(VesselPath(kind, path if curved else path[[0, -1]], radius, ppm, "medullary"))
     return vessels
 
@@ -126,6 +128,6 @@ def _pial(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> lis
         points = track[: length + 1][np.concatenate([[True], moved])]
         if len(points) < 3:
             continue
-        radius = float(np.exp(rng.normal(np.log(0.55), 0.35)).clip(0.25, 1.2))
+        radius = float(np.exp(rng.normal(np.log(0.6), 0.35)).clip(0.25, 1.3))
         vessels.append(VesselPath("pial_vessel", _smooth(points, 3.0), radius, ppm, "sulcus"))
     return vessels

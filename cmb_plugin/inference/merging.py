@@ -55,7 +55,8 @@ def merge_tiles(parts: Sequence[Detections], config: InferenceConfig) -> Detecti
         return found
     ranking = torch.from_numpy(found.scores * found.columns[WEIGHT])
     kept = batched_nms(torch.from_numpy(found.boxes), ranking, torch.from_numpy(found.labels), config.nms_iou)
-    return found[kept.numpy()].by_score()
+    # Far more than can be reported: only bounds the work of clustering where a network sees lesions everywhere.
+    return found[kept.numpy()].by_score()[: 10 * config.max_detections]
 
 
 def merge_views(views: Sequence[Detections], config: InferenceConfig) -> Detections:

@@ -67,8 +67,9 @@ def predict_array(
     found: list[list[Detections]] = [[] for _ in range(len(members) * len(views))]
     foreground = _Foreground(tiling) if settings.foreground else None
     done = 0
-    batch_size = settings.batch_size or (1 if torch.device(device).type == "cpu" else 4)
-    for origins, patches in _read_ahead(data, tiling, batch_size):
+    on_cpu = torch.device(device).type == "cpu"
+    batch_size = settings.batch_size or (1 if on_cpu else 4)
+    for origins, patches in _read_tiles(data, tiling, batch_size, ahead=not on_cpu):
         done += len(origins)
         informative = [i for i, patch in enumerate(patches) if not _is_constant(patch)]
         if informative:
@@ -159,14 +160,21 @@ def _is_constant(patch: np.ndarray) -> bool:
     return bool((patch == patch[:, :1, :1, :1]).all())
 
 
-def _read_ahead(data: Any, tiling: Tiling, batch_size: int) -> Iterator[tuple[list[Triple], np.ndarray]]:
-    """Batches of tile origins and tiles [B, C, Z, Y, X]; the next is read while the network works on this one."""
+def _read_tiles(data: Any, tiling: Tiling, batch_size: int, ahead: bool) -> Iterator[tuple[list[Triple], np.ndarray]]:
+    """Batches of tile origins and tiles [B, C, Z, Y, X].
+
+    ``ahead`` reads the next batch in a thread while the caller works on this one, which pays while a GPU does the
+    work; on a CPU it would only compete with the network for the cores.
+    """
 
     def read(origins: Sequence[Triple]) -> np.ndarray:
         return np.stack([tiling.read(data, origin) for origin in origins])
 
     origins = tiling.origins
     batches = [origins[start : start + batch_size] for start in range(0, len(origins), batch_size)]
+    if not ahead:
+        yield from ((batch, read(batch)) for batch in batches)
+        return
     with ThreadPoolExecutor(1) as reader:
         upcoming = reader.submit(read, batches[0])
         for index, batch in enumerate(batches):

@@ -109,8 +109,7 @@ def prepared_scans(
     """Every case preprocessed, in the order of ``sources``; a case that cannot be read gives an outcome with an error.
 
     With ``workers`` > 0 cases are preprocessed in processes while the caller works on the one before. At most
-    ``workers`` + 1 wait, as files in a temporary folder that are read tile by tile and removed when the next case is
-    asked for, so memory stays bounded.
+    ``workers`` + 1 wait, as files in a temporary folder, so that only one scan is in memory here.
     """
     todo = sum(source.prepared is None for source in sources)
     if workers <= 0 or todo <= 1:
@@ -127,7 +126,9 @@ def prepared_scans(
             if path is None:
                 yield run_cases(partial(_load, recipe=recipe), [outcome.item])[0]
                 continue
-            yield Outcome(outcome.item, result=Scan(np.load(path, mmap_mode="r"), mapping))
+            # Read whole: tiles of a file in row order are scattered over it, and would be read from the disk again and
+            # again where memory is too short to keep it cached.
+            yield Outcome(outcome.item, result=Scan(np.load(path), mapping))
             path.unlink()
 
 

@@ -5,9 +5,9 @@ import torch
 from blob_detector import BlobDetector, blob
 
 from cmb_plugin.detections import Detections
-from cmb_plugin.inference import InferenceConfig, PatchDetections, merge_tiles, merge_views, predict_array
+from cmb_plugin.inference import InferenceConfig, PatchDetections, Tiling, merge_tiles, merge_views, predict_array
 from cmb_plugin.inference.merging import WEIGHT
-from cmb_plugin.inference.predictor import VIEWS, mirror_detections
+from cmb_plugin.inference.predictor import VIEWS, _read_tiles, mirror_detections
 
 PATCH = (16, 16, 16)
 
@@ -97,6 +97,17 @@ def test_batch_size_does_not_matter(batch_size):
     expected = predict_array(BlobDetector(PATCH), data)
     np.testing.assert_array_equal(found.detections.boxes, expected.detections.boxes)
     np.testing.assert_array_equal(found.foreground, expected.foreground)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])
+def test_reading_ahead_gives_the_same_tiles(batch_size):
+    data = np.random.default_rng(0).normal(size=(1, 20, 33, 47)).astype(np.float32)
+    tiling = Tiling.of(data.shape[1:], PATCH, 0.5)
+    here, ahead = (list(_read_tiles(data, tiling, batch_size, ahead)) for ahead in (False, True))
+    assert [origins for origins, _ in here] == [origins for origins, _ in ahead]
+    assert [origin for origins, _ in here for origin in origins] == tiling.origins
+    for (_, tiles), (_, same) in zip(here, ahead, strict=True):
+        np.testing.assert_array_equal(tiles, same)
 
 
 def test_constant_tiles_are_passed_over():

@@ -94,7 +94,7 @@ boxes_anywhere = st.tuples(st.tuples(*[st.floats(0, 9.9)] * 3), st.tuples(*[st.f
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(boxes_anywhere, min_size=1, max_size=12), st.booleans())
 def test_every_detection_keeps_at_least_one_voxel(boxes, repeated):
     boxes = boxes * 2 if repeated else boxes

@@ -60,7 +60,7 @@ def test_a_tile_reads_the_scan_and_zeros_around_it():
         np.testing.assert_array_equal(tiling.read(data, origin), padded[:, z : z + 8, y : y + 16, x : x + 16])
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.tuples(*[st.integers(8, 60)] * 3),
     st.sampled_from([0.0, 0.25, 0.5, 0.7]),

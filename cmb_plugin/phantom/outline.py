@@ -13,6 +13,9 @@ from .sources import Blob
 DEFINITE_CNR = 5.0
 """Contrast-to-noise ratio from which a lesion is "definite" (Rose's criterion for seeing a detail); below it is "possible"."""
 
+SURROUNDINGS_MM = 4.0
+"""Radius within which the image is compared with a lesion, to tell how well it can be seen."""
+
 _TOUCHING = np.ones((3, 3, 3))
 
 
@@ -24,7 +27,7 @@ class Outline:
         blob: the source.
         box: slices z, y, x of the scan.
         voxels: bool, the outlined voxels inside ``box``; at least one.
-        cnr: mean effect inside the outline over the standard deviation of the noise.
+        cnr: mean effect inside the outline over the standard deviation of the measured image around it.
     """
 
     blob: Blob
@@ -48,9 +51,11 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     source whose effect exceeds half of its maximum and that hang together with the source's middle, with holes filled. Where
     the middle itself shows little (between the dark poles of a dipole), it is joined to the darkest part.
 
-    The noise is that of the tissue around: the robust standard deviation of measured minus noise-free image.
+    The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the robust standard
+    deviation of the measured image around it, so that besides the thermal noise the anatomy hides a lesion too (at the edge
+    of the skull, in a ventricle's wall, among vessels).
     """
-    effect, with_source = _effect(patch, modality)
+    effect = _effect(patch, modality)
     middle = tuple(
         int(np.clip(round(c / s) - b.start, 0, n - 1))
         for c, s, b, n in zip(patch.insertion.blob.centre, spacing, patch.insertion.box, effect.shape, strict=True)
@@ -59,7 +64,9 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     offsets = np.meshgrid(
         *((np.arange(n) - m) * s for n, m, s in zip(effect.shape, middle, spacing, strict=True)), indexing="ij"
     )
-    near = sum(o**2 for o in offsets) <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
+    squared = np.asarray(sum(o**2 for o in offsets))
+    around = (squared <= SURROUNDINGS_MM**2) & (np.abs(effect) < 0.1 * np.abs(effect).max())
+    near = squared <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
     effect = np.where(near, effect, 0)
     labels, _ = ndimage.label(effect > effect.max() / 2, structure=_TOUCHING)
     if labels[middle]:
@@ -70,10 +77,8 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
         steps = np.linspace(0, 1, 2 * int(np.abs(np.subtract(peak, middle)).max()) + 2)[:, None]
         voxels[tuple(np.round(middle + steps * np.subtract(peak, middle)).astype(int).T)] = True
     voxels = ndimage.binary_fill_holes(voxels)
-    strength = np.abs(patch.signal)
-    tissue = strength > 0.5 * np.percentile(strength, 90)
-    noise = (patch.measured - with_source)[tissue]
-    deviation = 1.4826 * float(np.median(np.abs(noise - np.median(noise))))
+    seen = patch.measured[around]
+    deviation = 1.4826 * float(np.median(np.abs(seen - np.median(seen))))
     cnr = float(max(effect[voxels].mean(), 0)) / max(deviation, 1e-9)
     return Outline(patch.insertion.blob, patch.insertion.box, voxels, cnr)
 
@@ -84,18 +89,15 @@ def largest_piece(voxels: np.ndarray) -> np.ndarray:
     return voxels if count < 2 else labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
 
 
-def _effect(patch: Patch, modality: str) -> tuple[np.ndarray, np.ndarray]:
-    """The effect, and the noise-free image with the source."""
+def _effect(patch: Patch, modality: str) -> np.ndarray:
+    """What the source does to the image, positive where it makes it darker (``qsm``: further from 0; ``phase``: different)."""
     insertion = patch.insertion
     if modality == "qsm":
         sign = 1 if insertion.blob.susceptibility > 0 else -1
-        return sign * ndimage.gaussian_filter(insertion.susceptibility, 0.5), ndimage.median_filter(patch.measured, 3)
+        return sign * ndimage.gaussian_filter(insertion.susceptibility, 0.5)
     if modality == "t2":
         assert patch.spin_echo is not None
-        left = patch.spin_echo * (1 - np.clip(insertion.coverage, 0, 1) * (1 - 0.5 * insertion.blob.density))
-        return patch.spin_echo - left, left
+        return patch.spin_echo * np.clip(insertion.coverage, 0, 1) * (1 - 0.5 * insertion.blob.density)
     present = appearance(modality, patch.signal, patch.reference)
     absent = appearance(modality, patch.signal - insertion.change, patch.reference)
-    if modality == "phase":
-        return np.abs(np.angle(np.exp(1j * (present - absent)))), present
-    return absent - present, present
+    return np.abs(np.angle(np.exp(1j * (present - absent)))) if modality == "phase" else absent - present

@@ -57,7 +57,8 @@ def main() -> None:
         return
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, numpy {version('numpy')}, scipy {version('scipy')}; modalities {modalities}\n"
+        f"Python {platform.python_version()}, numpy {version('numpy')}, scipy {version('scipy')}; "
+        f"modalities {modalities}\n"
     )
     print("| protocol | matrix (x, y, z) | voxel in mm | seconds | CPU seconds | peak memory in GB | atlas in s |")
     print("|---|---|---|---|---|---|---|", flush=True)

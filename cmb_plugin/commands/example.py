@@ -17,10 +17,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
 
-    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn), mixed
+    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
+        mixed
     (all but demo). Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
 
-    Files: ${det_data}/{task}/ as nnDetection has it, and beside it mimicsTr, lesionsTr, regionsTr, brainTr (and Ts). The same
+    Files: ${det_data}/{task}/ as nnDetection has it, and beside it mimicsTr, lesionsTr, regionsTr, brainTr (and Ts).
+        The same
     seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
     """
     arguments = parser(main.__doc__)
@@ -68,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = [outcome.result for outcome in report.outcomes if not outcome.error]
     kept = f", {report.skipped} were there already" if report.skipped else ""
     console.print(
-        f"{len(made)} cases made with {sum(made)} lesions{kept}: {report.task.root}\nNext: nndet_prep {report.task.name}",
+        f"{len(made)} cases made with {sum(made)} lesions{kept}: {report.task.root}\n"
+        f"Next: nndet_prep {report.task.name}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -1,6 +1,7 @@
 """The anatomy that every phantom starts from: nilearn's bundled MNI152 tissue maps, and what geometry adds to them.
 
-Arrays are [z, y, x] on a 1 mm lattice; points are MNI RAS millimetres (x right, y anterior, z superior). The tissue maps
+Arrays are [z, y, x] on a 1 mm lattice; points are MNI RAS millimetres (x right, y anterior, z superior). The tissue
+maps
 are those of the ICBM 2009a symmetric template (Fonov et al. 2011) that nilearn ships, so nothing is downloaded. Nuclei
 and regions are drawn from their known places in MNI space; they are made for phantoms, not for morphometry.
 """
@@ -49,11 +50,13 @@ class Atlas:
         brain: fraction of brain, including the ventricles and the sulci inside.
         iron: excess of susceptibility of the deep nuclei in ppm.
         regions: uint8, 1 lobar, 2 deep, 3 infratentorial, 0 outside the brain.
-        head_distance: signed distance in mm to the outline of the brain with its clefts closed (positive outside), on every
+        head_distance: signed distance in mm to the outline of the brain with its clefts closed (positive outside), on
+            every
             third voxel: skull and scalp lie at a distance from it.
         brain_distance: signed distance in mm to the brain itself, on every third voxel.
         ventricles: bool, lateral and third ventricle.
-        ventricle_pull: float32 [4, z, y, x] on every third voxel: distance in mm from the lateral and third ventricles, and its
+        ventricle_pull: float32 [4, z, y, x] on every third voxel: distance in mm from the lateral and third
+            ventricles, and its
             gradient along MNI x, y, z.
         places: for each of ``CMB_PLACES`` the MNI RAS points [N, 3] at which a microbleed of that place may lie.
         sulci: MNI RAS points [N, 3] of cerebrospinal fluid between the gyri, where pial vessels run.
@@ -103,7 +106,8 @@ def ellipsoid_distance(
 
 
 def nucleus_frame(name: str, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre [3], semi-axes [3] and rotation [3, 3] of a nucleus in MNI RAS mm; ``side`` is 1 for right, -1 for left."""
+    """Centre [3], semi-axes [3] and rotation [3, 3] of a nucleus in MNI RAS mm; ``side`` is 1 for right, -1 for
+    left."""
     (x, y, z), axes, turn, _ = NUCLEI[name]
     angle = np.deg2rad(turn) * side
     rotation = np.array([[np.cos(angle), np.sin(angle), 0], [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
@@ -227,7 +231,8 @@ def _is_deep(mesh: Mesh, distance: np.ndarray) -> np.ndarray:
 
 
 def _head_distances(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances in mm to the brain with its clefts closed (a closing by 21 mm), and to the brain, on every third voxel."""
+    """Signed distances in mm to the brain with its clefts closed (a closing by 21 mm), and to the brain, on every
+    third voxel."""
     margin = 12
     coarse = np.pad(brain[::COARSE, ::COARSE, ::COARSE], margin, mode="edge")
     outside = ndimage.distance_transform_edt(~coarse, sampling=COARSE)

@@ -65,7 +65,8 @@ class PhantomCase:
 
 
 def is_healthy(index: int, cases: int, fraction: float) -> bool:
-    """Whether case ``index`` of ``cases`` has no lesion: exactly the rounded share has none, evenly spread over the set."""
+    """Whether case ``index`` of ``cases`` has no lesion: exactly the rounded share has none, evenly spread over the
+    set."""
     healthy = int(fraction * cases + 0.5)
     return (index + 1) * healthy // cases > index * healthy // cases
 
@@ -121,7 +122,8 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
 
 
 def _count(seed: int, index: int, protocol: Protocol) -> int:
-    """Number of microbleeds of a positive case. The quantiles of a set's cases follow the golden-ratio sequence, so that a
+    """Number of microbleeds of a positive case. The quantiles of a set's cases follow the golden-ratio sequence, so
+    that a
     small set already shows the whole distribution."""
     offset = np.random.default_rng([seed, 0xC0]).random()
     return protocol.lesions.count((offset + index * (np.sqrt(5) - 1) / 2) % 1.0)

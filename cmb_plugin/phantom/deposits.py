@@ -1,4 +1,5 @@
-"""Compact sources of one subject: microbleeds, calcifications, iron in the pallida, air cells, drawn at random in MNI space."""
+"""Compact sources of one subject: microbleeds, calcifications, iron in the pallida, air cells, drawn at random in MNI
+space."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from .protocols import Protocol
 # Counts of the 253 microbleeds of VALDO by place (REFERENCES.md section 4), in the order of CMB_PLACES.
 _PLACE_COUNTS = np.array([98, 96, 31, 13, 11, 4])
 
-# Right side MNI RAS mm, spread in mm, probability per scan, semi-axes range in mm. Choroid plexus, pineal gland and falx are
+# Right side MNI RAS mm, spread in mm, probability per scan, semi-axes range in mm. Choroid plexus, pineal gland and
+# falx are
 # where most brains of old age are calcified, the basal ganglia about one in five (choices, from radiology textbooks).
 _CALCIFICATIONS: tuple[
     tuple[str, tuple[float, float, float], tuple[float, float, float], float, tuple[float, float]], ...
@@ -46,7 +48,8 @@ AIR_CAVITIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, fl
 
 @dataclass(frozen=True)
 class Deposit:
-    """A compact source in MNI space; lengths in mm, ``rotation`` rows are the directions of the semi-axes along MNI x, y, z."""
+    """A compact source in MNI space; lengths in mm, ``rotation`` rows are the directions of the semi-axes along MNI
+    x, y, z."""
 
     kind: str
     site: str
@@ -60,7 +63,8 @@ class Deposit:
 
 
 def blooming(ppm: float, tesla: float = 3.0, echo_ms: float = 20.0) -> float:
-    """How much wider than itself a source looks: the radius, in units of its own, at which the phase on the equator is 1 rad.
+    """How much wider than itself a source looks: the radius, in units of its own, at which the phase on the equator
+    is 1 rad.
 
     The field of a sphere at distance r on the equator is chi/3 (a/r)^3, so the factor is (gamma B0 TE chi / 3)^(1/3).
     """
@@ -70,9 +74,11 @@ def blooming(ppm: float, tesla: float = 3.0, echo_ms: float = 20.0) -> float:
 def draw_microbleeds(
     rng: np.random.Generator, atlas: Atlas, protocol: Protocol, count: int, in_scan: Callable[[np.ndarray], bool]
 ) -> list[Deposit]:
-    """``count`` microbleeds at places as in VALDO, at least 7 mm apart, where ``in_scan`` (of an MNI point [3]) is true.
+    """``count`` microbleeds at places as in VALDO, at least 7 mm apart, where ``in_scan`` (of an MNI point [3]) is
+    true.
 
-    The data sets' diameters are those of outlines, blooming included. The deposit itself is smaller: by the blooming factor of
+    The data sets' diameters are those of outlines, blooming included. The deposit itself is smaller: by the blooming
+    factor of
     a 3 T scan with TE 20 ms, so that the same lesion looks larger at a longer TE and smaller at a lower field.
     """
     deposits: list[Deposit] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,14 +24,15 @@ COLOURS = {
 
 
 def phantom_figure(case: PhantomCase, half_mm: float = 12.0) -> Figure:
-    """All modalities in the slice of the first lesion; SWI slices with everything marked; crops of a lesion and of each mimic.
+    """All modalities in the slice of the first lesion; SWI slices with everything marked; crops of a lesion and of
+    each mimic.
 
     Args:
         case: with ``swi`` among its images, and at least one lesion.
         half_mm: half the side of a crop.
     """
     figure = Figure(figsize=(15, 16.6), facecolor="white")
-    rows = figure.subfigures(3, 1, height_ratios=[3.9, 4.9, 7.8])
+    rows = np.ravel(np.asarray(figure.subfigures(3, 1, height_ratios=[3.9, 4.9, 7.8])))
     z = int(_central_lesion(case)["centre"][0])
     head = _head(case)
     panels = rows[0].subplots(1, len(case.images), gridspec_kw=_tight(0.93, 0.01))
@@ -51,7 +52,8 @@ def _head(case: PhantomCase) -> tuple[slice, slice]:
     """The part of every slice that holds the head: the brain and 20 mm around it."""
     where = np.nonzero(case.brain.any(axis=0))
     margins = [round(20 / s) for s in case.grid.spacing[1:]]
-    return tuple(slice(max(int(w.min()) - m, 0), int(w.max()) + m) for w, m in zip(where, margins, strict=True))  # type: ignore[return-value]
+    y, x = (slice(max(int(w.min()) - m, 0), int(w.max()) + m) for w, m in zip(where, margins, strict=True))
+    return y, x
 
 
 def _central_lesion(case: PhantomCase) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def _window(case: PhantomCase, name: str) -> tuple[float, float]:
 def _show(axes: Axes, case: PhantomCase, name: str, plane: np.ndarray, across: tuple[int, int]) -> None:
     low, high = _window(case, name)
     aspect = case.grid.spacing[across[0]] / case.grid.spacing[across[1]]
-    origin = "upper" if across[0] == 1 else "lower"
+    origin: Literal["upper", "lower"] = "upper" if across[0] == 1 else "lower"
     axes.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=aspect, origin=origin, interpolation="nearest")
     axes.set_axis_off()
 
@@ -105,7 +107,8 @@ def _mark(axes: Axes, mark: dict[str, Any], plane: int, thickness: float, start:
 
 
 def _examples(case: PhantomCase) -> list[tuple[str, dict[str, Any]]]:
-    """Two lesions and one mimic of each kind: vessels that cross the slice, calcifications and air as clear as there are."""
+    """Two lesions and one mimic of each kind: vessels that cross the slice, calcifications and air as clear as there
+    are."""
     lesions = sorted(case.lesions, key=lambda lesion: -lesion["cnr"])
     chosen = [(f"microbleed, {lesion['certainty']}", lesion) for lesion in (lesions[len(lesions) // 4], lesions[-1])]
     for kind in list(COLOURS)[1:]:

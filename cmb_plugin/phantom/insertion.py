@@ -1,4 +1,5 @@
-"""Compact sources put into a scan: each on a small grid of its own, finer than the head's, so that a source smaller than a
+"""Compact sources put into a scan: each on a small grid of its own, finer than the head's, so that a source smaller
+than a
 voxel is exact and its effect is known alone."""
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Insertion:
 
 def reach_mm(blob: Blob, protocol: Protocol) -> float:
     """Distance beyond which the source turns the phase by less than 0.05 rad (at least 6 mm, at most 14 mm)."""
-    phase = abs(float(phase_of(np.float32(blob.susceptibility), protocol.field_tesla, protocol.echo_ms))) * 2 / 3
+    phase = abs(float(phase_of(np.asarray(blob.susceptibility), protocol.field_tesla, protocol.echo_ms))) * 2 / 3
     radius = float(np.max(blob.axes))
     return float(np.clip(radius * (phase / 0.05) ** (1 / 3), 6.0, 14.0))
 
@@ -74,11 +75,13 @@ def insert(blob: Blob, background: Background, protocol: Protocol, main_field: n
     np.multiply(left, np.cos(phase), out=factor_map.real)
     np.multiply(left, np.sin(phase), out=factor_map.imag)
     factor_map -= 1
-    change = crop_kspace(_sampled(background, mm) * factor_map, tuple(int(n) for n in high - low))
-    filled = crop_kspace(coverage, tuple(int(n) for n in high - low))
+    z, y, x = (int(n) for n in high - low)
+    change = crop_kspace(_sampled(background, mm) * factor_map, (z, y, x))
+    filled = crop_kspace(coverage, (z, y, x))
     part = tuple(slice(a, b) for a, b in zip(inner_low - low, inner_high - low, strict=True))
     box = tuple(slice(int(a), int(b)) for a, b in zip(inner_low, inner_high, strict=True))
-    return Insertion(blob, box, change[part], filled[part] * np.float32(blob.susceptibility), filled[part])  # type: ignore[arg-type]
+    susceptibility = filled[part] * np.float32(blob.susceptibility)
+    return Insertion(blob, box, change[part], susceptibility, filled[part])  # type: ignore[arg-type]
 
 
 def _taper(shape: tuple[int, ...]) -> np.ndarray:

@@ -145,7 +145,8 @@ def _susceptibility_map(
 def _spin_echo(
     rng: np.random.Generator, protocol: Protocol, background: Background, insertions: list[Insertion], coils: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """T2-weighted image: a spin echo refocuses the field, so a source only shows by its fewer protons and its own decay."""
+    """T2-weighted image: a spin echo refocuses the field, so a source only shows by its fewer protons and its own
+    decay."""
     assert background.spin_echo is not None
     image = crop_kspace(background.spin_echo, protocol.shape)
     image *= coils

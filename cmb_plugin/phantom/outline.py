@@ -11,7 +11,8 @@ from .measure import Patch, appearance
 from .sources import Blob
 
 DEFINITE_CNR = 5.0
-"""Contrast-to-noise ratio from which a lesion is "definite" (Rose's criterion for seeing a detail); below it is "possible"."""
+"""Contrast-to-noise ratio from which a lesion is "definite" (Rose's criterion for seeing a detail); below it is
+"possible"."""
 
 SURROUNDINGS_MM = 4.0
 """Radius within which the image is compared with a lesion, to tell how well it can be seen."""
@@ -46,13 +47,18 @@ class Outline:
 def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) -> Outline:
     """Outlines a source on one modality.
 
-    The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the other
-    way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the voxels near the
-    source whose effect exceeds half of its maximum and that hang together with the source's middle, with holes filled. Where
+    The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the
+    other
+    way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the voxels
+    near the
+    source whose effect exceeds half of its maximum and that hang together with the source's middle, with holes
+    filled. Where
     the middle itself shows little (between the dark poles of a dipole), it is joined to the darkest part.
 
-    The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the robust standard
-    deviation of the measured image around it, so that besides the thermal noise the anatomy hides a lesion too (at the edge
+    The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the robust
+    standard
+    deviation of the measured image around it, so that besides the thermal noise the anatomy hides a lesion too (at
+    the edge
     of the skull, in a ventricle's wall, among vessels).
     """
     effect = _effect(patch, modality)
@@ -90,7 +96,8 @@ def largest_piece(voxels: np.ndarray) -> np.ndarray:
 
 
 def _effect(patch: Patch, modality: str) -> np.ndarray:
-    """What the source does to the image, positive where it makes it darker (``qsm``: further from 0; ``phase``: different)."""
+    """What the source does to the image, positive where it makes it darker (``qsm``: further from 0; ``phase``:
+    different)."""
     insertion = patch.insertion
     if modality == "qsm":
         sign = 1 if insertion.blob.susceptibility > 0 else -1

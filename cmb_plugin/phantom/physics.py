@@ -2,8 +2,10 @@
 
 Arrays are [z, y, x]; spacings in mm along z, y, x; directions are unit vectors along the array's z, y, x.
 
-Sign convention: phase = +gamma * dB * TE, so a vein along the main field (its inside at higher field) has positive phase, and
-the SWI mask darkens **positive** phase. Scanners that count phase the other way store the negative of this and darken the
+Sign convention: phase = +gamma * dB * TE, so a vein along the main field (its inside at higher field) has positive
+phase, and
+the SWI mask darkens **positive** phase. Scanners that count phase the other way store the negative of this and darken
+the
 negative phase: the SWI image is the same.
 """
 
@@ -15,17 +17,22 @@ import numpy as np
 from scipy import fft
 
 GAMMA = 2 * np.pi * 42.577478518
-"""Gyromagnetic ratio of the proton in rad / (s T) per 1e-6, so that GAMMA * ppm * tesla * seconds is a phase in radians."""
+"""Gyromagnetic ratio of the proton in rad / (s T) per 1e-6, so that GAMMA * ppm * tesla * seconds is a phase in
+radians."""
 
 Triple = tuple[int, int, int]
 
 
 def dipole_field(
-    susceptibility: np.ndarray, spacing: Sequence[float], main_field: Sequence[float], padding_mm: float = 0.0
+    susceptibility: np.ndarray,
+    spacing: Sequence[float],
+    main_field: Sequence[float] | np.ndarray,
+    padding_mm: float = 0.0,
 ) -> np.ndarray:
     """Relative change of the main field, dB/B0, that a susceptibility distribution causes, in the Lorentz-sphere sense.
 
-    dB/B0 = F^-1[(1/3 - (k.b)^2/k^2) F[chi]] (Salomir et al. 2003, Marques & Bowtell 2005); the mean is set to 0. Inside a
+    dB/B0 = F^-1[(1/3 - (k.b)^2/k^2) F[chi]] (Salomir et al. 2003, Marques & Bowtell 2005); the mean is set to 0.
+    Inside a
     sphere the result is 0, outside it is chi/3 (a/r)^3 (3 cos^2 theta - 1).
 
     Args:
@@ -70,7 +77,8 @@ def spoiled_gradient_echo(density: float, t1_ms: float, repetition_ms: float, fl
 def dephasing(phase: np.ndarray) -> np.ndarray:
     """Signal left of a voxel across which the phase changes linearly: exp(-(dz^2 + dy^2 + dx^2) / 24).
 
-    The change d per voxel multiplies the signal by sinc(d/2) along each axis; the Gaussian with the same curvature has no
+    The change d per voxel multiplies the signal by sinc(d/2) along each axis; the Gaussian with the same curvature
+    has no
     side lobes, which suits fields that are not exactly linear, and needs one exponential.
     """
     exponent = np.zeros(phase.shape, np.float32)
@@ -89,7 +97,8 @@ def dephasing(phase: np.ndarray) -> np.ndarray:
 def crop_kspace(signal: np.ndarray, shape: Triple) -> np.ndarray:
     """Keeps the low spatial frequencies: what a scan of ``shape`` voxels over the same field of view measures.
 
-    Partial volume, blooming and Gibbs ringing follow from it. Sample 0 of the result lies on sample 0 of ``signal``, sample i
+    Partial volume, blooming and Gibbs ringing follow from it. Sample 0 of the result lies on sample 0 of ``signal``,
+    sample i
     on i * n_fine / n along each axis.
 
     Args:
@@ -117,7 +126,8 @@ def crop_kspace(signal: np.ndarray, shape: Triple) -> np.ndarray:
 
 
 def high_passed_phase(signal: np.ndarray, spacing: Sequence[float], sigma_mm: float = 3.0) -> np.ndarray:
-    """Homodyne filter: the phase of each slice relative to its own low-pass filtered complex image (Haacke et al. 2004).
+    """Homodyne filter: the phase of each slice relative to its own low-pass filtered complex image (Haacke et al.
+    2004).
 
     Args:
         signal: complex [z, y, x].
@@ -154,11 +164,12 @@ def susceptibility_weighted(magnitude: np.ndarray, phase: np.ndarray) -> np.ndar
 def invert_phase_noise(
     phase_noise: np.ndarray,
     spacing: Sequence[float],
-    main_field: Sequence[float],
+    main_field: Sequence[float] | np.ndarray,
     radians_per_ppm: float,
     threshold: float = 0.15,
 ) -> np.ndarray:
-    """What phase noise becomes in a susceptibility map made by truncated k-space division (Shmueli et al. 2009), in ppm.
+    """What phase noise becomes in a susceptibility map made by truncated k-space division (Shmueli et al. 2009), in
+    ppm.
 
     Args:
         phase_noise: [z, y, x] radians.

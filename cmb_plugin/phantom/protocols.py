@@ -31,7 +31,8 @@ class Lesions:
         return float(np.interp(u, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1), (smallest, *self.diameters, largest)))
 
     def count(self, u: float) -> int:
-        """The number of microbleeds in a positive scan at quantile ``u``; between the known quantiles its logarithm is linear."""
+        """The number of microbleeds in a positive scan at quantile ``u``; between the known quantiles its logarithm
+        is linear."""
         median, many, most = self.counts
         return max(1, round(float(np.exp(np.interp(u, (0, 0.5, 0.9, 1), np.log((0.6, median, many, most)))))))
 
@@ -65,7 +66,8 @@ class Protocol:
     lesions: Lesions
 
 
-# Voxel and matrix are those of the data sets that REFERENCES.md section 4 lists. Field, echo and flip angle are typical of
+# Voxel and matrix are those of the data sets that REFERENCES.md section 4 lists. Field, echo and flip angle are
+# typical of
 # such scans where a data set does not publish them; they are choices, within the ranges of section 5.
 # ``tiny`` imitates nothing: it makes whole cases in a second or two, for tests of everything that needs files.
 PROTOCOLS: dict[str, Protocol] = {

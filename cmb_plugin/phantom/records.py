@@ -62,7 +62,8 @@ def blob_record(outline: Outline, grid: Grid) -> dict[str, Any]:
 def vessel_record(vessel: Vessel, grid: Grid) -> dict[str, Any] | None:
     """An entry of ``mimicsTr/{case}.json`` for a vessel; None when it does not cross the scan.
 
-    ``path`` holds the whole course in voxel-edge coordinates; ``centre`` is its point nearest to the middle of the course.
+    ``path`` holds the whole course in voxel-edge coordinates; ``centre`` is its point nearest to the middle of the
+    course.
     """
     spacing = np.asarray(grid.spacing)
     edges = vessel.path / spacing + 0.5

@@ -1,4 +1,5 @@
-"""What lies in the brain besides tissue: compact sources (microbleeds, calcifications, iron, air) and vessels, and how they
+"""What lies in the brain besides tissue: compact sources (microbleeds, calcifications, iron, air) and vessels, and
+how they
 are drawn on a grid so that their amount does not depend on the grid."""
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Vessel:
 def blob_coverage(blob: Blob, mm: Sequence[np.ndarray]) -> np.ndarray:
     """Fraction of every voxel that the blob fills.
 
-    The surface is smoothed over one voxel and the sum is scaled to the exact volume, so a source smaller than a voxel, at
+    The surface is smoothed over one voxel and the sum is scaled to the exact volume, so a source smaller than a
+    voxel, at
     any place between voxel centres, keeps its full amount.
 
     Args:
@@ -92,7 +94,8 @@ def blob_coverage(blob: Blob, mm: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def add_vessel(target: np.ndarray, spacing: Sequence[float], vessel: Vessel, value: float) -> None:
-    """Draws a tube into ``target`` (the larger of both values stays), antialiased; a thin one keeps its amount per length.
+    """Draws a tube into ``target`` (the larger of both values stays), antialiased; a thin one keeps its amount per
+    length.
 
     Args:
         target: float32 [z, y, x], changed in place; voxel i lies at i * spacing mm.
@@ -101,7 +104,8 @@ def add_vessel(target: np.ndarray, spacing: Sequence[float], vessel: Vessel, val
     step = np.asarray(spacing, dtype=np.float32)
     voxel = float(np.prod(step)) ** (1 / 3)
     drawn = max(vessel.radius, 0.6 * voxel)
-    value = value * (vessel.radius / drawn) ** 2
+    # The antialiased disc below has the area pi (drawn^2 + voxel^2 / 12).
+    value = value * vessel.radius**2 / (drawn**2 + voxel**2 / 12)
     reach = drawn + 0.5 * voxel
     for start, stop in zip(vessel.path[:-1].astype(np.float32), vessel.path[1:].astype(np.float32), strict=True):
         low = np.maximum(np.floor((np.minimum(start, stop) - reach) / step), 0).astype(int)

@@ -22,7 +22,8 @@ _FLIP = np.array([-1.0, -1.0, 1.0])  # LPS <-> RAS
 class Subject:
     """The deformation scan -> world -> MNI of one subject.
 
-    MNI point = q + displacement(q) with q = affine @ RAS point; the displacement enlarges the ventricles and adds a smooth
+    MNI point = q + displacement(q) with q = affine @ RAS point; the displacement enlarges the ventricles and adds a
+    smooth
     random part.
 
     Attributes:
@@ -73,7 +74,8 @@ class Subject:
 
 
 def draw_subject(rng: np.random.Generator, protocol: Protocol, atlas: Atlas) -> Subject:
-    """A random subject, placed in the scan of ``protocol`` with a slightly oblique direction and an origin off the centre."""
+    """A random subject, placed in the scan of ``protocol`` with a slightly oblique direction and an origin off the
+    centre."""
     grid = _draw_grid(rng, protocol)
     size = 1 / (rng.normal(1.0, 0.035) * rng.normal(1.0, 0.02, 3)).clip(0.88, 1.1)
     affine = np.zeros((3, 4))
@@ -96,7 +98,8 @@ def _draw_grid(rng: np.random.Generator, protocol: Protocol) -> Grid:
     extent = np.array([x, y, z]) * (np.array(protocol.shape[::-1]) - 1)
     origin = rng.normal(0, (4.0, 10.0, 15.0)) - rotation @ extent / 2
     as_tuple = tuple(round(float(v), 6) for v in origin)
-    return Grid(protocol.shape, protocol.spacing, as_tuple, tuple(float(v) for v in rotation.ravel()))  # type: ignore[arg-type]
+    direction = tuple(float(v) for v in rotation.ravel())
+    return Grid(protocol.shape, protocol.spacing, as_tuple, direction)  # type: ignore[arg-type]
 
 
 def _rotation(degrees: np.ndarray) -> np.ndarray:
@@ -124,7 +127,8 @@ class Lattice:
     @classmethod
     def over(cls, grid: Grid) -> Lattice:
         ends = [(-s, n * s) for n, s in zip(grid.shape, grid.spacing, strict=True)]
-        return cls(tuple(np.linspace(a, b, int(np.ceil((b - a) / LATTICE)) + 1) for a, b in ends))  # type: ignore[arg-type]
+        axes = tuple(np.linspace(a, b, int(np.ceil((b - a) / LATTICE)) + 1) for a, b in ends)
+        return cls(axes)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -141,7 +145,8 @@ class Lattice:
     def interpolate(self, values: np.ndarray, mm: Sequence[np.ndarray], *, smooth: bool = False) -> np.ndarray:
         """Values at the crossing of planes ``mm`` (z, y, x): float32 [..., Z, Y, X] from [..., z, y, x].
 
-        Linear, or with ``smooth`` cubic (Catmull-Rom): the kinks of a linearly interpolated field show as stripes in SWI.
+        Linear, or with ``smooth`` cubic (Catmull-Rom): the kinks of a linearly interpolated field show as stripes in
+        SWI.
         """
         along = cubic_axis if smooth else interpolate_axis
         for axis in (-3, -1, -2):  # a slab needs few planes: z first, y last, where whole rows are copied

@@ -1,4 +1,5 @@
-"""Vessels of one subject, as polylines in MNI RAS mm: dural sinuses and deep veins at their known places, medullary veins
+"""Vessels of one subject, as polylines in MNI RAS mm: dural sinuses and deep veins at their known places, medullary
+veins
 that leave the ventricles, pial vessels that run in the sulci."""
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class VesselPath:
 
 
 def draw_vessels(rng: np.random.Generator, atlas: Atlas) -> list[VesselPath]:
-    """All vessels of one subject. Oxygenation, and with it the susceptibility of venous blood, differs between subjects."""
+    """All vessels of one subject. Oxygenation, and with it the susceptibility of venous blood, differs between
+    subjects."""
     ppm = rng.uniform(0.28, 0.44)
     vessels = [VesselPath("sinus", _smooth(np.array(p, float)), r, ppm, name) for name, (p, r) in _MIDLINE.items()]
     for name, (points, radius) in _PAIRED.items():

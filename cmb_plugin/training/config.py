@@ -121,11 +121,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Minutes on two CPU cores.
     "demo": {
         **_SHORT,
-        "trainer_cfg.epochs": 6,
-        "trainer_cfg.steps_per_epoch": 50,
-        "trainer_cfg.swa_epochs": 1,
+        "trainer_cfg.learning_rate": 2e-3,
+        "trainer_cfg.epochs": 9,
+        "trainer_cfg.steps_per_epoch": 70,
+        "trainer_cfg.swa_epochs": 2,
         "trainer_cfg.warmup_steps": 20,
-        "trainer_cfg.validate_every": 3,
+        "trainer_cfg.validate_every": 4,
+        "trainer_cfg.validation_cases": 3,
         "augment_cfg.spatial": 0.2,
         "augment_cfg.blur": 0.0,
         "augment_cfg.low_resolution": 0.0,

@@ -105,7 +105,7 @@ def test_a_second_training_does_not_touch_the_first(trained, capsys):
 
 def test_a_resume_with_other_settings_is_refused(trained, capsys):
     assert train.main(["42", "-o", *SHORT, "train.mode=resume", "trainer_cfg.learning_rate=7"]) == 2
-    assert "trainer_cfg.learning_rate was 0.001 when training began" in capsys.readouterr().err
+    assert "trainer_cfg.learning_rate was 0.002 when training began" in capsys.readouterr().err
 
 
 def test_prediction_and_evaluation_of_the_test_set(trained, tmp_path):

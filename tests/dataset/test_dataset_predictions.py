@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from cmb_plugin.dataset.predictions import (
     CasePredictions,

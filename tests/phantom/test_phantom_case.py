@@ -1,0 +1,138 @@
+"""Whole phantoms, on the small protocol ``tiny``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from cmb_plugin.phantom import MODALITIES, PhantomCase, PhantomConfig, is_healthy, make_case
+from cmb_plugin.phantom.outline import DEFINITE_CNR
+
+KINDS = {"vein_straight", "vein_curved", "calcification", "iron", "pial_vessel", "air_sinus"}
+CONFIG = PhantomConfig(("tiny",), MODALITIES, ("cmb",))
+
+
+@pytest.fixture(scope="module")
+def case() -> PhantomCase:
+    return make_case(0, 5, CONFIG)
+
+
+def test_every_modality_has_the_scans_shape_and_finite_values(case: PhantomCase) -> None:
+    assert set(case.images) == set(MODALITIES)
+    for image in case.images.values():
+        assert image.shape == case.grid.shape
+        assert np.isfinite(image).all()
+    assert np.abs(case.images["phase"]).max() <= np.pi + 1e-3
+
+
+def test_instances_are_numbered_without_gaps_and_in_one_piece(case: PhantomCase) -> None:
+    assert len(case.lesions) >= 4
+    assert sorted(set(np.unique(case.mask)) - {0}) == list(range(1, len(case.lesions) + 1))
+    assert [lesion["instance"] for lesion in case.lesions] == sorted(case.classes)
+    for number in case.classes:
+        assert ndimage.label(case.mask == number, structure=np.ones((3, 3, 3)))[1] == 1
+
+
+def test_lesions_record_lies_inside_the_outline(case: PhantomCase) -> None:
+    for lesion in case.lesions:
+        voxel = tuple(np.floor(lesion["centre"]).astype(int))
+        assert case.mask[voxel] == lesion["instance"]
+        np.testing.assert_allclose(
+            case.grid.to_world(np.array([lesion["centre"]]))[0], lesion["centre_lps_mm"], atol=0.01
+        )
+        volume = np.count_nonzero(case.mask == lesion["instance"]) * np.prod(case.grid.spacing)
+        assert lesion["outlined_diameter_mm"] == pytest.approx((6 * volume / np.pi) ** (1 / 3), abs=1e-3)
+        assert lesion["region"] in ("lobar", "deep", "infratentorial")
+
+
+def test_certainty_follows_the_contrast_to_noise_ratio(case: PhantomCase) -> None:
+    for lesion in case.lesions:
+        assert (lesion["certainty"] == "definite") == (lesion["cnr"] >= DEFINITE_CNR)
+
+
+def test_definite_lesions_are_darker_than_their_surroundings(case: PhantomCase) -> None:
+    swi = case.images["swi"].astype(float)
+    for lesion in case.lesions:
+        if lesion["certainty"] != "definite":
+            continue
+        own = case.mask == lesion["instance"]
+        around = ndimage.binary_dilation(own, iterations=3) & (case.mask == 0) & (case.brain > 0)
+        assert swi[own].mean() < np.median(swi[around])
+
+
+def test_every_kind_of_mimic_is_there_and_lies_in_the_scan(case: PhantomCase) -> None:
+    assert {mimic["kind"] for mimic in case.mimics} == KINDS
+    for mimic in case.mimics:
+        low, high = np.array(mimic["box"][:3]), np.array(mimic["box"][3:])
+        assert (low >= 0).all()
+        assert (high <= case.grid.shape).all()
+        assert (high > low).all()
+        np.testing.assert_allclose(
+            case.grid.to_world(np.array([mimic["centre"]]))[0], mimic["centre_lps_mm"], atol=0.01
+        )
+        if "path" in mimic:
+            path = np.array(mimic["path"])
+            assert np.linalg.norm((path - mimic["centre"]) * case.grid.spacing, axis=1).min() < 15
+            assert ((path >= low - 1) & (path <= high + 1)).all()
+
+
+def test_veins_and_iron_are_dark_on_swi_and_bright_on_qsm(case: PhantomCase) -> None:
+    tissue = case.brain > 0
+    for side in [m for m in case.mimics if m["kind"] == "iron"]:
+        voxel = tuple(np.floor(side["centre"]).astype(int))
+        assert case.images["t2s"][voxel] < 0.85 * np.median(case.images["t2s"][tissue])
+        assert case.images["qsm"][voxel] > 0.1
+
+
+def test_calcification_and_microbleed_differ_in_the_sign_of_qsm(case: PhantomCase) -> None:
+    def strongest(centre: list[float]) -> float:
+        z, y, x = np.floor(centre).astype(int)
+        around = case.images["qsm"][z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2]
+        return float(around.ravel()[np.abs(around).argmax()])
+
+    calcium = [strongest(m["centre"]) for m in case.mimics if m["kind"] == "calcification"]
+    bleeds = [strongest(m["centre"]) for m in case.lesions if m["certainty"] == "definite"]
+    assert np.median(calcium) < -0.1
+    assert np.median(bleeds) > 0.1
+
+
+def test_background_is_noise_and_brain_is_not(case: PhantomCase) -> None:
+    corner = case.images["t2s"][:, :8, :8].astype(float)
+    assert corner.std() > 0  # a scan's background is not zero
+    assert corner.mean() < 0.15 * np.median(case.images["t2s"][case.brain > 0])
+
+
+def test_regions_fill_the_brain(case: PhantomCase) -> None:
+    assert ((case.regions > 0) == (case.brain > 0)).all()
+    volumes = np.bincount(case.regions.ravel(), minlength=4) * np.prod(case.grid.spacing) / 1000
+    assert 1000 < volumes[1:].sum() < 2200  # ml
+    assert volumes[1] > volumes[3] > 60
+    assert volumes[2] > 60
+
+
+def test_same_arguments_give_the_same_arrays_and_others_do_not() -> None:
+    small = PhantomConfig(("tiny",), ("swi",))
+    first, second, other = (make_case(seed, 1, small, healthy=True) for seed in (3, 3, 4))
+    assert (first.images["swi"] == second.images["swi"]).all()
+    assert first.grid == second.grid
+    assert first.grid != other.grid
+
+
+def test_iron_becomes_a_lesion_of_the_second_class() -> None:
+    case = make_case(0, 2, PhantomConfig(("tiny",), ("qsm",), ("cmb", "iron")), healthy=True)
+    assert [lesion["class"] for lesion in case.lesions] == ["iron", "iron"]
+    assert case.classes == {1: 1, 2: 1}
+    assert "iron" not in {mimic["kind"] for mimic in case.mimics}
+    for lesion in case.lesions:
+        assert lesion["region"] == "deep"
+        assert lesion["outlined_diameter_mm"] > 3
+
+
+@pytest.mark.parametrize(("cases", "share"), [(16, 0.3), (8, 0.3), (5, 0.0), (5, 1.0), (3, 0.5), (1, 0.3), (100, 0.33)])
+def test_healthy_share_is_exact_and_spread_over_the_set(cases: int, share: float) -> None:
+    healthy = [is_healthy(i, cases, share) for i in range(cases)]
+    expected = int(share * cases + 0.5)
+    assert sum(healthy) == expected
+    for k in range(cases):  # no run of cases holds many more or fewer than its share
+        assert abs(sum(healthy[: k + 1]) - (k + 1) * expected / cases) <= 1

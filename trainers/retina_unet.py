@@ -61,8 +61,7 @@ class RetinaUNetV001(DetectionModule):
     """Retina U-Net as nnDetection trains it (Jaeger et al. 2020, Baumgartner et al. 2021).
 
     U-Net encoder and full-resolution pyramid; a head shared over levels with sigmoid classification and GIoU box
-    regression;
-    ATSS assignment; hard negative sampling; a segmentation head as an auxiliary task.
+    regression; ATSS assignment; hard negative sampling; a segmentation head as an auxiliary task.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {

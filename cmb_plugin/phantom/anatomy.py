@@ -1,9 +1,8 @@
 """The anatomy that every phantom starts from: nilearn's bundled MNI152 tissue maps, and what geometry adds to them.
 
 Arrays are [z, y, x] on a 1 mm lattice; points are MNI RAS millimetres (x right, y anterior, z superior). The tissue
-maps
-are those of the ICBM 2009a symmetric template (Fonov et al. 2011) that nilearn ships, so nothing is downloaded. Nuclei
-and regions are drawn from their known places in MNI space; they are made for phantoms, not for morphometry.
+maps are those of the ICBM 2009a symmetric template (Fonov et al. 2011) that nilearn ships, so nothing is downloaded.
+Nuclei and regions are drawn from their known places in MNI space; they are made for phantoms, not for morphometry.
 """
 
 from __future__ import annotations

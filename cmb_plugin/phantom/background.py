@@ -129,9 +129,8 @@ def build_background(
 
 @dataclass(frozen=True)
 class _Maps:
-    """Smooth maps on the lattice, float32 [z, y, x]: MNI points [3, ...], distances in mm, air fraction, field of
-    head and
-    air in ppm, texture of bone and scalp."""
+    """Smooth maps on the lattice, float32 [z, y, x]: MNI points [3, ...], distances in mm, air fraction, field of head
+    and air in ppm, texture of bone and scalp."""
 
     mni: np.ndarray
     head: np.ndarray

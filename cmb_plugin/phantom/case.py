@@ -123,8 +123,7 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
 
 def _count(seed: int, index: int, protocol: Protocol) -> int:
     """Number of microbleeds of a positive case. The quantiles of a set's cases follow the golden-ratio sequence, so
-    that a
-    small set already shows the whole distribution."""
+    that a small set already shows the whole distribution."""
     offset = np.random.default_rng([seed, 0xC0]).random()
     return protocol.lesions.count((offset + index * (np.sqrt(5) - 1) / 2) % 1.0)
 

@@ -16,8 +16,8 @@ from .protocols import Protocol
 _PLACE_COUNTS = np.array([98, 96, 31, 13, 11, 4])
 
 # Right side MNI RAS mm, spread in mm, probability per scan, semi-axes range in mm. Choroid plexus, pineal gland and
-# falx are
-# where most brains of old age are calcified, the basal ganglia about one in five (choices, from radiology textbooks).
+# falx are where most brains of old age are calcified, the basal ganglia about one in five (choices, from radiology
+# textbooks).
 _CALCIFICATIONS: tuple[
     tuple[str, tuple[float, float, float], tuple[float, float, float], float, tuple[float, float]], ...
 ] = (
@@ -78,8 +78,8 @@ def draw_microbleeds(
     true.
 
     The data sets' diameters are those of outlines, blooming included. The deposit itself is smaller: by the blooming
-    factor of
-    a 3 T scan with TE 20 ms, so that the same lesion looks larger at a longer TE and smaller at a lower field.
+    factor of a 3 T scan with TE 20 ms, so that the same lesion looks larger at a longer TE and smaller at a lower
+    field.
     """
     deposits: list[Deposit] = []
     share = _PLACE_COUNTS / _PLACE_COUNTS.sum()

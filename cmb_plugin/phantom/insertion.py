@@ -1,6 +1,5 @@
 """Compact sources put into a scan: each on a small grid of its own, finer than the head's, so that a source smaller
-than a
-voxel is exact and its effect is known alone."""
+than a voxel is exact and its effect is known alone."""
 
 from __future__ import annotations
 

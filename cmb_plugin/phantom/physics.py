@@ -77,9 +77,8 @@ def spoiled_gradient_echo(density: float, t1_ms: float, repetition_ms: float, fl
 def dephasing(phase: np.ndarray) -> np.ndarray:
     """Signal left of a voxel across which the phase changes linearly: exp(-(dz^2 + dy^2 + dx^2) / 24).
 
-    The change d per voxel multiplies the signal by sinc(d/2) along each axis; the Gaussian with the same curvature
-    has no
-    side lobes, which suits fields that are not exactly linear, and needs one exponential.
+    The change d per voxel multiplies the signal by sinc(d/2) along each axis; the Gaussian with the same curvature has
+    no side lobes, which suits fields that are not exactly linear, and needs one exponential.
     """
     exponent = np.zeros(phase.shape, np.float32)
     for axis in range(3):
@@ -98,8 +97,7 @@ def crop_kspace(signal: np.ndarray, shape: Triple) -> np.ndarray:
     """Keeps the low spatial frequencies: what a scan of ``shape`` voxels over the same field of view measures.
 
     Partial volume, blooming and Gibbs ringing follow from it. Sample 0 of the result lies on sample 0 of ``signal``,
-    sample i
-    on i * n_fine / n along each axis.
+    sample i on i * n_fine / n along each axis.
 
     Args:
         signal: [z, y, x] on the fine grid, real or complex.

@@ -66,10 +66,9 @@ class Protocol:
     lesions: Lesions
 
 
-# Voxel and matrix are those of the data sets that REFERENCES.md section 4 lists. Field, echo and flip angle are
-# typical of
-# such scans where a data set does not publish them; they are choices, within the ranges of section 5.
-# ``tiny`` imitates nothing: it makes whole cases in a second or two, for tests of everything that needs files.
+# Voxel and matrix are those of the data sets that REFERENCES.md section 4 lists. Field, echo and flip angle are typical
+# of such scans where a data set does not publish them; they are choices, within the ranges of section 5. ``tiny``
+# imitates nothing: it makes whole cases in a second or two, for tests of everything that needs files.
 PROTOCOLS: dict[str, Protocol] = {
     "tiny": Protocol((2.5, 2.0, 2.0), (60, 110, 92), (1.7, 1.35, 1.35), 3.0, 20, 28, 15, (25, 40), CUHK),
     "demo": Protocol((1.5, 1.2, 1.2), (100, 184, 152), (1.0, 0.8, 0.8), 3.0, 20, 28, 15, (25, 40), CUHK),

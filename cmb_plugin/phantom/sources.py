@@ -1,6 +1,5 @@
-"""What lies in the brain besides tissue: compact sources (microbleeds, calcifications, iron, air) and vessels, and
-how they
-are drawn on a grid so that their amount does not depend on the grid."""
+"""What lies in the brain besides tissue: compact sources (microbleeds, calcifications, iron, air) and vessels, and how
+they are drawn on a grid so that their amount does not depend on the grid."""
 
 from __future__ import annotations
 
@@ -65,9 +64,8 @@ class Vessel:
 def blob_coverage(blob: Blob, mm: Sequence[np.ndarray]) -> np.ndarray:
     """Fraction of every voxel that the blob fills.
 
-    The surface is smoothed over one voxel and the sum is scaled to the exact volume, so a source smaller than a
-    voxel, at
-    any place between voxel centres, keeps its full amount.
+    The surface is smoothed over one voxel and the sum is scaled to the exact volume, so a source smaller than a voxel,
+    at any place between voxel centres, keeps its full amount.
 
     Args:
         mm: for z, y, x the voxel centres in mm; equally spaced.

@@ -23,8 +23,7 @@ class Subject:
     """The deformation scan -> world -> MNI of one subject.
 
     MNI point = q + displacement(q) with q = affine @ RAS point; the displacement enlarges the ventricles and adds a
-    smooth
-    random part.
+    smooth random part.
 
     Attributes:
         grid: the scan.

@@ -1,6 +1,5 @@
 """Vessels of one subject, as polylines in MNI RAS mm: dural sinuses and deep veins at their known places, medullary
-veins
-that leave the ventricles, pial vessels that run in the sulci."""
+veins that leave the ventricles, pial vessels that run in the sulci."""
 
 from __future__ import annotations
 

@@ -92,9 +92,8 @@ class Augmentation:
         return [RandomTransform(transform, probability) for probability, transform in changes if probability > 0]
 
     def source_size(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Size of the region to read: the patch itself, or, for a patch that will be rotated and scaled, enough
-        around it
-        that no corner is empty at moderate angles."""
+        """Size of the region to read: the patch itself, or, for a patch that will be rotated and scaled, enough around
+        it that no corner is empty at moderate angles."""
         if rng.random() >= self.config.spatial:
             return self.patch_size  # type: ignore[return-value]
         sides = np.asarray(self.patch_size, dtype=float)
@@ -111,8 +110,7 @@ class Augmentation:
 
         Returns:
             both at ``patch_size``. An instance whose centre stays inside never vanishes: should rotation lose a tiny
-            one,
-            the patch is only cropped.
+            one, the patch is only cropped.
         """
         with seeded(seed):
             data = {"image": image, "segmentation": instances[None].to(torch.int16)}

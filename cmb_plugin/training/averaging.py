@@ -15,10 +15,9 @@ from torch import Tensor
 class WeightAveraging(Callback):
     """Keeps the mean of the weights at the end of every epoch from ``first_epoch`` on.
 
-    The mean travels in the checkpoint under ``averaged_weights``; the optimiser goes on from the raw weights, so that
-    a resumed
-    run equals an uninterrupted one. No batch statistics have to be recomputed: the networks use instance and group
-    norm.
+    The mean travels in the checkpoint under ``averaged_weights``; the optimiser goes on from the raw weights, so that a
+    resumed run equals an uninterrupted one. No batch statistics have to be recomputed: the networks use instance and
+    group norm.
     """
 
     def __init__(self, first_epoch: int) -> None:

@@ -58,8 +58,7 @@ class PatchDataset(Dataset[Sample]):
     """Random patches of prepared cases. Item ``i`` depends on ``seed`` and ``i`` alone.
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
-    drawn,
-    then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
+    drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
     anywhere.
 
     Args:

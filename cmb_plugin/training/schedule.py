@@ -10,8 +10,7 @@ def learning_rate(step: int, config: TrainerConfig) -> float:
 
     Main schedule of S steps: linear warm-up over W steps, times (1 - step / S) ** power. Averaging epochs of E steps:
     each falls linearly from ``swa_learning_rate`` to ``swa_final_learning_rate`` and starts again, so that every
-    average
-    is taken at the bottom of a cycle (Izmailov et al. 2018).
+    average is taken at the bottom of a cycle (Izmailov et al. 2018).
     """
     total = max(1, config.epochs * config.steps_per_epoch)
     if step >= total:

@@ -21,7 +21,7 @@ ORIGIN = np.array([-72.0, -134.0, -98.0])
 
 # Deep nuclei as ellipsoids: centre x, y, z of the right one, semi-axes in mm, turn about the vertical axis in degrees
 # (positive: the front moves towards the midline), and their typical excess of susceptibility in ppm (Langkammer et al.
-# 2012; REFERENCES.md section 5).
+# 2012; docs/phantom.md).
 NUCLEI: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], float, float]] = {
     "pallidum": ((18.0, -4.0, -1.0), (4.2, 9.0, 5.5), 32.0, 0.17),
     "putamen": ((26.0, 4.0, 1.0), (4.8, 15.5, 9.5), 18.0, 0.08),

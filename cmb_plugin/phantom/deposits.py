@@ -12,7 +12,7 @@ from .anatomy import CMB_PLACES, Atlas, nucleus_frame
 from .physics import GAMMA
 from .protocols import Protocol
 
-# Counts of the 253 microbleeds of VALDO by place (REFERENCES.md section 4), in the order of CMB_PLACES.
+# Counts of the 253 microbleeds of VALDO by place (docs/phantom.md), in the order of CMB_PLACES.
 _PLACE_COUNTS = np.array([98, 96, 31, 13, 11, 4])
 
 # Right side MNI RAS mm, spread in mm, probability per scan, semi-axes range in mm. Choroid plexus, pineal gland and

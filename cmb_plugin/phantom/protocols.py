@@ -15,7 +15,7 @@ MODALITIES = ("swi", "phase", "t2s", "qsm", "t2")
 
 @dataclass(frozen=True)
 class Lesions:
-    """How many microbleeds of what size the scans of a cohort show (REFERENCES.md section 4).
+    """How many microbleeds of what size the scans of a cohort show (docs/phantom.md).
 
     Attributes:
         diameters: p5, p25, p50, p75, p95 of the outlined diameter in mm.
@@ -66,8 +66,8 @@ class Protocol:
     lesions: Lesions
 
 
-# Voxel and matrix are those of the data sets that REFERENCES.md section 4 lists. Field, echo and flip angle are typical
-# of such scans where a data set does not publish them; they are choices, within the ranges of section 5. ``tiny``
+# Voxel and matrix are those of the data sets that docs/phantom.md lists. Field, echo and flip angle are typical
+# of such scans where a data set does not publish them; they are choices, within the ranges of docs/phantom.md. ``tiny``
 # imitates nothing: it makes whole cases in a second or two, for tests of everything that needs files.
 PROTOCOLS: dict[str, Protocol] = {
     "tiny": Protocol((2.5, 2.0, 2.0), (60, 110, 92), (1.7, 1.35, 1.35), 3.0, 20, 28, 15, (25, 40), CUHK),

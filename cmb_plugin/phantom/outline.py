@@ -15,7 +15,7 @@ DEFINITE_CNR = 5.0
 "possible"."""
 
 SURROUNDINGS_MM = 4.0
-"""Radius within which the image is compared with a lesion, to tell how well it can be seen."""
+"""Radius within which the image is compared with a lesion, to tell how well it can be seen (2.5 radii of a large one)."""
 
 _TOUCHING = np.ones((3, 3, 3))
 
@@ -48,18 +48,14 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     """Outlines a source on one modality.
 
     The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the
-    other
-    way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the voxels
-    near the
-    source whose effect exceeds half of its maximum and that hang together with the source's middle, with holes
-    filled. Where
-    the middle itself shows little (between the dark poles of a dipole), it is joined to the darkest part.
+    other way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the
+    voxels near the source whose effect exceeds half of its maximum and that hang together with the source's middle,
+    with holes filled. Where the middle itself shows little (between the dark poles of a dipole), it is joined to the
+    darkest part.
 
     The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the robust
-    standard
-    deviation of the measured image around it, so that besides the thermal noise the anatomy hides a lesion too (at
-    the edge
-    of the skull, in a ventricle's wall, among vessels).
+    standard deviation of the measured image around it, so that besides the thermal noise the anatomy hides a lesion
+    too (at the edge of the skull, in a ventricle's wall, among vessels).
     """
     effect = _effect(patch, modality)
     middle = tuple(
@@ -71,9 +67,8 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
         *((np.arange(n) - m) * s for n, m, s in zip(effect.shape, middle, spacing, strict=True)), indexing="ij"
     )
     squared = np.asarray(sum(o**2 for o in offsets))
-    around = (squared <= SURROUNDINGS_MM**2) & (np.abs(effect) < 0.1 * np.abs(effect).max())
     near = squared <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
-    effect = np.where(near, effect, 0)
+    total, effect = np.abs(effect), np.where(near, effect, 0)
     labels, _ = ndimage.label(effect > effect.max() / 2, structure=_TOUCHING)
     if labels[middle]:
         voxels = labels == labels[middle]
@@ -83,7 +78,9 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
         steps = np.linspace(0, 1, 2 * int(np.abs(np.subtract(peak, middle)).max()) + 2)[:, None]
         voxels[tuple(np.round(middle + steps * np.subtract(peak, middle)).astype(int).T)] = True
     voxels = ndimage.binary_fill_holes(voxels)
-    seen = patch.measured[around]
+    widest = float(np.max(patch.insertion.blob.axes))
+    around = (squared <= max(SURROUNDINGS_MM, 2.5 * widest) ** 2) & (total < 0.1 * total.max())
+    seen = patch.measured[around if around.any() else ~voxels]
     deviation = 1.4826 * float(np.median(np.abs(seen - np.median(seen))))
     cnr = float(max(effect[voxels].mean(), 0)) / max(deviation, 1e-9)
     return Outline(patch.insertion.blob, patch.insertion.box, voxels, cnr)
@@ -96,8 +93,7 @@ def largest_piece(voxels: np.ndarray) -> np.ndarray:
 
 
 def _effect(patch: Patch, modality: str) -> np.ndarray:
-    """What the source does to the image, positive where it makes it darker (``qsm``: further from 0; ``phase``:
-    different)."""
+    """What the source does to the image: positive where it makes it darker (``qsm``: further from 0)."""
     insertion = patch.insertion
     if modality == "qsm":
         sign = 1 if insertion.blob.susceptibility > 0 else -1

@@ -22,7 +22,7 @@ from cmb_plugin.phantom.subject import Lattice, draw_subject, interpolate_axis
         ((11, -18, 8), DEEP),  # thalamus
         ((-26, 4, 1), DEEP),  # putamen
         ((0, 22, 12), DEEP),  # genu of the corpus callosum
-        ((24, -8, 26), DEEP),  # periventricular white matter
+        ((18, -8, 24), DEEP),  # periventricular white matter
         ((0, -25, -32), INFRATENTORIAL),  # pons
         ((-30, -65, -38), INFRATENTORIAL),  # cerebellum
         ((0, -20, -15), INFRATENTORIAL),  # midbrain

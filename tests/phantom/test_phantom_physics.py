@@ -35,7 +35,6 @@ def test_field_of_a_sphere_is_the_dipole_outside_and_nothing_inside(
     error = (field - expected)[outside]
     assert np.sqrt((error**2).mean()) < tolerance * expected[outside].std()
     assert np.abs(error).max() < 0.04 * chi  # at single voxels next to the stepped surface
-    assert np.corrcoef(field[outside], expected[outside])[0, 1] > 0.999
     assert np.abs(field[distance < radius - 1]).max() < 0.04 * chi
 
 

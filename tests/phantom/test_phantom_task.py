@@ -14,7 +14,7 @@ from cmb_plugin.dataset import Dataset, check_dataset, read_truth
 from cmb_plugin.files import read_json
 from cmb_plugin.paths import TaskFolder
 
-WORDS = ["--protocol", "tiny", "--train", "1", "--test", "1", "--healthy", "0.5", "--seed", "2"]
+WORDS = ["--protocol", "tiny", "--train", "2", "--test", "1", "--healthy", "0.4", "--seed", "2"]
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -44,8 +44,9 @@ def test_folder_passes_the_check_of_a_users_data_set(task: TaskFolder) -> None:
     assert dataset.classes == ("cmb",)
     report = check_dataset(dataset, workers=0)
     assert not report.findings, report.findings
-    assert [c.case_id for c in dataset.cases("Tr")] == ["case_000"]
-    assert [c.case_id for c in dataset.cases("Ts")] == ["case_001"]
+    assert report.n_healthy == {"Tr": 1, "Ts": 0}
+    assert [c.case_id for c in dataset.cases("Tr")] == ["case_000", "case_001"]
+    assert [c.case_id for c in dataset.cases("Ts")] == ["case_002"]
 
 
 def test_truth_has_the_certainty_of_every_lesion(task: TaskFolder) -> None:
@@ -58,7 +59,7 @@ def test_truth_has_the_certainty_of_every_lesion(task: TaskFolder) -> None:
 
 
 def test_files_beside_share_the_scans_grid_and_world_places_are_itks(task: TaskFolder) -> None:
-    for split, case in (("Tr", "case_000"), ("Ts", "case_001")):
+    for split, case in (("Tr", "case_000"), ("Ts", "case_002")):
         image = sitk.ReadImage(str(task.images(split) / f"{case}_0000.nii.gz"))
         for kind in ("regions", "brain"):
             extra = sitk.ReadImage(str(task.extra(kind, split) / f"{case}.nii.gz"))
@@ -76,13 +77,13 @@ def test_any_number_of_processes_writes_the_same_files(
     monkeypatch.setenv("det_data", str(tmp_path))
     assert main(["--task", "Task100_Phantom", *WORDS, "--num_processes", "2"]) == 0
     expected = hashes(task.root)
-    assert len(expected) == 17
+    assert len(expected) == 1 + 3 * 8
     assert hashes(tmp_path / "Task100_Phantom") == expected
 
 
 def test_running_again_makes_only_what_is_missing(task: TaskFolder, data: Path) -> None:
     before = hashes(task.root)
-    kept, lost = task.images("Tr") / "case_000_0000.nii.gz", task.extra("lesions", "Ts") / "case_001.json"
+    kept, lost = task.images("Tr") / "case_000_0000.nii.gz", task.extra("lesions", "Ts") / "case_002.json"
     time = kept.stat().st_mtime_ns
     lost.unlink()
     assert main([*WORDS, "-np", "0"]) == 0

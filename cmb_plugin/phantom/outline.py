@@ -15,7 +15,7 @@ DEFINITE_CNR = 5.0
 "possible"."""
 
 SURROUNDINGS_MM = 4.0
-"""Radius within which the image is compared with a lesion, to tell how well it can be seen (2.5 radii of a large one)."""
+"""Radius within which the image is compared with a lesion to tell how well it can be seen; 2.5 radii of a large one."""
 
 _TOUCHING = np.ones((3, 3, 3))
 

@@ -16,7 +16,7 @@ run() {
 run nndet_example --task "${task}" --train 40 --test 8 --healthy 0.25 --protocol demo --seed 0
 # A network for two CPU cores, and anchors every second voxel: the lesions are one to three voxels wide.
 run nndet_prep "${task}" -o planner_cfg.finest_level=1 planner_cfg.anchors_per_axis=1 planner_cfg.base_features=16 \
-    planner_cfg.pyramid_channels=32 'planner_cfg.patch_size=[32,40,40]' planner_cfg.batch_size=10
+    planner_cfg.pyramid_channels=32 'planner_cfg.patch_size=[32,40,40]' planner_cfg.batch_size=8
 if compgen -G "${det_models}/${task}/*/fold0/model_last.ckpt" > /dev/null; then
     run nndet_train "${task}" -o train=demo train.mode=resume
 else

@@ -30,7 +30,7 @@ _CALCIFICATIONS: tuple[
     ("cortex", (0, 0, 0), (0, 0, 0), 0.35, (0.6, 1.4)),
 )
 
-FAINT_SHARE = 0.15
+FAINT_SHARE = 0.1
 """Share of the microbleeds that hold little blood product and are hard to see."""
 
 AIR_PPM = 9.4

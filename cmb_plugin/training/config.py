@@ -122,7 +122,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         **_SHORT,
         "trainer_cfg.learning_rate": 2e-3,
-        "trainer_cfg.epochs": 9,
+        "trainer_cfg.epochs": 8,
         "trainer_cfg.steps_per_epoch": 70,
         "trainer_cfg.swa_epochs": 2,
         "trainer_cfg.warmup_steps": 20,

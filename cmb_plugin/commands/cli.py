@@ -45,7 +45,7 @@ def command(main: Main) -> Main:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
-            print("interrupted; run the same command again to go on", file=sys.stderr)
+            print("interrupted; run it again to go on (nndet_train with -o train.mode=resume)", file=sys.stderr)
             return 130
         except BrokenPipeError:
             return 141  # the reader, `head` for instance, has gone: as a shell reports SIGPIPE

@@ -49,6 +49,9 @@ def fit(
 
     Returns:
         the history of the run.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the last finished epoch is saved.
     """
     config = module.trainer_cfg
     history = History(folder.root)
@@ -83,7 +86,10 @@ def fit(
     )
     loader = _loader(module, prepared, train_ids, augment_cfg, trainer)
     module.to(memory_format=torch.channels_last_3d)
-    trainer.fit(module, loader, ckpt_path=folder.last if resume else None, weights_only=True)
+    try:
+        trainer.fit(module, loader, ckpt_path=folder.last if resume else None, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to Ctrl-C and SIGTERM, with exit codes 1 and 0
+        raise KeyboardInterrupt from stop
     return history
 
 

@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import signal
 
 import numpy as np
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cmb_plugin.images import Grid
 from cmb_plugin.paths import FoldFolder
@@ -97,12 +99,13 @@ def test_averaged_weights_are_the_mean_of_the_last_epochs(whole):
 
 
 class DiesAt(Callback):
-    def __init__(self, step):
+    def __init__(self, step, error=KeyError):
         self.step = step
+        self.error = error
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == self.step:
-            raise KeyError("killed")
+            raise self.error("killed")
 
 
 @pytest.mark.parametrize("step", [3, 5, 8, 17])
@@ -116,6 +119,18 @@ def test_killed_and_resumed_equals_not_killed(prepared, whole, tmp_path, monkeyp
     for kind in ("state_dict", "averaged_weights"):
         for name, value in whole[2][kind].items():
             assert torch.equal(checkpoint[kind][name], value), name
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SIGTERMException])
+def test_ctrl_c_and_sigterm_are_an_interruption_not_an_end(prepared, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(loop, "TrainingProgress", lambda history: DiesAt(7, error))
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(prepared, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores further Ctrl-C from here on
+    assert FoldFolder(tmp_path).last.is_file()
 
 
 def test_a_finished_run_resumes_to_itself(prepared, whole):

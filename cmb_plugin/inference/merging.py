@@ -35,8 +35,8 @@ def place_in_scan(found: PatchDetections, origin: Triple, tiling: Tiling, min_sc
     local = found.boxes[keep].float().cpu()
     boxes = clip_boxes(local + torch.tensor([*origin, *origin], dtype=torch.float32), tiling.shape)
     columns = {name: _to_numpy(values[keep]) for name, values in found.columns.items()}
-    # Between nnDetection's bounds of 0.5 and 1: with weights that fall to nearly 0 a clear view of a lesion from off the
-    # middle of a tile would lose to a weak one from the middle of another.
+    # Between nnDetection's bounds of 0.5 and 1: with weights that fall to nearly 0 a clear view of a lesion from off
+    # the middle of a tile would lose to a weak one from the middle of another.
     columns[WEIGHT] = 0.5 + 0.5 * gaussian_at(((local[:, :3] + local[:, 3:]) / 2).numpy(), tiling.tile)
     detections = Detections(boxes.numpy(), _to_numpy(found.scores[keep]), found.labels[keep].cpu().numpy(), columns)
     return detections[nonempty(boxes, MIN_SIDE).numpy() & ~tiling.cut_off(detections.boxes, origin)]

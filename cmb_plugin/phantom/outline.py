@@ -28,7 +28,7 @@ class Outline:
         blob: the source.
         box: slices z, y, x of the scan.
         voxels: bool, the outlined voxels inside ``box``; at least one.
-        cnr: mean effect inside the outline over the standard deviation of the measured image around it.
+        cnr: mean effect inside the outline over the spread of small structure and noise around it.
     """
 
     blob: Blob
@@ -53,9 +53,10 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     with holes filled. Where the middle itself shows little (between the dark poles of a dipole), it is joined to the
     darkest part.
 
-    The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the robust
-    standard deviation of the measured image around it, so that besides the thermal noise the anatomy hides a lesion
-    too (at the edge of the skull, in a ventricle's wall, among vessels).
+    The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the standard
+    deviation of what a 3 x 3 x 3 median leaves of the measured image around it. So besides the thermal noise the
+    anatomy of a lesion's own size hides it too (at the edge of the skull, among vessels), but a step between two even
+    tissues, on which an eye sees a lesion as well as anywhere, does not.
     """
     effect = _effect(patch, modality)
     middle = tuple(
@@ -80,8 +81,8 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     voxels = ndimage.binary_fill_holes(voxels)
     widest = float(np.max(patch.insertion.blob.axes))
     around = (squared <= max(SURROUNDINGS_MM, 2.5 * widest) ** 2) & (total < 0.1 * total.max())
-    seen = patch.measured[around if around.any() else ~voxels]
-    deviation = 1.4826 * float(np.median(np.abs(seen - np.median(seen))))
+    small = patch.measured - ndimage.median_filter(patch.measured, 3)
+    deviation = float(small[around if around.any() else ~voxels].std())
     cnr = float(max(effect[voxels].mean(), 0)) / max(deviation, 1e-9)
     return Outline(patch.insertion.blob, patch.insertion.box, voxels, cnr)
 

@@ -96,7 +96,7 @@ def test_calcification_and_microbleed_differ_in_the_sign_of_qsm(case: PhantomCas
     calcium = [strongest(m["centre"]) for m in case.mimics if m["kind"] == "calcification"]
     bleeds = [strongest(m["centre"]) for m in case.lesions if m["certainty"] == "definite"]
     assert np.median(calcium) < -0.1
-    assert np.median(bleeds) > 0.1
+    assert np.median(bleeds) > 0.05  # the phantom's QSM is blurred, and small bleeds fill part of a voxel
 
 
 def test_background_is_noise_and_brain_is_not(case: PhantomCase) -> None:

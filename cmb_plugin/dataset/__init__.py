@@ -2,6 +2,7 @@
 
 from .checks import Finding, Report, check_case, check_dataset
 from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modality, write_dataset
+from .mimics import Mimic, read_mimics
 from .predictions import (
     CasePredictions,
     boxes_file,
@@ -21,6 +22,7 @@ __all__ = [
     "Dataset",
     "Finding",
     "Labels",
+    "Mimic",
     "Report",
     "Truth",
     "boxes_file",
@@ -32,6 +34,7 @@ __all__ = [
     "make_splits",
     "predicted_cases",
     "read_case_predictions",
+    "read_mimics",
     "read_truth",
     "split_modality",
     "truth_of_labels",

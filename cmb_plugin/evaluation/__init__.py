@@ -4,6 +4,7 @@ from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
 from .froc import Curve, froc_curve, sensitivity_at
 from .matching import match_by_distance, match_by_iou, pair_distance, pair_iou
 from .metrics import evaluate
+from .mimics import mimic_distances, mimic_kinds
 from .operating import OperatingPoint, SweepConfig, find_operating_point
 from .precision import average_precision
 
@@ -20,6 +21,8 @@ __all__ = [
     "froc_curve",
     "match_by_distance",
     "match_by_iou",
+    "mimic_distances",
+    "mimic_kinds",
     "pair_distance",
     "pair_iou",
     "sensitivity_at",

@@ -1,0 +1,89 @@
+"""What kind of mimic a false positive is, where the data set lists the mimics (phantoms do)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cmb_plugin.dataset import Mimic
+
+NONE = "none"
+REACH_MM = 3.0
+_CHUNK = 512  # points at a time: distances to some thousand pieces of vessels are held for each
+
+
+def mimic_kinds(
+    points_voxel: np.ndarray, mimics: Sequence[Mimic], spacing: Sequence[float], reach_mm: float = REACH_MM
+) -> list[str]:
+    """The kind of the mimic that each point lies on.
+
+    Args:
+        points_voxel: [N, 3] voxel-edge coordinates z, y, x in the scan's own voxels, such as ``Detections.centres``.
+        mimics: those of the scan (``cmb_plugin.dataset.read_mimics``).
+        spacing: mm along z, y, x.
+        reach_mm: a point belongs to the nearest mimic if its surface is at most so far away.
+
+    Returns:
+        N kinds; ``none`` where no mimic is within reach. Inside several mimics the one whose middle line or centre
+        is nearer counts.
+    """
+    points = np.asarray(points_voxel, dtype=float).reshape(-1, 3)
+    if not len(points) or not mimics:
+        return [NONE] * len(points)
+    surface, middle = mimic_distances(points, mimics, spacing)
+    order = np.lexsort((middle.T, surface.T), axis=0)[0]
+    within = surface[np.arange(len(points)), order] <= reach_mm
+    return [mimics[index].kind if near else NONE for index, near in zip(order, within, strict=True)]
+
+
+def mimic_distances(
+    points: np.ndarray, mimics: Sequence[Mimic], spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance of points from the surface and from the middle of mimics, in mm.
+
+    A vessel is a tube around its course. A compact mimic is the ellipsoid in its box; the distance from it is
+    measured along the line to its centre, so it is exact for spheres and at most a little long for others.
+
+    Args:
+        points: [N, 3] voxel-edge coordinates.
+        mimics: M mimics.
+        spacing: mm along z, y, x.
+
+    Returns:
+        [N, M] distances from the surface, 0 inside, and [N, M] from the course or the centre.
+    """
+    scale = np.asarray(spacing, dtype=float)
+    places = np.asarray(points, dtype=float).reshape(-1, 3) * scale
+    surface, middle = np.empty((2, len(places), len(mimics)))
+    compact = np.array([mimic.path is None for mimic in mimics], dtype=bool)
+    boxes = np.array([mimic.box for mimic in mimics], dtype=float).reshape(-1, 6)[compact]
+    centres = (boxes[:, :3] + boxes[:, 3:]) / 2 * scale
+    half = np.maximum((boxes[:, 3:] - boxes[:, :3]) / 2 * scale, 1e-6)
+    courses = [mimic.path * scale for mimic in mimics if mimic.path is not None]
+    radii = np.array([mimic.diameter_mm / 2 for mimic in mimics if mimic.path is not None])
+    for start in range(0, len(places), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        offset = places[part, None] - centres
+        distance = np.linalg.norm(offset, axis=-1)
+        outward = np.maximum(np.linalg.norm(offset / half, axis=-1), 1.0)  # 1 on the surface of the ellipsoid
+        middle[part, compact] = distance
+        surface[part, compact] = distance * (1 - 1 / outward)
+        if courses:
+            along = _distance_to_courses(places[part], courses)
+            middle[part, ~compact] = along
+            surface[part, ~compact] = np.maximum(along - radii, 0.0)
+    return surface, middle
+
+
+def _distance_to_courses(points: np.ndarray, courses: Sequence[np.ndarray]) -> np.ndarray:
+    """[N, 3] points and polylines of at least two points, all in mm -> [N, number of polylines]."""
+    starts = np.concatenate([course[:-1] for course in courses])
+    steps = np.concatenate([np.diff(course, axis=0) for course in courses])
+    offset = points[:, None] - starts
+    length2 = np.maximum((steps**2).sum(-1), 1e-12)
+    place = np.clip((offset * steps).sum(-1) / length2, 0.0, 1.0)
+    distance = np.linalg.norm(offset - place[..., None] * steps, axis=-1)
+    first = np.cumsum([0] + [len(course) - 1 for course in courses[:-1]])
+    nearest: np.ndarray = np.minimum.reduceat(distance, first, axis=1)
+    return nearest

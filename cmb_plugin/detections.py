@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+SCORE_PREFIX = "score_"
+"""Columns whose names begin so are scores, by which the detections can be ranked instead."""
+
 
 @dataclass
 class Detections:
@@ -64,6 +67,21 @@ class Detections:
     def by_score(self) -> Detections:
         """Highest score first; equal scores keep their order."""
         return self[np.argsort(-self.scores, kind="stable")]
+
+    @property
+    def rankings(self) -> list[str]:
+        """Names of the columns by which the detections can be ranked."""
+        return [name for name in self.columns if name.startswith(SCORE_PREFIX)]
+
+    def ranked_by(self, column: str | None) -> Detections:
+        """The same detections with another score, highest first; None keeps the one they have.
+
+        Raises:
+            KeyError: there is no such column, and there are detections.
+        """
+        if column is None or not len(self):
+            return self
+        return Detections(self.boxes, self.columns[column], self.labels, self.columns).by_score()
 
     @property
     def centres(self) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.plugins import suggest
 
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
-from .froc import Curve, froc_curve
+from .froc import Curve, froc_curve, sensitivity_at
 from .matching import optimal_status
 from .metrics import at_score
 from .pool import pool_cases
@@ -28,15 +29,20 @@ class SweepConfig:
         rule: ``fp_per_scan``: as many lesions as can be found with at most ``target`` false positives per scan;
             ``sensitivity``: as few detections as find the share ``target`` of the lesions; ``f1``: the highest F1.
         target: what the rule aims at; None means 1 false positive per scan, or a sensitivity of 0.9.
+        ranking: score that the detections are ranked by, where a model gives several (a column ``score_*``); None takes
+            the one with the highest FROC score on validation.
     """
 
     rule: str = "fp_per_scan"
     target: float | None = None
+    ranking: str | None = None
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
     """The content of ``operating_point.json``: the score, and how it did on the scans that it was chosen on.
+
+    ``ranking`` names the score where the model gives several; ``froc_scores`` holds the FROC score of each of them.
 
     Those numbers are better than what new scans will show, the more so the fewer the scans.
     """
@@ -52,12 +58,15 @@ class OperatingPoint:
     precision: float | None
     f1: float | None
     fp_per_scan: float | None
+    ranking: str | None = None
+    froc_scores: dict[str, float | None] = field(default_factory=dict)
 
 
 def find_operating_point(
     cases: Sequence[CaseResult], sweep: SweepConfig | None = None, config: EvaluationConfig | None = None
 ) -> OperatingPoint:
-    """Chooses the score threshold on validation scans, matching by centre distance, one threshold for all classes.
+    """Chooses the score and its threshold on validation scans, matching by centre distance, one threshold for all
+    classes.
 
     No detection is ever dropped for its size. The threshold is set between scores, as far from the neighbours as the
     rule allows: a threshold at the score of a found lesion would lose the next one that scores a hair less.
@@ -67,9 +76,8 @@ def find_operating_point(
     """
     sweep, config = sweep or SweepConfig(), config or EvaluationConfig()
     target = _target(sweep)
-    pool = pool_cases(cases, config)
-    status = optimal_status(pool.near, len(pool.scores), pool.possible)
-    curve = froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)
+    ranking, froc_scores = _choose_ranking(cases, sweep.ranking, config)
+    curve = _curve(cases, ranking, config)
     score, why = _choose(curve, sweep.rule, target)
     reached: dict[str, Any] = at_score(curve, score)
     return OperatingPoint(
@@ -81,7 +89,34 @@ def find_operating_point(
         n_cases=curve.n_cases,
         n_lesions=curve.n_lesions,
         **{key: reached[key] for key in ("sensitivity", "precision", "f1", "fp_per_scan")},
+        ranking=ranking,
+        froc_scores=froc_scores,
     )
+
+
+def _curve(cases: Sequence[CaseResult], ranking: str | None, config: EvaluationConfig) -> Curve:
+    ranked = [dataclasses.replace(case, detections=case.detections.ranked_by(ranking)) for case in cases]
+    pool = pool_cases(ranked, config)
+    status = optimal_status(pool.near, len(pool.scores), pool.possible)
+    return froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)
+
+
+def _choose_ranking(
+    cases: Sequence[CaseResult], asked_for: str | None, config: EvaluationConfig
+) -> tuple[str | None, dict[str, float | None]]:
+    """The score to rank by, and the FROC score of each that the model gives; of equal ones the first counts."""
+    filled = [case.detections for case in cases if len(case.detections)]
+    known = [name for name in (filled[0].rankings if filled else []) if all(name in d.columns for d in filled)]
+    if asked_for is not None and asked_for not in known:
+        remedy = suggest(asked_for, known) if known else "leave sweep_cfg.ranking out: the model gives one score only"
+        raise UserError(f"sweep_cfg.ranking: the detections have no score '{asked_for}'", remedy=remedy)
+    quality = {}
+    for name in known:
+        rates = [r for r in sensitivity_at(_curve(cases, name, config), config.fp_rates) if r is not None]
+        quality[name] = float(np.mean(rates)) if rates else None
+    if asked_for is not None or not known:
+        return asked_for, quality
+    return max(known, key=lambda name: quality[name] or 0.0), quality
 
 
 def _target(sweep: SweepConfig) -> float | None:

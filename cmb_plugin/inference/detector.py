@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,13 +17,17 @@ class PatchDetections:
         boxes: [N, 6] ``(z0, y0, x0, z1, y1, x1)``.
         scores: [N], 0..1.
         labels: [N], class indices from 0.
-        columns: further values per detection, each [N] or [N, ...].
+        columns: further values per detection, each [N] or [N, ...]. Those named ``score_*`` are scores too: any of them
+            may be chosen to rank the detections by.
+        words: for columns of whole numbers that stand for words, the words by number. The numbers are replaced before
+            anything is merged, because another fold may number its words differently.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class PatchDetector(Protocol):

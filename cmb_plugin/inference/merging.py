@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cmb_plugin.boxes import batched_nms, clip_boxes, nonempty, weighted_box_clustering
-from cmb_plugin.detections import Detections
+from cmb_plugin.detections import SCORE_PREFIX, Detections
 
 from .config import InferenceConfig
 from .detector import PatchDetections
@@ -35,6 +35,7 @@ def place_in_scan(found: PatchDetections, origin: Triple, tiling: Tiling, min_sc
     local = found.boxes[keep].float().cpu()
     boxes = clip_boxes(local + torch.tensor([*origin, *origin], dtype=torch.float32), tiling.shape)
     columns = {name: _to_numpy(values[keep]) for name, values in found.columns.items()}
+    columns |= {name: np.array(words)[columns[name]] for name, words in found.words.items()}
     # Between nnDetection's bounds of 0.5 and 1: with weights that fall to nearly 0 a clear view of a lesion from off
     # the middle of a tile would lose to a weak one from the middle of another.
     columns[WEIGHT] = 0.5 + 0.5 * gaussian_at(((local[:, :3] + local[:, 3:]) / 2).numpy(), tiling.tile)
@@ -66,7 +67,7 @@ def merge_views(views: Sequence[Detections], config: InferenceConfig) -> Detecti
     """Detections of all views of one scan -> one list, highest score first, at most ``max_detections``.
 
     Weighted box clustering; a lesion that only some of the views saw scores lower. Further columns are averaged over
-    the views, weighted by score and trust.
+    the views, weighted by score and trust; of words the most trusted view's is kept.
     """
     found = Detections.concatenate(views)
     if not len(found):
@@ -89,6 +90,10 @@ def _clustered(found: Detections, weights: np.ndarray, n_views: int, config: Inf
     )
     index, importance = clusters.index.numpy(), weights * found.scores + 1e-12
     columns = {name: _column_of_clusters(values, index, importance) for name, values in found.columns.items()}
+    # What lowers the score of a lesion that only some views saw lowers the other scores too.
+    mean = _column_of_clusters(found.scores, index, importance)
+    for name in (name for name in columns if name.startswith(SCORE_PREFIX)):
+        columns[name] = columns[name] * (clusters.scores.numpy() / np.maximum(mean, 1e-12))
     merged = Detections(clusters.boxes.numpy(), clusters.scores.numpy(), clusters.labels.numpy(), columns)
     # Mean boxes can overlap although the boxes that their clusters began with did not.
     return merged[batched_nms(clusters.boxes, clusters.scores, clusters.labels, config.nms_iou).numpy()]

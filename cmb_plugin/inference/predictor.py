@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def mirror_detections(found: PatchDetections, axes: Sequence[int], size: Sequenc
     boxes = found.boxes.clone()
     for axis in axes:
         boxes[:, axis], boxes[:, axis + 3] = size[axis] - found.boxes[:, axis + 3], size[axis] - found.boxes[:, axis]
-    return PatchDetections(boxes, found.scores, found.labels, found.columns)
+    return dataclasses.replace(found, boxes=boxes)
 
 
 class _Foreground:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json
 from cmb_plugin.inference import InferenceConfig, PatchDetector
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, trainers
 from cmb_plugin.settings import read_settings
+
+from .operating import swept_point
 
 SCHEMA = 1
 CHECKPOINTS = ("last", "best")
@@ -36,6 +37,7 @@ class Ensemble:
         members: one loaded model per fold.
         settings: of tiled prediction.
         score: operating point.
+        ranking: column that the score is taken from; None for the one that the models give.
         score_source: where it comes from, as half a sentence.
         device: where the members are.
     """
@@ -47,6 +49,7 @@ class Ensemble:
     members: list[PatchDetector]
     settings: InferenceConfig
     score: float
+    ranking: str | None
     score_source: str
     device: torch.device
 
@@ -60,7 +63,7 @@ class Ensemble:
             "checkpoint": self.checkpoint,
             "checkpoint_sha256": {str(fold): _digest(path) for fold, path in files.items()},
             "settings": dataclasses.asdict(self.settings),
-            "operating_point": {"score": self.score, "source": self.score_source},
+            "operating_point": {"score": self.score, "ranking": self.ranking, "source": self.score_source},
             "classes": list(self.plan.classes),
         }
 
@@ -125,23 +128,13 @@ def load_ensemble(
                     f"{model.fold(number).plan}: its {what} differ from fold {folds[0]}'s",
                     remedy="predict with one fold (-f), or train the folds with one plan",
                 )
-    score, source = operating_point([model.fold(number) for number in folds])
-    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, source, device)
-
-
-def operating_point(folds: Sequence[FoldFolder]) -> tuple[float, str]:
-    """Mean of the scores that sweeps chose for the folds, and where it comes from; 0.5 where there was no sweep."""
-    swept = {fold.root.name: fold.operating_point for fold in folds if fold.operating_point.is_file()}
-    if not swept:
-        return DEFAULT_SCORE, "the default: nndet_sweep has chosen none yet"
-    scores = []
-    for path in swept.values():
-        score = read_json(path).get("score")
-        if not isinstance(score, int | float):
-            raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file")
-        scores.append(float(score))
-    names = ", ".join(swept)
-    return round(sum(scores) / len(scores), 6), f"swept on the validation cases of {names}"
+    swept = swept_point([model.fold(number) for number in folds])
+    score, ranking, source = DEFAULT_SCORE, None, "the default: nndet_sweep has chosen none yet"
+    if swept is not None:
+        score, ranking = swept.score, swept.ranking
+        by = f", of {ranking}" if ranking else ""
+        source = f"swept on the validation cases of {', '.join(swept.folds)}{by}"
+    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device)
 
 
 def _checkpoint(fold: FoldFolder, name: str) -> Path:

@@ -28,6 +28,8 @@ from cmb_plugin.paths import FoldFolder, TaskFolder, find_model, find_task
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
 
+from .operating import Swept, swept_point
+
 SPLITS = {"val": "Tr", "test": "Ts"}
 ALL_FOLDS = -1  # nnDetection's number for all folds together
 
@@ -62,6 +64,7 @@ class _Source:
 
     Attributes:
         folds: number -> folder of the folds that predicted; empty for a predictions folder without a model.
+        swept: what the folds' sweeps chose, None where there was none.
         predictions: folders of ``{case}_boxes.json``: of test scans one, of validation scans one per fold.
         results: where results go, None when the user must say.
         words: model and folds, for titles.
@@ -69,6 +72,7 @@ class _Source:
     """
 
     folds: dict[int, FoldFolder]
+    swept: Swept | None
     predictions: tuple[Path, ...]
     results: Path | None
     words: str
@@ -131,7 +135,7 @@ def evaluate(
         "unreadable_cases": sorted(loaded.unreadable),
         **measure(loaded.cases, dataset.classes, config),
     }
-    metrics["operating_point"]["source"] = origin
+    metrics["operating_point"] |= {"source": origin, "ranking": source.swept.ranking if source.swept else None}
     notes = [*_operating_notes(config, origin, split, loaded), *_notes(loaded, source)]
     folder = Path(output) if output is not None else source.results
     assert folder is not None
@@ -181,6 +185,7 @@ def _source(task: TaskFolder, model: str | None, fold: int | None, split: str) -
     asked_for = f" -f {numbers[0]}" if len(numbers) == 1 else ""
     return _Source(
         folds=folds,
+        swept=swept_point(list(folds.values())),
         predictions=tuple(f.predictions(split) for f in (folds.values() if split == "val" else [place])),
         results=place.results(split),
         words=f"{folder.name}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}",
@@ -190,7 +195,9 @@ def _source(task: TaskFolder, model: str | None, fold: int | None, split: str) -
 
 def _elsewhere(predictions: Path) -> _Source:
     remedy = "name the folder that nndet_predict --output wrote"
-    return _Source(folds={}, predictions=(predictions,), results=None, words=predictions.name, remedy=remedy)
+    return _Source(
+        folds={}, swept=None, predictions=(predictions,), results=None, words=predictions.name, remedy=remedy
+    )
 
 
 def _cases(dataset: Dataset, source: _Source, split: str) -> tuple[list[Case], dict[str, Path]]:
@@ -229,7 +236,8 @@ def _load(
         raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
     loaded = _Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
     labelled = [case for case in cases if case.label is not None]
-    read = partial(_load_case, folders=folders, classes=dataset.classes)
+    ranking = source.swept.ranking if source.swept else None
+    read = partial(_load_case, folders=folders, classes=dataset.classes, ranking=ranking)
     for outcome in run_cases(read, labelled, workers=workers):
         case_id = outcome.item.case_id
         if outcome.is_bug:
@@ -252,7 +260,7 @@ def _load(
 
 
 def _load_case(
-    case: Case, folders: Mapping[str, Path], classes: Sequence[str]
+    case: Case, folders: Mapping[str, Path], classes: Sequence[str], ranking: str | None
 ) -> tuple[CaseResult, Grid, float | None]:
     """One case; without a predictions file it has no detections and no operating point."""
     truth = read_truth(case, len(classes))
@@ -260,9 +268,11 @@ def _load_case(
     predicted = read_case_predictions(path) if path.is_file() else None
     if predicted is not None:
         _check_fit(path, predicted, truth.grid, case, classes)
+        if ranking is not None and len(predicted.detections) and ranking not in predicted.detections.columns:
+            raise UserError(f"{path}: has no {ranking}, by which the model ranks now", remedy="predict the case again")
     result = CaseResult(
         case_id=case.case_id,
-        detections=Detections.empty() if predicted is None else predicted.detections,
+        detections=Detections.empty() if predicted is None else predicted.detections.ranked_by(ranking),
         truth_boxes=truth.boxes,
         truth_labels=truth.labels,
         spacing=truth.grid.spacing,
@@ -288,10 +298,8 @@ def _with_operating_point(config: EvaluationConfig, source: _Source, loaded: _Lo
     """The configuration with a score, and where the score comes from."""
     if config.operating_point is not None:
         return config, "setting"
-    swept = [_swept_score(f.operating_point) for f in source.folds.values() if f.operating_point.is_file()]
-    if swept:
-        # The mean, to 6 decimals: so nndet_predict sets the operating point of several folds.
-        score, origin = round(sum(swept) / len(swept), 6), "operating_point.json"
+    if source.swept is not None:
+        score, origin = source.swept.score, "operating_point.json"
     elif len(loaded.operating_points) == 1:
         (score,), origin = loaded.operating_points, "predictions"
     else:
@@ -312,13 +320,6 @@ def _operating_notes(config: EvaluationConfig, origin: str, split: str, loaded: 
         return []
     remedy = "predict again to have the same lesions reported"
     return [f"measured at score {score:g} (operating_point.json), predicted with {predicted_at}; {remedy}"]
-
-
-def _swept_score(path: Path) -> float:
-    try:
-        return float(read_json(path)["score"])
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again") from None
 
 
 def _notes(loaded: _Loaded, source: _Source) -> list[str]:

@@ -251,7 +251,7 @@ def _case_keys(ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path) 
     description = ensemble.description()
     write_json(folder / "run.json", description)
     # In words where the operating point comes from decides nothing.
-    deciding = {**description, "operating_point": ensemble.score}
+    deciding = {**description, "operating_point": [ensemble.score, ensemble.ranking]}
     keys = {}
     for source in sources:
         what = json.dumps([deciding, source.key(ensemble.plan.preprocessing)], sort_keys=True)
@@ -265,6 +265,7 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
     except torch.cuda.OutOfMemoryError:
         remedy = "try -o inference_cfg.batch_size=1, or --device cpu"
         raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
+    prediction.detections = prediction.detections.ranked_by(ensemble.ranking)
     write_case(
         folder,
         case_id,

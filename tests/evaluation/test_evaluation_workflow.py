@@ -61,7 +61,7 @@ def test_validation_scans_are_measured_and_every_file_is_written(task, fold, cap
     assert (metrics["schema"], metrics["n_cases"], metrics["n_healthy"]) == (1, 2, 1)
     assert metrics["sensitivity"] == (metrics["n_lesions"] - 1) / metrics["n_lesions"]
     assert (metrics["precision"], metrics["fp_per_scan"], metrics["missing_cases"]) == (1.0, 0.0, [])
-    assert metrics["operating_point"] == {"score": 0.5, "source": "predictions"}
+    assert metrics["operating_point"] == {"score": 0.5, "source": "predictions", "ranking": None}
     printed = capsys.readouterr().out
     assert "within 5 mm" in printed
     assert "froc.png" in printed
@@ -77,7 +77,7 @@ def test_the_sweep_writes_an_operating_point_that_evaluation_uses(task, fold, ca
     assert (point["rule"], point["fp_per_scan"]) == ("fp_per_scan", 0.0)
     assert eval_command.main([task.name, "Model_Plan", "0", "--test"]) == 0
     metrics = json.loads((fold.results("test") / "metrics.json").read_text())
-    assert metrics["operating_point"] == {"score": point["score"], "source": "operating_point.json"}
+    assert metrics["operating_point"] == {"score": point["score"], "source": "operating_point.json", "ranking": None}
     assert "predict again" in capsys.readouterr().out
     assert eval_command.main([task.name, "--test", "-o", "eval_cfg.operating_point=0.1"]) == 0
     metrics = json.loads((fold.results("test") / "metrics.json").read_text())

@@ -12,6 +12,7 @@ from cmb_plugin.boxes import anchors_for_levels, atss_match, batched_nms, clip_b
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import (
     DetectionHead,
+    FeatureFusion,
     FeaturePyramid,
     RetinaOutput,
     RetinaUNet,
@@ -72,8 +73,18 @@ class RetinaUNetV001(DetectionModule):
     model_cfg: RetinaConfig
 
     def build_network(self) -> nn.Module:
+        return self.build_retina_unet()
+
+    def build_retina_unet(self, fused_levels: int = 1) -> RetinaUNet:
+        """The network of the family.
+
+        Args:
+            fused_levels: number of decoder maps that are fused into the finest detection level; 1 for none.
+        """
         architecture = self.plan.architecture
-        pyramid = FeaturePyramid(architecture)
+        levels, stages = architecture.detection_levels, len(architecture.features)
+        fused = range(levels[0], min(levels[0] + fused_levels, stages))
+        pyramid = FeaturePyramid(architecture, {0, *levels, *fused})
         return RetinaUNet(
             encoder=build_encoder(len(self.plan.modalities), architecture),
             pyramid=pyramid,
@@ -81,11 +92,13 @@ class RetinaUNetV001(DetectionModule):
                 architecture.pyramid_channels,
                 anchors=len(self.plan.anchors.sizes[0]),
                 classes=len(self.plan.classes),
-                levels=len(architecture.detection_levels),
+                levels=len(levels),
                 convs=self.model_cfg.head_convs,
             ),
             segmentation=SegmentationHead(pyramid.widths[0]),
-            detection_levels=architecture.detection_levels,
+            detection_levels=levels,
+            fusion=FeatureFusion([pyramid.widths[level] for level in fused]) if len(fused) > 1 else None,
+            fused_levels=len(fused),
         )
 
     def anchors(self, output: RetinaOutput) -> tuple[Tensor, list[int], int]:
@@ -95,7 +108,10 @@ class RetinaUNetV001(DetectionModule):
         return anchors_for_levels(output.map_shapes, strides, self.plan.anchors.sizes, device=output.logits.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        output = cast(RetinaOutput, self.network(batch.images))
+        return self.output_losses(cast(RetinaOutput, self.network(batch.images)), batch)
+
+    def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
+        """The losses of what the network said about a batch; a trainer that extends the family adds its own."""
         return self.detection_losses(output, batch) | {
             "segmentation": segmentation_loss(
                 output.segmentation, batch.foreground, self.model_cfg.segmentation_foreground_weight
@@ -138,13 +154,29 @@ class RetinaUNetV001(DetectionModule):
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         output = cast(RetinaOutput, self.network(images))
         anchors, _, _ = self.anchors(output)
-        found = [
-            self.select(logits, deltas, anchors) for logits, deltas in zip(output.logits, output.deltas, strict=True)
-        ]
+        found = []
+        for image, (logits, deltas) in enumerate(zip(output.logits, output.deltas, strict=True)):
+            detections, chosen = self.select(logits, deltas, anchors)
+            detections.columns.update(self.describe(output, image, detections, chosen))
+            found.append(detections)
         return found, output.segmentation.softmax(dim=1)[:, 1]
 
-    def select(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> PatchDetections:
-        """Scores [T, classes] and deltas [T, 6] of one patch -> its best boxes after suppression within each class."""
+    def describe(
+        self, output: RetinaOutput, image: int, detections: PatchDetections, anchors: Tensor
+    ) -> dict[str, Tensor]:
+        """Further columns of the detections of one patch; the baseline has none.
+
+        Args:
+            output: of the batch.
+            image: number of the patch in it.
+            detections: its N detections.
+            anchors: [N, 6] the anchor that each came from.
+        """
+        return {}
+
+    def select(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[PatchDetections, Tensor]:
+        """Scores [T, classes] and deltas [T, 6] of one patch -> its best boxes after suppression within each class, and
+        the anchors [N, 6] that they came from."""
         config = self.model_cfg
         classes = logits.shape[1]
         scores, flat = logits.sigmoid().flatten().topk(min(config.topk, logits.numel()))
@@ -152,4 +184,4 @@ class RetinaUNetV001(DetectionModule):
         anchor, labels = flat // classes, flat % classes
         boxes = clip_boxes(decode(deltas[anchor], anchors[anchor]), self.patch_size)
         kept = batched_nms(boxes, scores, labels, config.nms_iou)[: config.detections_per_patch]
-        return PatchDetections(boxes[kept], scores[kept], labels[kept])
+        return PatchDetections(boxes[kept], scores[kept], labels[kept]), anchors[anchor[kept]]

@@ -38,6 +38,9 @@ class RetinaUNet(nn.Module):
         head: maps of the detection levels -> (logits, deltas).
         segmentation: finest map -> [B, 2, Z, Y, X].
         detection_levels: stages whose maps the head reads.
+        fusion: maps of the finest detection level and of ``fused_levels - 1`` coarser stages -> what the head reads at
+            that level instead of its map; None for none.
+        fused_levels: number of maps that ``fusion`` takes.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class RetinaUNet(nn.Module):
         head: nn.Module,
         segmentation: nn.Module,
         detection_levels: Sequence[int],
+        fusion: nn.Module | None = None,
+        fused_levels: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -54,11 +59,16 @@ class RetinaUNet(nn.Module):
         self.head = head
         self.segmentation = segmentation
         self.detection_levels = tuple(detection_levels)
+        self.fusion = fusion
+        self.fused_levels = fused_levels
 
     def forward(self, images: Tensor) -> RetinaOutput:
         """images: [B, C, Z, Y, X], sides multiples of the network's divisor."""
         maps = self.pyramid(self.encoder(images))
         features = [maps[level] for level in self.detection_levels]
+        if self.fusion is not None:
+            finest = self.detection_levels[0]
+            features[0] = self.fusion(maps[finest : finest + self.fused_levels])
         logits, deltas = self.head(features)
         shapes: list[Triple] = [(f.shape[2], f.shape[3], f.shape[4]) for f in features]
         return RetinaOutput(logits, deltas, shapes, self.segmentation(maps[0]), features)

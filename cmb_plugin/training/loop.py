@@ -106,6 +106,7 @@ def _loader(
         augmentation=Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg),
         patch_size=plan.patch_size,
         seed=module.seed,
+        lesion_free_background=module.lesion_free_background,
     )
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers

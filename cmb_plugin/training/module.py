@@ -58,6 +58,11 @@ class DetectionModule(LightningModule):
         self.patch_size = plan.patch_size
         self.network = self.build_network()
 
+    @property
+    def lesion_free_background(self) -> bool:
+        """Whether the patches of a batch that are not drawn around a lesion must hold none; else they lie anywhere."""
+        return False
+
     # What a trainer defines -------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -16,6 +16,9 @@ from cmb_plugin.preparation import StoredCase
 
 from .augmentation import Augmentation
 
+MOST_TRIES = 50
+"""Places tried for a patch without lesions; where lesions are everywhere, the last one is taken as it is."""
+
 
 @dataclass
 class Batch:
@@ -59,7 +62,7 @@ class PatchDataset(Dataset[Sample]):
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
     drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
-    anywhere.
+    anywhere, or, with ``lesion_free_background``, where they hold no lesion.
 
     Args:
         folder: prepared cases (``preprocessed/{plan}/imagesTr``).
@@ -69,6 +72,7 @@ class PatchDataset(Dataset[Sample]):
         augmentation: random changes; None only crops.
         patch_size: size of a patch, z, y, x.
         seed: of everything random here.
+        lesion_free_background: keep lesions out of the patches that are not drawn around one.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class PatchDataset(Dataset[Sample]):
         augmentation: Augmentation | None,
         patch_size: Sequence[int],
         seed: int,
+        lesion_free_background: bool = False,
     ) -> None:
         self.folder = folder
         self.case_ids = list(case_ids)
@@ -89,6 +94,7 @@ class PatchDataset(Dataset[Sample]):
         self.augmentation = augmentation
         self.patch_size = tuple(patch_size)
         self.seed = seed
+        self.lesion_free_background = lesion_free_background
         self._open: dict[str, StoredCase] = {}
         self.positive_ids = [case_id for case_id in self.case_ids if len(self.case(case_id).boxes)]
         self._open.clear()  # file handles are not carried into worker processes
@@ -102,15 +108,25 @@ class PatchDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
         wants_lesion = index % self.batch_size >= self.batch_size - self.n_foreground and bool(self.positive_ids)
-        ids = self.positive_ids if wants_lesion else self.case_ids
-        case = self.case(ids[rng.integers(len(ids))])
         size = self.augmentation.source_size(rng) if self.augmentation else self.patch_size
-        start = self._start(case, wants_lesion, size, rng)
+        case, start = self._place(wants_lesion, size, rng)
         image = torch.from_numpy(_read(case.data, start, size))
         instances = torch.from_numpy(_read(case.instances, start, size).astype(np.int16))
         if self.augmentation:
             image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
         return _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
+
+    def _place(
+        self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator
+    ) -> tuple[StoredCase, np.ndarray]:
+        """A case and the first voxel of the region of ``size`` to read from it."""
+        ids = self.positive_ids if wants_lesion else self.case_ids
+        for _ in range(MOST_TRIES):
+            case = self.case(ids[rng.integers(len(ids))])
+            start = self._start(case, wants_lesion, size, rng)
+            if wants_lesion or not self.lesion_free_background or not _touched(case.mask_boxes, start, size).any():
+                break
+        return case, start
 
     def _start(self, case: StoredCase, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
         """First voxel of the region of ``size`` to read; the patch lies in its middle and may hang over the edge of
@@ -125,6 +141,12 @@ class PatchDataset(Dataset[Sample]):
             start = rng.integers(lowest, highest + 1)
         around: np.ndarray = start - (np.asarray(size) - patch) // 2
         return around
+
+
+def _touched(boxes: np.ndarray, start: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """[N] True for boxes [N, 6] of which a part lies in the region ``start`` .. ``start + size``."""
+    touched: np.ndarray = ((boxes[:, 3:] > start) & (boxes[:, :3] < start + np.asarray(size))).all(axis=1)
+    return touched
 
 
 def _read(array: object, start: np.ndarray, size: Sequence[int]) -> np.ndarray:

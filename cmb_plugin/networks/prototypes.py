@@ -1,0 +1,188 @@
+"""Prototype learning: what lesions and the things that look like them have in common, each as points in one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PrototypeHead(nn.Module):
+    """Embeds places of a feature map and compares them with learned prototypes of lesions and of mimics.
+
+    Convolutional prototype learning (CPL, Yang et al., CVPR 2018), which Kim et al. (2023, arXiv 2306.13020) apply to
+    microbleeds and hard mimics. With prototypes m_k, each of one class, and an embedding f(x),
+
+        p(k | x) = exp(-g ||f(x) - m_k||^2) / sum_l exp(-g ||f(x) - m_l||^2),
+        p(class | x) = sum over the prototypes k of the class of p(k | x).
+
+    A class may have several prototypes, because mimics are of many kinds. Kim et al. take the feature vector at a
+    place itself; here a small perceptron looks at the ``window`` of vectors around it, so that the heads need not
+    carry in one vector what tells a vessel, which goes on, from a deposit, which ends. It is evaluated only at the
+    places asked for.
+
+    Args:
+        channels: width of the feature map.
+        prototypes: number of prototypes of each class; the last class are the mimics.
+        embedding: dimensions of the space.
+        gamma: g of the formula.
+        window: side of the cube of vectors that is looked at, odd.
+    """
+
+    owner: Tensor
+
+    def __init__(
+        self, channels: int, prototypes: Sequence[int], embedding: int = 32, gamma: float = 1.0, window: int = 3
+    ) -> None:
+        super().__init__()
+        if window % 2 != 1:
+            raise ValueError(f"window must be odd, not {window}")
+        self.gamma = gamma
+        self.window = window
+        self.embedding = nn.Sequential(
+            nn.Linear(channels * window**3, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
+        )
+        self.prototypes = nn.Parameter(torch.randn(sum(prototypes), embedding) * 0.5)
+        counts = torch.tensor(list(prototypes))
+        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(counts)), counts), persistent=False)
+
+    @property
+    def n_classes(self) -> int:
+        """Lesion classes and the mimics."""
+        return int(self.owner[-1]) + 1
+
+    def forward(self, features: Tensor, places: Tensor) -> Tensor:
+        """Embeddings of places.
+
+        Args:
+            features: [B, C, Z, Y, X].
+            places: int64 [N, 4] ``(image, z, y, x)``; those outside the map are moved to its edge.
+
+        Returns:
+            [N, embedding] float32.
+        """
+        embedded: Tensor = self.embedding(windows(features, places, self.window))
+        return embedded.float()
+
+    def squared_distances(self, embeddings: Tensor) -> Tensor:
+        """[N, E] -> [N, K] squared Euclidean distance to every prototype, in float32."""
+        return (embeddings.float()[:, None] - self.prototypes.float()[None]).square().sum(dim=2)
+
+    def log_probabilities(self, embeddings: Tensor) -> Tensor:
+        """[N, E] -> [N, classes] log p(class | x)."""
+        log_each = F.log_softmax(-self.gamma * self.squared_distances(embeddings), dim=1)
+        of_classes = [log_each[:, self.owner == index].logsumexp(dim=1) for index in range(self.n_classes)]
+        return torch.stack(of_classes, dim=1)
+
+    def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01) -> Tensor:
+        """The prototype loss of Yang et al. 2018: L = -log p(y | x) + l ||f(x) - m_y||^2.
+
+        m_y is the nearest prototype of the true class. The mean is taken over the classes that occur, each weighing the
+        same: a batch with one lesion and eight mimics is a balanced one.
+
+        Args:
+            embeddings: [N, E].
+            classes: [N] true classes.
+            concentration: l, the weight of the term that pulls an embedding to its prototype.
+
+        Returns:
+            a scalar; 0, with a path for gradients, without embeddings.
+        """
+        if len(embeddings) == 0:
+            return embeddings.sum() * 0 + self.prototypes.sum() * 0
+        cross_entropy = F.nll_loss(self.log_probabilities(embeddings), classes, reduction="none")
+        own = self.owner[None] == classes[:, None]
+        nearest = self.squared_distances(embeddings).masked_fill(~own, torch.inf).amin(dim=1)
+        each = cross_entropy + concentration * nearest
+        return torch.stack([each[classes == index].mean() for index in classes.unique()]).mean()
+
+
+def windows(features: Tensor, places: Tensor, side: int) -> Tensor:
+    """The vectors around places of a feature map.
+
+    Args:
+        features: [B, C, Z, Y, X].
+        places: int64 [N, 4] ``(image, z, y, x)``; those outside the map are moved to its edge.
+        side: of the cube that is looked at, odd; beyond the map it holds 0.
+
+    Returns:
+        [N, C * side^3].
+    """
+    shape = torch.tensor(features.shape[2:], device=features.device)
+    offsets = torch.arange(side, device=features.device) - side // 2
+    around = torch.stack(torch.meshgrid(offsets, offsets, offsets, indexing="ij"), dim=-1).reshape(-1, 3)
+    centres = places[:, 1:].clamp(min=0).minimum(shape - 1)
+    at = centres[:, None] + around[None]  # [N, S, 3]
+    inside = ((at >= 0) & (at < shape)).all(dim=2)
+    at = at.clamp(min=0).minimum(shape - 1)
+    # Only the wanted vectors are gathered: padding the map would copy all of it for a few hundred of them.
+    found = features[places[:, :1], :, at[..., 0], at[..., 1], at[..., 2]]  # [N, S, C]
+    return (found * inside[..., None].to(found.dtype)).flatten(1)
+
+
+def peaks_near(scores: Tensor, places: Tensor) -> Tensor:
+    """The highest-scoring location among each place's 27 nearest.
+
+    Args:
+        scores: [B, Z, Y, X].
+        places: int64 [N, 4] ``(image, z, y, x)`` inside the map.
+
+    Returns:
+        int64 [N, 4].
+    """
+    scores = scores.detach().float()
+    above = scores - scores.amin() + 1 if scores.numel() else scores  # beyond the map ``windows`` holds 0: below all
+    best = windows(above[:, None], places, 3).argmax(dim=1) if len(places) else places[:, 0]
+    steps = torch.stack(torch.unravel_index(best, (3, 3, 3)), dim=1) - 1
+    return torch.cat([places[:, :1], places[:, 1:] + steps], dim=1)
+
+
+def hard_mimics(
+    scores: Tensor,
+    boxes: Sequence[Tensor],
+    stride: Sequence[float],
+    spacing: Sequence[float],
+    count: int,
+    apart_mm: float,
+) -> Tensor:
+    """The highest-scoring places of each image that are no lesion: what the detector takes for one.
+
+    In an image without lesions the first of them is the argmax of the score map, as in Kim et al. (2023); further ones,
+    and those of images with lesions, are local maxima at least ``apart_mm`` away from every lesion.
+
+    Args:
+        scores: [B, Z, Y, X] score of each location of the detection level.
+        boxes: for each image [N, 6] lesions in patch voxels.
+        stride: patch voxels per location along z, y, x.
+        spacing: mm per patch voxel.
+        count: places per image; fewer where the map has fewer local maxima.
+        apart_mm: smallest distance from a location's middle to a lesion's box.
+
+    Returns:
+        int64 [M, 4] ``(image, z, y, x)``.
+    """
+    scores = scores.detach().float()
+    free = torch.stack([_distance_mm(scores.shape[1:], b, stride, spacing) for b in boxes]) >= max(apart_mm, 1e-6)
+    masked = scores.masked_fill(~free, -torch.inf)
+    peaks = F.max_pool3d(masked[:, None], 3, stride=1, padding=1)[:, 0] == masked
+    ranking = masked.masked_fill(~peaks, -torch.inf).flatten(1)
+    best, index = ranking.topk(min(count, ranking.shape[1]), dim=1)
+    image, rank = torch.isfinite(best).nonzero(as_tuple=True)
+    z, y, x = torch.unravel_index(index[image, rank], scores.shape[1:])
+    return torch.stack([image, z, y, x], dim=1)
+
+
+def _distance_mm(shape: Sequence[int], boxes: Tensor, stride: Sequence[float], spacing: Sequence[float]) -> Tensor:
+    """[Z, Y, X] distance in mm of each location's middle to the nearest box; 0 inside, infinite without boxes."""
+    squared = torch.full((len(boxes), *shape), 0.0, device=boxes.device)
+    for axis in range(3):
+        centres = (torch.arange(shape[axis], device=boxes.device) + 0.5) * stride[axis]
+        outside = torch.maximum(boxes[:, axis, None] - centres, centres - boxes[:, axis + 3, None]).clamp(min=0)
+        view = [len(boxes), 1, 1, 1]
+        view[axis + 1] = shape[axis]
+        squared = squared + (outside * spacing[axis]).square().reshape(view)
+    if not len(boxes):
+        return torch.full(tuple(shape), torch.inf, device=boxes.device)
+    return squared.amin(dim=0).sqrt()

@@ -1,0 +1,218 @@
+"""``CMBRetinaUNet``: feature fusion and prototype learning of hard samples, after Kim et al. 2023."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from cmb_plugin.boxes import box_centres
+from cmb_plugin.files import read_json
+from cmb_plugin.inference import PatchDetections
+from cmb_plugin.networks import PrototypeHead, RetinaOutput, RetinaUNet, hard_mimics, peaks_near
+from cmb_plugin.paths import FoldFolder
+from cmb_plugin.plugins import register_trainer
+from cmb_plugin.training import Batch
+
+from .retina_unet import RetinaConfig, RetinaUNetV001
+
+
+@dataclass
+class CMBRetinaConfig(RetinaConfig):
+    """Settings of ``CMBRetinaUNet`` beside those of the family (``-o model_cfg.*``).
+
+    Kim et al. do not publish gamma, the weight of the concentration or the schedule; these are our choices
+    (docs/experiments.md).
+
+    Attributes:
+        ffm: feature fusion: the heads read several decoder maps fused into one.
+        hspl: hard-sample prototype learning: lesions and mined mimics are told apart by their distance to prototypes.
+        fused_levels: decoder maps that are fused, the detection level included.
+        lesion_prototypes: prototypes of each lesion class.
+        mimic_prototypes: prototypes of the mimics.
+        embedding: dimensions of the space in which they lie.
+        window: side of the cube of feature vectors from which a place is embedded.
+        gamma: how fast probability falls with squared distance.
+        concentration: weight of the pull of an embedding to its prototype.
+        prototype_weight: weight of the prototype loss beside the detector's.
+        hspl_start: share of the main schedule after which mimics are mined; before it the scores say nothing.
+        mimics_per_crop: highest-scoring places without a lesion that are taken from each crop.
+        mimic_distance_mm: how far from every lesion they lie.
+    """
+
+    segmentation_foreground_weight: float = 100.0
+    ffm: bool = True
+    hspl: bool = True
+    fused_levels: int = 4
+    lesion_prototypes: int = 4
+    mimic_prototypes: int = 8
+    embedding: int = 32
+    window: int = 3
+    gamma: float = 1.0
+    concentration: float = 0.01
+    prototype_weight: float = 1.0
+    hspl_start: float = 0.2
+    mimics_per_crop: int = 4
+    mimic_distance_mm: float = 5.0
+
+
+@register_trainer
+class CMBRetinaUNet(RetinaUNetV001):
+    """Retina U-Net with feature fusion and hard-sample prototype learning (Kim et al. 2023, arXiv 2306.13020).
+
+    The heads read decoder maps of several levels fused into the detection level. Beside the detector's losses the
+    network learns an embedding in which microbleeds and the mimics that the detector itself takes for microbleeds lie
+    near prototypes of their own; half of the crops of a batch hold no lesion, so that there are always mimics to mine.
+    Each detection tells its nearest prototype and how far away it is, and has three scores among which ``nndet_sweep``
+    chooses: the detector's, the probability by distance to the prototypes, and their geometric mean.
+    """
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    model_config = CMBRetinaConfig
+    model_cfg: CMBRetinaConfig
+    keep_embeddings: bool = False
+    """Whether detections carry their embeddings, for figures."""
+
+    def build_network(self) -> nn.Module:
+        config = self.model_cfg
+        network = self.build_retina_unet(config.fused_levels if config.ffm else 1)
+        if config.hspl:
+            # A part of the network: its weights are decayed, averaged, saved and resumed with the others.
+            network.prototypes = PrototypeHead(
+                self.plan.architecture.pyramid_channels,
+                [config.lesion_prototypes] * len(self.plan.classes) + [config.mimic_prototypes],
+                config.embedding,
+                config.gamma,
+                config.window,
+            )
+        return network
+
+    @property
+    def lesion_free_background(self) -> bool:
+        return self.model_cfg.hspl
+
+    @property
+    def prototypes(self) -> PrototypeHead:
+        """The prototype head; only with ``model_cfg.hspl``."""
+        assert isinstance(self.network, RetinaUNet)
+        head = self.network.prototypes
+        assert isinstance(head, PrototypeHead)
+        return head
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Patch voxels per location of the finest detection level."""
+        return self.plan.architecture.stride_of(self.plan.architecture.detection_levels[0])
+
+    # Losses -----------------------------------------------------------------------------------------------------------
+
+    def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
+        losses = super().output_losses(output, batch)
+        if self.model_cfg.hspl:
+            losses["prototype"] = self.prototype_loss(output, batch)
+        return losses
+
+    def prototype_loss(self, output: RetinaOutput, batch: Batch) -> Tensor:
+        """The prototype loss of lesions and mined mimics, weighted; 0 in the start-up phase."""
+        config, features = self.model_cfg, output.features[0]
+        scores = self.score_map(output, len(batch.boxes))
+        places, classes = self.lesion_places(batch, features.shape[2:])
+        # A detection is embedded where its score peaks, which may be beside the lesion's middle: both are learned.
+        places, classes = torch.cat([places, peaks_near(scores, places)]), torch.cat([classes, classes])
+        if self.is_mining:
+            mimics = hard_mimics(
+                scores,
+                batch.boxes,
+                self.stride,
+                self.plan.preprocessing.spacing,
+                config.mimics_per_crop,
+                config.mimic_distance_mm,
+            )
+            mimic_class = torch.full((len(mimics),), len(self.plan.classes), device=classes.device)
+            places, classes = torch.cat([places, mimics]), torch.cat([classes, mimic_class])
+        loss = self.prototypes.loss(self.prototypes(features, places), classes, config.concentration)
+        # Multiplied by 0 rather than left out before mining begins: DDP wants a gradient for every weight.
+        return loss * (config.prototype_weight if self.is_mining else 0.0)
+
+    @property
+    def is_mining(self) -> bool:
+        """Whether the start-up phase is over."""
+        schedule = self.trainer_cfg.epochs * self.trainer_cfg.steps_per_epoch
+        return self.global_step >= self.model_cfg.hspl_start * schedule
+
+    def lesion_places(self, batch: Batch, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Where the lesions' middles lie on the finest detection level: int64 [N, 4] ``(image, z, y, x)``, and their
+        classes [N]."""
+        device = batch.images.device
+        image = [torch.full((len(boxes),), index, device=device) for index, boxes in enumerate(batch.boxes)]
+        places = self.place_of(torch.cat(batch.boxes), shape)
+        return torch.cat([torch.cat(image)[:, None], places], dim=1), torch.cat(batch.labels)
+
+    def place_of(self, boxes: Tensor, shape: Sequence[int]) -> Tensor:
+        """[N, 6] -> int64 [N, 3]: the location of the finest detection level in which each box's middle lies."""
+        middle = box_centres(boxes) / boxes.new_tensor(self.stride)
+        return middle.floor().long().clamp(min=0).minimum(torch.tensor(shape, device=boxes.device) - 1)
+
+    @staticmethod
+    def score_map(output: RetinaOutput, images: int) -> Tensor:
+        """[B, Z, Y, X] highest logit of any anchor and class at each location of the finest detection level."""
+        shape = output.map_shapes[0]
+        locations = shape[0] * shape[1] * shape[2]
+        total = sum(z * y * x for z, y, x in output.map_shapes)
+        per_location = output.logits.shape[1] // total
+        finest = output.logits[:, : locations * per_location].detach().amax(dim=2)
+        return finest.reshape(images, *shape, per_location).amax(dim=4)
+
+    # Prediction -------------------------------------------------------------------------------------------------------
+
+    def describe(
+        self, output: RetinaOutput, image: int, detections: PatchDetections, anchors: Tensor
+    ) -> dict[str, Tensor]:
+        if not self.model_cfg.hspl:
+            return {}
+        features = output.features[0]
+        places = torch.cat(
+            [
+                torch.full((len(anchors), 1), image, device=anchors.device),
+                self.place_of(anchors, features.shape[2:]),
+            ],
+            dim=1,
+        )
+        embeddings = self.prototypes(features, places)
+        probability = self.prototypes.log_probabilities(embeddings).exp()
+        score = probability.gather(1, detections.labels[:, None]).squeeze(1)
+        distance, nearest = self.prototypes.squared_distances(embeddings).min(dim=1)
+        detections.words = {"looks_like": self.prototype_names}
+        columns = {
+            "score_rpn": detections.scores,
+            "score_prototype": score,
+            "score_fused": (detections.scores * score).sqrt(),
+            "looks_like": nearest,
+            "prototype_distance": distance.sqrt(),
+        }
+        return columns | ({"embedding": embeddings} if self.keep_embeddings else {})
+
+    @property
+    def prototype_names(self) -> list[str]:
+        """What each prototype is called in the output files: ``cmb 1``, ``mimic 3`` or, where mimics are known by kind,
+        ``mimic 3 (vein_straight)``."""
+        return self._names or [
+            f"{kind} {number + 1}"
+            for kind, count in (
+                *((name, self.model_cfg.lesion_prototypes) for name in self.plan.classes),
+                ("mimic", self.model_cfg.mimic_prototypes),
+            )
+            for number in range(count)
+        ]
+
+    _names: list[str] | None = None
+
+    @classmethod
+    def load(cls, fold: FoldFolder, device: torch.device | str = "cpu", checkpoint: str = "last") -> Self:
+        module = super().load(fold, device, checkpoint)
+        if fold.prototypes.is_file():
+            module._names = list(read_json(fold.prototypes)["names"])
+        return module

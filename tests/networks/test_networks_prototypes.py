@@ -1,0 +1,183 @@
+"""Prototype learning and feature fusion, against closed formulas and plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cmb_plugin.networks import FeatureFusion, PrototypeHead, hard_mimics, peaks_near
+from cmb_plugin.networks.prototypes import windows
+
+
+def head(prototypes=(2, 3), **changes) -> PrototypeHead:
+    torch.manual_seed(0)
+    return PrototypeHead(4, prototypes, **{"embedding": 5, "gamma": 0.7, **changes})
+
+
+def closed_loss(embeddings, classes, prototypes, owner, gamma, weight) -> float:
+    """Yang et al. 2018 written out for one embedding after another, in plain Python."""
+    per_class: dict[int, list[float]] = {}
+    for f, y in zip(embeddings.tolist(), classes.tolist(), strict=True):
+        squared = [sum((a - b) ** 2 for a, b in zip(f, m, strict=True)) for m in prototypes.tolist()]
+        each = [math.exp(-gamma * d) for d in squared]
+        p = sum(e for e, k in zip(each, owner, strict=True) if k == y) / sum(each)
+        nearest = min(d for d, k in zip(squared, owner, strict=True) if k == y)
+        per_class.setdefault(y, []).append(-math.log(p) + weight * nearest)
+    return float(np.mean([np.mean(values) for values in per_class.values()]))
+
+
+def test_the_loss_is_the_papers_formula():
+    model = head()
+    embeddings, classes = torch.randn(7, 5), torch.tensor([0, 1, 1, 0, 1, 1, 1])
+    expected = closed_loss(embeddings, classes, model.prototypes, [0, 0, 1, 1, 1], 0.7, 0.05)
+    assert model.loss(embeddings, classes, 0.05).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_of_the_loss_are_those_of_finite_differences():
+    model = head().double()
+    model.prototypes.data = model.prototypes.data.double()
+    # ``loss`` works in float32, so the steps of the differences must be coarse.
+    embeddings = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    classes = torch.tensor([0, 1, 1, 0])
+    (gradient,) = torch.autograd.grad(model.loss(embeddings, classes, 0.1), embeddings)
+    step = 1e-2
+    for i in range(4):
+        for j in range(5):
+            moved = [embeddings.detach().clone() for _ in range(2)]
+            moved[0][i, j] += step
+            moved[1][i, j] -= step
+            ahead, behind = (model.loss(m, classes, 0.1).item() for m in moved)
+            assert gradient[i, j].item() == pytest.approx((ahead - behind) / (2 * step), abs=2e-3)
+
+
+def test_one_prototype_per_class_and_no_concentration_is_a_softmax_of_distances():
+    model = head(prototypes=(1, 1), gamma=1.0)
+    embeddings = torch.randn(6, 5)
+    logits = -torch.cdist(embeddings, model.prototypes.detach()).square()
+    classes = torch.tensor([0, 1, 0, 1, 0, 1])
+    expected = torch.nn.functional.cross_entropy(logits, classes)
+    torch.testing.assert_close(model.loss(embeddings, classes, 0.0), expected)
+    torch.testing.assert_close(model.log_probabilities(embeddings), logits.log_softmax(dim=1))
+
+
+def test_probabilities_add_up_to_one_and_a_prototype_is_of_its_own_class():
+    model = head(prototypes=(2, 2, 3))
+    probabilities = model.log_probabilities(model.prototypes.detach() * 20).exp()
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(7))
+    assert probabilities.argmax(dim=1).tolist() == [0, 0, 1, 1, 2, 2, 2]
+
+
+def test_without_embeddings_the_loss_is_zero_and_has_gradients_for_every_weight():
+    model = head()
+    embeddings = model(torch.randn(1, 4, 3, 3, 3), torch.zeros(0, 4, dtype=torch.long))
+    model.loss(embeddings, torch.zeros(0, dtype=torch.long)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_distances_are_float32_under_mixed_precision(dtype):
+    model = head()
+    features = torch.randn(1, 4, 5, 5, 5)
+    with torch.autocast("cpu", dtype=dtype):
+        embeddings = model(features, torch.tensor([[0, 2, 2, 2]]))
+        loss = model.loss(embeddings, torch.tensor([0]))
+    assert embeddings.dtype == loss.dtype == torch.float32
+
+
+def test_an_even_window_is_refused():
+    with pytest.raises(ValueError, match="odd"):
+        head(window=2)
+
+
+def test_windows_equal_those_of_a_padded_map():
+    features = torch.randn(2, 3, 4, 5, 6)
+    padded = torch.nn.functional.pad(features, (1,) * 6)
+    places = torch.tensor([[0, 0, 0, 0], [1, 3, 4, 5], [1, 2, 1, 3], [0, 99, -7, 2]])
+    found = windows(features, places, 3).reshape(4, 27, 3)
+    for row, (image, z, y, x) in enumerate([(0, 0, 0, 0), (1, 3, 4, 5), (1, 2, 1, 3), (0, 3, 0, 2)]):
+        expected = padded[image, :, z : z + 3, y : y + 3, x : x + 3].flatten(1).T
+        torch.testing.assert_close(found[row], expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**31),
+    st.integers(0, 4),
+    st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 2, 2)]),
+    st.sampled_from([(1.0, 1.0, 1.0), (3.0, 0.8, 0.8)]),
+    st.floats(0, 8),
+)
+def test_mining_never_picks_a_place_near_a_lesion(seed, n_lesions, stride, spacing, apart):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(2, 6, 7, 8, generator=generator)
+    corners = torch.rand(n_lesions, 3, generator=generator) * torch.tensor([5.0, 10, 12])
+    boxes = [
+        torch.cat([corners, corners + 1 + 3 * torch.rand(n_lesions, 3, generator=generator)], 1),
+        torch.zeros(0, 6),
+    ]
+    places = hard_mimics(scores, boxes, stride, spacing, 5, apart)
+    for image, *place in places.tolist():
+        middle = (np.array(place) + 0.5) * stride
+        for box in boxes[image].numpy():
+            outside = np.maximum(np.maximum(box[:3] - middle, middle - box[3:]), 0) * spacing
+            assert np.linalg.norm(outside) >= apart - 1e-4
+            assert outside.any()  # not even in the lesion when no distance is asked for
+
+
+def test_the_first_mimic_of_a_crop_without_lesions_is_the_argmax():
+    scores = torch.randn(3, 5, 6, 7)
+    places = hard_mimics(scores, [torch.zeros(0, 6)] * 3, (1, 1, 1), (1, 1, 1), 1, 5.0)
+    assert places[:, 0].tolist() == [0, 1, 2]
+    for image, z, y, x in places.tolist():
+        assert scores[image, z, y, x] == scores[image].max()
+
+
+def test_further_mimics_are_other_peaks_and_there_are_none_where_lesions_fill_the_crop():
+    scores = torch.zeros(1, 5, 9, 9)
+    scores[0, 2, 2, 2], scores[0, 2, 2, 3], scores[0, 2, 7, 7] = 3, 2, 1
+    places = hard_mimics(scores, [torch.zeros(0, 6)], (1, 1, 1), (1, 1, 1), 2, 5.0)
+    assert places.tolist() == [[0, 2, 2, 2], [0, 2, 7, 7]]  # not the flank of the first peak
+    full = [torch.tensor([[0.0, 0, 0, 5, 9, 9]])]
+    assert hard_mimics(scores, full, (1, 1, 1), (1, 1, 1), 2, 5.0).shape == (0, 4)
+
+
+def test_peaks_near_are_the_highest_of_the_27_nearest():
+    scores = torch.randn(2, 5, 5, 5)
+    places = torch.tensor([[0, 0, 0, 0], [1, 2, 3, 4]])
+    for (image, z, y, x), place in zip(peaks_near(scores, places).tolist(), places.tolist(), strict=True):
+        low, high = [max(p - 1, 0) for p in place[1:]], [p + 2 for p in place[1:]]
+        around = scores[place[0]][tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+        assert image == place[0]
+        assert scores[image, z, y, x] == around.max()
+    assert peaks_near(scores, torch.zeros(0, 4, dtype=torch.long)).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(8, 16, 16), (8, 8, 8), (4, 4, 4)], [(5, 32, 32), (5, 16, 16)], [(6, 6, 6)]], ids=str
+)
+def test_fusion_keeps_the_shape_of_the_detection_level(shapes):
+    maps = [torch.randn(2, 16, *shape, requires_grad=True) for shape in shapes]
+    fused = FeatureFusion([16] * len(maps))(maps)
+    assert fused.shape == maps[0].shape
+    fused.sum().backward()
+    for level, features in enumerate(maps):
+        assert features.grad is not None, level
+        assert features.grad.any(), level
+
+
+def test_fusion_brings_coarse_maps_to_their_place():
+    """A spot on the coarse map stands on the fused one where its voxels lie."""
+    fusion = FeatureFusion([8, 8])
+    for layer in (*fusion.reduce, fusion.mix[0]):
+        torch.nn.init.ones_(layer.weight)
+    fine, coarse = torch.zeros(1, 8, 4, 8, 8), torch.zeros(1, 8, 4, 4, 4)
+    coarse[..., 1, 2, 3] = 1
+    z, y, x = (index.item() for index in torch.unravel_index(fusion([fine, coarse])[0, 0].argmax(), (4, 8, 8)))
+    assert z == 1
+    assert y in (4, 5)
+    assert x in (6, 7)

@@ -73,8 +73,6 @@ class CMBRetinaUNet(RetinaUNetV001):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     model_config = CMBRetinaConfig
     model_cfg: CMBRetinaConfig
-    keep_embeddings: bool = False
-    """Whether detections carry their embeddings, for figures."""
 
     def build_network(self) -> nn.Module:
         config = self.model_cfg
@@ -199,16 +197,20 @@ class CMBRetinaUNet(RetinaUNetV001):
     def prototype_names(self) -> list[str]:
         """What each prototype is called in the output files: ``cmb 1``, ``mimic 3`` or, where mimics are known by kind,
         ``mimic 3 (vein_straight)``."""
-        return self._names or [
-            f"{kind} {number + 1}"
-            for kind, count in (
-                *((name, self.model_cfg.lesion_prototypes) for name in self.plan.classes),
-                ("mimic", self.model_cfg.mimic_prototypes),
-            )
-            for number in range(count)
-        ]
+        kinds = self.kinds
+        return self._names or [f"{kind} {kinds[: index + 1].count(kind)}" for index, kind in enumerate(kinds)]
 
-    _names: list[str] | None = None
+    _names: list[str] | None = None  # as they were found to be after training
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each prototype: the name of a class, or ``mimic``."""
+        config = self.model_cfg
+        lesions = [name for name in self.plan.classes for _ in range(config.lesion_prototypes)]
+        return lesions + ["mimic"] * config.mimic_prototypes
+
+    def prototype_space(self) -> tuple[Tensor, list[str]] | None:
+        return (self.prototypes.prototypes.detach(), self.kinds) if self.model_cfg.hspl else None
 
     @classmethod
     def load(cls, fold: FoldFolder, device: torch.device | str = "cpu", checkpoint: str = "last") -> Self:

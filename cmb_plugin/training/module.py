@@ -63,6 +63,13 @@ class DetectionModule(LightningModule):
         """Whether the patches of a batch that are not drawn around a lesion must hold none; else they lie anywhere."""
         return False
 
+    keep_embeddings: bool = False
+    """Whether detections carry the column ``embedding`` [N, E], where a trainer learns a space of prototypes."""
+
+    def prototype_space(self) -> tuple[Tensor, list[str]] | None:
+        """Prototypes [K, E] and the kind of each, ``mimic`` or the name of a class; None where a trainer has none."""
+        return None
+
     # What a trainer defines -------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -21,6 +21,8 @@ from cmb_plugin.preparation import prepared_cases
 from cmb_plugin.settings import Overrides, read_settings, write_settings
 from cmb_plugin.training import PRESETS, AugmentConfig, DetectionModule, ExperimentConfig, TrainerConfig, fit, seed_all
 
+from .embedding import describe_prototypes
+
 DEFAULT_TRAINER = "RetinaUNetV001"
 DEFAULT_PLAN = "D3V001_3d"
 MODES = ("new", "resume", "overwrite")
@@ -127,8 +129,13 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         run.settings["augment_cfg"],
         resume=run.mode == "resume" and run.fold.last.is_file(),
     )
-    if val_ids and _is_first_process():
-        _validate(run, sweep)
+    if _is_first_process():
+        trained = run.trainer.load(run.fold, module.device)
+        describe_prototypes(
+            run.task, trained, run.fold, val_ids or train_ids, run.settings["trainer_cfg"].validation_overlap
+        )
+        if val_ids:
+            _validate(run, sweep)
     return run
 
 

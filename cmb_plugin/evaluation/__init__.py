@@ -1,7 +1,8 @@
 """Detections in, numbers and figures out. Knows numpy, scipy and matplotlib; no torch."""
 
+from .bootstrap import Bootstrap, Estimate, SubjectCounts, bootstrap, subject_counts
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
-from .froc import Curve, froc_curve, sensitivity_at
+from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at
 from .matching import match_by_distance, match_by_iou, pair_distance, pair_iou
 from .metrics import evaluate
 from .mimics import mimic_distances, mimic_kinds
@@ -10,14 +11,19 @@ from .precision import average_precision
 
 __all__ = [
     "DEFAULT_OPERATING_POINT",
+    "Bootstrap",
     "CaseResult",
     "Curve",
+    "Estimate",
     "EvaluationConfig",
     "OperatingPoint",
+    "SubjectCounts",
     "SweepConfig",
     "average_precision",
+    "bootstrap",
     "evaluate",
     "find_operating_point",
+    "fp_at_sensitivity",
     "froc_curve",
     "match_by_distance",
     "match_by_iou",
@@ -26,4 +32,5 @@ __all__ = [
     "pair_distance",
     "pair_iou",
     "sensitivity_at",
+    "subject_counts",
 ]

@@ -66,6 +66,20 @@ def sensitivity_at(curve: Curve, rates: Sequence[float]) -> list[float | None]:
     return [float(value) for value in np.interp(rates, fp_per_scan, sensitivity)]
 
 
+def fp_at_sensitivity(curve: Curve, sensitivity: float) -> float | None:
+    """The lowest number of false positives per scan at which at least this share of the lesions is found.
+
+    A threshold that was really there is taken, nothing between two; with tied scores all of them are reported. None
+    when so many are never found, or when there is no lesion or no scan.
+    """
+    if not curve.n_lesions or not curve.n_cases:
+        return None
+    if sensitivity <= 0:
+        return 0.0
+    enough = np.flatnonzero(curve.true >= sensitivity * curve.n_lesions - 1e-9)
+    return float(curve.false[enough[0]] / curve.n_cases) if len(enough) else None
+
+
 def thin(curve: Curve, most: int = 400) -> Curve:
     """The same curve with fewer points, for files and figures: the interior of level stretches is left out, then, if
     more than ``most`` points remain, evenly chosen ones."""

@@ -9,7 +9,14 @@ from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 from monai.metrics.froc import compute_froc_curve_data, compute_froc_score
 
-from cmb_plugin.evaluation import EvaluationConfig, average_precision, evaluate, froc_curve, sensitivity_at
+from cmb_plugin.evaluation import (
+    EvaluationConfig,
+    average_precision,
+    evaluate,
+    fp_at_sensitivity,
+    froc_curve,
+    sensitivity_at,
+)
 from cmb_plugin.evaluation.froc import thin
 from cmb_plugin.evaluation.matching import FALSE, IGNORED, TRUE
 
@@ -107,3 +114,26 @@ def test_average_precision_does_not_depend_on_the_order_of_equal_scores():
         for order in ([TRUE, TRUE, FALSE, FALSE], [FALSE, FALSE, TRUE, TRUE])
     }
     assert len(values) == 1
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(10))
+def test_false_positives_at_a_sensitivity_are_the_fewest_of_all_thresholds(seed, ties):
+    rng = np.random.default_rng(seed)
+    scores = np.sort(rng.integers(1, 9, 40) / 10 if ties else rng.random(40))[::-1]
+    status = rng.choice([FALSE, TRUE, IGNORED], 40, p=[0.6, 0.3, 0.1])
+    n_lesions, n_cases = int((status == TRUE).sum()) + 2, 7
+    curve = froc_curve(scores, status, n_lesions, n_cases)
+    for wanted in (0.0, 0.1, 0.5, 0.7, (n_lesions - 2) / n_lesions, 0.9466, 1.0):
+        reached = [
+            int(((scores >= score) & (status == FALSE)).sum()) / n_cases
+            for score in [*scores, 2.0]
+            if ((scores >= score) & (status == TRUE)).sum() / n_lesions >= wanted - 1e-12
+        ]
+        assert fp_at_sensitivity(curve, wanted) == (min(reached) if reached else None)
+
+
+@pytest.mark.parametrize(("lesions", "cases"), [(0, 3), (0, 0)])
+def test_without_lesions_there_is_no_sensitivity_to_reach(lesions, cases):
+    curve = froc_curve(np.array([0.5]), np.array([FALSE]), lesions, cases)
+    assert fp_at_sensitivity(curve, 0.5) is None

@@ -25,7 +25,7 @@ from cmb_plugin.planning import (
     shrink_patch,
 )
 from cmb_plugin.plugins import register_planner
-from cmb_plugin.preparation import Fingerprint, Normalisation, Preprocessing, target_shape
+from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Normalisation, Preprocessing, target_shape
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -45,8 +45,10 @@ class D3V001(Planner):
         masked_below: intensities are normalised inside the head when cropping leaves less than this share of the scan.
         start_side: side of the cube whose volume the first patch tried has.
         floor_side: side of the cube under whose volume a patch does not shrink while batch or widths can give way.
+        least_batch: down to this the batch is halved before the widths are.
         least_features: narrowest first stage.
         weak_fit: mean best-anchor IoU under which the plan says what a finer level would give.
+        batch_size, base_features, pyramid_channels: what the settings of these names are where nobody gives them.
     """
 
     anisotropy: ClassVar[float] = 3.0
@@ -54,8 +56,12 @@ class D3V001(Planner):
     masked_below: ClassVar[float] = 0.75
     start_side: ClassVar[int] = 256
     floor_side: ClassVar[int] = 48
+    least_batch: ClassVar[int] = 1
     least_features: ClassVar[int] = 8
     weak_fit: ClassVar[float] = 0.45
+    batch_size: ClassVar[int] = 4
+    base_features: ClassVar[int] = 32
+    pyramid_channels: ClassVar[int] = 128
 
     def plan(self, fingerprint: Fingerprint) -> Plan:
         self.check_config(fingerprint)
@@ -73,7 +79,7 @@ class D3V001(Planner):
             task=fingerprint.task,
             modalities=fingerprint.modalities,
             classes=fingerprint.classes,
-            preprocessing=Preprocessing(spacing, transpose, self.normalisation(fingerprint)),
+            preprocessing=self.preprocessing(fingerprint, spacing, transpose),
             patch_size=patch,
             batch_size=batch,
             architecture=architecture,
@@ -100,9 +106,10 @@ class D3V001(Planner):
             "batch_size",
             "anchors_per_axis",
         ):
-            if getattr(config, name) < 1:
-                raise UserError(f"planner_cfg.{name}={getattr(config, name)} is too small", remedy="give 1 or more")
-        if config.finest_level < 0:
+            value = getattr(config, name)
+            if value is not None and value < 1:
+                raise UserError(f"planner_cfg.{name}={value} is too small", remedy="give 1 or more")
+        if config.finest_level is not None and config.finest_level < 0:
             raise UserError(
                 f"planner_cfg.finest_level={config.finest_level}", remedy="give 0 (full resolution) or more"
             )
@@ -111,10 +118,10 @@ class D3V001(Planner):
                 f"planner_cfg.gpu_memory_gb={config.gpu_memory_gb}", remedy="give the memory in GB, for instance 8"
             )
         for name in ("patch_size", "spacing"):
-            value = getattr(config, name)
-            if value is not None and (len(value) != 3 or min(value) <= 0):
+            sides = getattr(config, name)
+            if sides is not None and (len(sides) != 3 or min(sides) <= 0):
                 raise UserError(
-                    f"planner_cfg.{name}={value}", remedy="give three positive numbers, for instance [64,96,96]"
+                    f"planner_cfg.{name}={sides}", remedy="give three positive numbers, for instance [64,96,96]"
                 )
 
     def target_spacing(self, fingerprint: Fingerprint) -> Spacing:
@@ -141,19 +148,31 @@ class D3V001(Planner):
         first, second = (axis for axis in range(3) if axis != coarse)
         return coarse, first, second
 
+    def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
+        """The recipe from scan to array."""
+        return Preprocessing(spacing, transpose, self.normalisation(fingerprint))
+
     def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
         """z-score for each modality; inside the head only where cropping showed that the background had been
         removed."""
         masked = float(np.median([case.cropped_fraction for case in fingerprint.cases])) < self.masked_below
         return (Normalisation("zscore", masked),) * len(fingerprint.modalities)
 
+    def kept_shape(self, case: CaseFingerprint) -> Triple:
+        """Voxels of a case after its crop, before resampling; the body's axes."""
+        return case.cropped_shape
+
     def median_shape(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> np.ndarray:
         """[3] median voxels of the resampled cases along the network's axes."""
         shapes = [
-            target_shape(_permuted(case.cropped_shape, transpose), _permuted(case.spacing, transpose), spacing)
+            target_shape(_permuted(self.kept_shape(case), transpose), _permuted(case.spacing, transpose), spacing)
             for case in fingerprint.cases
         ]
         return np.median(shapes, axis=0)
+
+    def finest_level(self, spacing: Spacing, fingerprint: Fingerprint) -> int:
+        """First stage with anchors, as far as the network has so many: nnDetection's P2."""
+        return 2 if self.config.finest_level is None else self.config.finest_level
 
     def first_patch(self, spacing: Spacing, median_shape: np.ndarray) -> Triple:
         """A patch that is a cube in mm of 256^3 voxels, cut to the median scan, padded to the network's total
@@ -177,34 +196,48 @@ class D3V001(Planner):
             if list(patch) != list(config.patch_size):
                 asked = _by(config.patch_size)
                 notes.append(f"planner_cfg.patch_size {asked} was rounded up to {_by(patch)}, to fit the strides.")
-        batch, base, pyramid = config.batch_size, config.base_features, config.pyramid_channels
+        finest = self.finest_level(spacing, fingerprint)
+        wanted = batch, base, pyramid = self.sizes(finest)
         while True:
-            architecture = self.architecture(spacing, patch, base, pyramid)
+            architecture = self.architecture(spacing, patch, base, pyramid, finest)
             estimate = self.estimate_gb(architecture, patch, batch, fingerprint)
             if estimate <= budget:
                 break
             smaller = shrink_patch(spacing, patch, median_shape.tolist()) if config.patch_size is None else None
             if smaller is not None and math.prod(smaller) >= self.floor_side**3:
                 patch = smaller
-            elif batch > 1:
+            elif batch > self.least_batch:
                 batch //= 2
             elif base >= 2 * self.least_features:
                 base, pyramid = base // 2, max(base // 2, pyramid // 2)
+            elif batch > 1:
+                batch //= 2
             else:
                 notes.append(f"{budget:g} GB is less than the smallest network's {estimate:.2f} GB: training may fail.")
                 break
         if config.patch_size is None:
             notes.append(f"Patch {_by(patch)} of a median scan of {_by(median_shape)} voxels.")
-        if batch < config.batch_size:
-            notes.append(f"Batch {batch} instead of {config.batch_size}, to fit the memory.")
-        if base < config.base_features:
-            notes.append(f"Widths start at {base} instead of {config.base_features}, to fit the memory.")
-        if architecture.detection_levels[0] < config.finest_level:
-            finest = architecture.detection_levels[0]
-            notes.append(f"The network has {len(architecture.strides)} stages: detection begins at stage {finest}.")
+        if batch < wanted[0]:
+            notes.append(f"Batch {batch} instead of {wanted[0]}, to fit the memory.")
+        if base < wanted[1]:
+            notes.append(f"Widths start at {base} instead of {wanted[1]}, to fit the memory.")
+        if architecture.detection_levels[0] < finest:
+            begins = architecture.detection_levels[0]
+            notes.append(f"The network has {len(architecture.strides)} stages: detection begins at stage {begins}.")
         return patch, batch, architecture, estimate, notes
 
-    def architecture(self, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int) -> Architecture:
+    def sizes(self, finest_level: int) -> Triple:
+        """Batch, channels of the first stage and of the pyramid to begin with."""
+        config = self.config
+        return (
+            config.batch_size or self.batch_size,
+            config.base_features or self.base_features,
+            config.pyramid_channels or self.pyramid_channels,
+        )
+
+    def architecture(
+        self, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int, finest_level: int
+    ) -> Architecture:
         """The network for a patch."""
         strides, kernels, _ = plan_topology(spacing, patch)
         return build_architecture(
@@ -213,7 +246,7 @@ class D3V001(Planner):
             base_features=base_features,
             max_features=self.config.max_features,
             pyramid_channels=pyramid_channels,
-            finest_level=self.config.finest_level,
+            finest_level=finest_level,
             levels=self.config.detection_levels,
         )
 

@@ -25,7 +25,9 @@ from cmb_plugin.preparation import (
     StoredCase,
     is_current,
     preprocess_case,
+    read_brain,
     read_images,
+    source_files,
     work_key,
 )
 from cmb_plugin.workers import Outcome, run_cases
@@ -62,9 +64,7 @@ class ScanSource:
 
         Where the scans themselves are not at hand, a stored case is taken as it is.
         """
-        files = [*case.images, case.label, case.classes_file]
-        there = [path for path in files if path is not None and path.is_file()]
-        current = is_current(folder, case.case_id, work_key(there, recipe))
+        current = is_current(folder, case.case_id, work_key(source_files(case, recipe), recipe))
         stored = (folder / f"{case.case_id}.json").is_file()
         raw = any(path.is_file() for path in case.images)
         return cls(case, folder if current or (stored and not raw) else None)
@@ -137,7 +137,8 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
         stored = StoredCase.open(source.prepared, source.case.case_id)
         return Scan(stored.data, stored.mapping)
     images, grid = read_images(source.case)
-    prepared = preprocess_case(images, grid, None, recipe)
+    brain = read_brain(source.case, grid) if recipe.brain_channel is not None else None
+    prepared = preprocess_case(images, grid, None, recipe, brain)
     return Scan(prepared.data, prepared.mapping)
 
 

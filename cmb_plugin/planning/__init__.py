@@ -1,12 +1,20 @@
 """Plans: what a planner decides about a data set, as plain data, and the tools that planners share."""
 
-from .anchors import anchor_quality, default_anchors, fit_anchors
+from .anchors import (
+    anchor_quality,
+    default_anchors,
+    default_free_anchors,
+    fit_anchors,
+    fit_by_size,
+    fit_free_anchors,
+)
 from .memory import estimate_training_gb, find_budget
-from .plan import Anchors, Architecture, Plan, from_json
+from .plan import AnchorFit, Anchors, Architecture, Plan, from_json
 from .planner import Planner, PlannerConfig
 from .topology import build_architecture, plan_topology, shrink_patch
 
 __all__ = [
+    "AnchorFit",
     "Anchors",
     "Architecture",
     "Plan",
@@ -15,9 +23,12 @@ __all__ = [
     "anchor_quality",
     "build_architecture",
     "default_anchors",
+    "default_free_anchors",
     "estimate_training_gb",
     "find_budget",
     "fit_anchors",
+    "fit_by_size",
+    "fit_free_anchors",
     "from_json",
     "plan_topology",
     "shrink_patch",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .plan import Anchors, Triple
+from .plan import AnchorFit, Anchors, Triple
 
 Size = tuple[float, float, float]
 
@@ -15,6 +15,7 @@ DEFAULT_SIZES_MM = (3.0, 5.0, 10.0)  # small, middle and largest microbleed: for
 SMALLEST_SIDE = 1.0  # voxels; no lesion of an instance mask is smaller
 LEAST_RATIO = 1.1  # between neighbouring lengths: closer ones are one anchor paid for twice
 LEAST_PLACES = 8  # random places per box
+SIZE_BINS_MM = (2.0, 3.0, 5.0)  # edges of the classes of diameter in which the fit is reported
 PLACED_BOXES = 2000  # boxes times places in a fit: enough for a smooth mean, few enough for seconds
 
 
@@ -40,7 +41,7 @@ def fit_anchors(box_sizes: np.ndarray, strides: Sequence[Triple], per_axis: int 
     lattice = _Lattice.at_random(sample, strides, PLACED_BOXES // len(sample), rng)
     high = sample.max(axis=0) + strides[0]
     start = max(_starts(sample, strides[0], per_axis), key=lattice.mean_best_iou)
-    levels = anchors_of_lengths(_apart(_descend(start, high, lattice)), strides)
+    levels = anchors_of_lengths(_apart(_descend(start, high, lattice.mean_best_iou)), strides)
     mean, worst = anchor_quality(sizes, levels, strides, seed=seed + 1)
     return Anchors(levels, round(mean, 4), round(worst, 4))
 
@@ -58,6 +59,68 @@ def default_anchors(spacing: Sequence[float], strides: Sequence[Triple], per_axi
     return Anchors(anchors_of_lengths(np.maximum(lengths, SMALLEST_SIDE), strides))
 
 
+def fit_free_anchors(box_sizes: np.ndarray, strides: Sequence[Triple], count: int = 3, seed: int = 0) -> Anchors:
+    """``count`` anchors per location, each with a (z, y, x) of its own, that maximise the mean best IoU; and that IoU.
+
+    All combinations of three lengths per axis, as ``fit_anchors`` has them, spend most of their 27 anchors on shapes
+    that no microbleed has: flat, long, tall at once. Free triples go where the boxes are. The boxes lie at random
+    places, as there. Found by coordinate descent on the logarithms of the sides, from the best of several starts:
+    medians of as many groups of boxes of like volume, smaller and larger and lengthened by a share of the stride;
+    deterministic.
+
+    Args:
+        box_sizes: [N, 3] sides of the boxes in network voxels, z, y, x; N > 0.
+        strides: stride of each detection level in network voxels, finest first; coarser levels carry the same anchors
+            times the ratio of the strides.
+        count: anchors per location.
+        seed: of the random places; data sets of very many boxes are thinned with it.
+    """
+    sizes = _at_least_a_voxel(box_sizes)
+    rng = np.random.default_rng(seed)
+    most = PLACED_BOXES // LEAST_PLACES
+    sample = sizes if len(sizes) <= most else sizes[rng.choice(len(sizes), most, replace=False)]
+    lattice = _Lattice.at_random(sample, strides, PLACED_BOXES // len(sample), rng)
+    high = sample.max(axis=0) + strides[0]
+    start = max(_free_starts(sample, strides[0], count), key=lattice.mean_best_iou_of)
+    fitted = _descend(start, high, lattice.mean_best_iou_of)
+    levels = _scaled(fitted[np.argsort(fitted.prod(axis=1), kind="stable")], strides)
+    mean, worst = anchor_quality(sizes, levels, strides, seed=seed + 1)
+    return Anchors(levels, round(mean, 4), round(worst, 4))
+
+
+def default_free_anchors(spacing: Sequence[float], strides: Sequence[Triple], count: int = 3) -> Anchors:
+    """As ``default_anchors``: cubes in mm of 3, 5 and 10 mm, or of ``count`` sides from 3 to 10 mm."""
+    millimetres = DEFAULT_SIZES_MM if count == len(DEFAULT_SIZES_MM) else np.geomspace(3.0, 10.0, count)
+    sides = np.asarray(millimetres)[:, None] / np.asarray(spacing, dtype=float)
+    return Anchors(_scaled(np.maximum(sides, SMALLEST_SIDE), strides))
+
+
+def fit_by_size(
+    anchors: Anchors, box_sizes: np.ndarray, strides: Sequence[Triple], spacing: Sequence[float], seed: int = 0
+) -> tuple[AnchorFit, ...]:
+    """How well anchors fit the lesions of each size: under 2, 2 to 3, 3 to 5, and 5 mm or more.
+
+    Args:
+        anchors: what to judge.
+        box_sizes: [N, 3] sides of the boxes in network voxels.
+        strides: as for the fit.
+        spacing: network voxel in mm; the diameter is taken along its last two axes, in the slice.
+        seed: of the random places.
+    """
+    sizes = np.asarray(box_sizes, dtype=float).reshape(-1, 3)
+    diameters = np.sqrt((sizes * np.asarray(spacing))[:, 1:].prod(axis=1))
+    edges = (0.0, *SIZE_BINS_MM, np.inf)
+    names = [f"< {SIZE_BINS_MM[0]:g} mm"]
+    names += [f"{low:g}-{high:g} mm" for low, high in itertools.pairwise(SIZE_BINS_MM)]
+    names += [f">= {SIZE_BINS_MM[-1]:g} mm"]
+    fits = []
+    for name, low, high in zip(names, edges[:-1], edges[1:], strict=True):
+        chosen = sizes[(diameters >= low) & (diameters < high)]
+        mean, worst = anchor_quality(chosen, anchors.sizes, strides, seed=seed) if len(chosen) else (None, None)
+        fits.append(AnchorFit(name, len(chosen), _rounded(mean), _rounded(worst)))
+    return tuple(fits)
+
+
 def anchors_of_lengths(lengths: np.ndarray, strides: Sequence[Triple]) -> tuple[tuple[Size, ...], ...]:
     """All combinations of the finest level's lengths, scaled to each level by its stride; rounded to 1/1000 voxel.
 
@@ -65,10 +128,14 @@ def anchors_of_lengths(lengths: np.ndarray, strides: Sequence[Triple]) -> tuple[
         lengths: [per_axis, 3] lengths along z, y, x at the finest level, in network voxels.
         strides: stride of each detection level, finest first.
     """
-    combinations = np.array(list(itertools.product(*np.sort(lengths, axis=0).T)))
+    return _scaled(np.array(list(itertools.product(*np.sort(lengths, axis=0).T))), strides)
+
+
+def _scaled(sizes: np.ndarray, strides: Sequence[Triple]) -> tuple[tuple[Size, ...], ...]:
+    """The finest level's sizes [A, 3] for every level, by the ratio of the strides; rounded to 1/1000 voxel."""
     levels = []
     for ratio in _ratios(strides):
-        rounded = np.round(combinations * ratio, 3)
+        rounded = np.round(sizes * ratio, 3)
         levels.append(tuple((float(z), float(y), float(x)) for z, y, x in rounded))
     return tuple(levels)
 
@@ -146,6 +213,16 @@ class _Lattice:
             best = np.maximum(best, (overlap / union).reshape(len(best), -1).max(axis=1))
         return float(best.mean())
 
+    def mean_best_iou_of(self, sizes: np.ndarray) -> float:
+        """For free anchors ``sizes`` [A, 3] of the finest level."""
+        best = np.zeros(len(self.boxes))
+        volume = self.boxes.prod(axis=1)[:, None]
+        for ratio, distance in zip(self.ratios, self.distances, strict=True):
+            anchors = sizes * ratio
+            overlap = _overlaps(self.boxes[:, None], anchors, distance[:, None]).prod(axis=2)
+            best = np.maximum(best, (overlap / (volume + anchors.prod(axis=1) - overlap)).max(axis=1))
+        return float(best.mean())
+
 
 def _overlaps(boxes: np.ndarray, anchors: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Overlap along each axis of intervals of length ``boxes`` and ``anchors`` whose centres lie ``distance`` apart."""
@@ -167,16 +244,31 @@ def _starts(sample: np.ndarray, stride: Triple, per_axis: int) -> list[np.ndarra
     ]
 
 
-def _descend(start: np.ndarray, high: np.ndarray, lattice: _Lattice) -> np.ndarray:
+def _free_starts(sample: np.ndarray, stride: Triple, count: int) -> list[np.ndarray]:
+    """[count, 3] sides to begin with: medians of ``count`` groups of boxes of like volume, then as ``_starts``."""
+    order = np.argsort(sample.prod(axis=1), kind="stable")
+    groups = [part if len(part) else order for part in np.array_split(order, count)]
+    medians = np.array([np.median(sample[part], axis=0) for part in groups])
+    spread = np.median(sample, axis=0) * np.geomspace(0.6, 1.7, count)[:, None]
+    reach = np.asarray(stride, dtype=float) / 2
+    return [
+        np.maximum(factor * sides + share * reach, SMALLEST_SIDE)
+        for sides in (medians, spread)
+        for factor in (0.75, 1.0, 1.4)
+        for share in (0.0, 0.5, 1.0)
+    ]
+
+
+def _descend(start: np.ndarray, high: np.ndarray, mean_best_iou: Callable[[np.ndarray], float]) -> np.ndarray:
     """Coordinate descent: each length in turn tries factors around its value, ever closer ones."""
     lengths = np.clip(start, SMALLEST_SIDE, high)
-    quality = lattice.mean_best_iou(lengths)
+    quality = mean_best_iou(lengths)
     for width in (0.5, 0.25, 0.12, 0.06):
         for i, axis in itertools.product(range(lengths.shape[0]), range(3)):
             for factor in np.exp([-width, width]):
                 trial = lengths.copy()
                 trial[i, axis] = np.clip(trial[i, axis] * factor, SMALLEST_SIDE, high[axis])
-                trial_quality = lattice.mean_best_iou(trial)
+                trial_quality = mean_best_iou(trial)
                 if trial_quality > quality:
                     lengths, quality = trial, trial_quality
     return lengths
@@ -189,6 +281,10 @@ def _apart(lengths: np.ndarray) -> np.ndarray:
     for i in range(1, len(lengths)):
         lengths[i] = np.maximum(lengths[i], lengths[i - 1] * LEAST_RATIO)
     return lengths
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _at_least_a_voxel(box_sizes: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ def estimate_training_gb(
     modalities: int,
     classes: int,
     anchors_per_location: int,
+    fused_maps: int = 0,
 ) -> float:
     """Peak memory in GB (2^30 bytes) of one optimisation step in float32, network and process together.
 
@@ -42,7 +43,8 @@ def estimate_training_gb(
     the pyramid the merged map and the map after its convolution; per location of the heads both towers, the outputs of
     all anchors and their rearranged copies. Weights count five times (value, gradient, two moments of the optimiser,
     running average). benchmarks/training_memory.py compares it with real steps: 0 to 16 % more than they took.
-    Mixed precision needs less.
+    Mixed precision needs less. ``fused_maps`` more maps of the pyramid's width are kept on the finest detection level,
+    for trainers that fuse levels there.
     """
     kept = 0.0
     largest = 0.0
@@ -57,6 +59,8 @@ def estimate_training_gb(
             numbers += 4 * architecture.pyramid_channels + anchors_per_location * (
                 _PER_ANCHOR + _PER_ANCHOR_CLASS * classes
             )
+        if stage == finest:
+            numbers += fused_maps * architecture.pyramid_channels
         if stage == 0:
             numbers += modalities + _SEGMENTATION
         kept += voxels * numbers

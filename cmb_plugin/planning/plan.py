@@ -16,6 +16,7 @@ from cmb_plugin.preparation.recipe import Preprocessing
 
 Triple = tuple[int, int, int]
 T = TypeVar("T")
+POLARITIES = ("dark", "bright", "signed", "unknown")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,23 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class AnchorFit:
+    """How well anchors fit the lesions of one size.
+
+    Attributes:
+        diameter: the range of diameters in mm in words; of the box within the slice, geometric mean of its two sides.
+        lesions: number of training lesions of that size.
+        mean_best_iou: as ``Anchors.mean_best_iou``, of these lesions; None without any.
+        min_best_iou: the worst of them at its worst place.
+    """
+
+    diameter: str
+    lesions: int
+    mean_best_iou: float | None = None
+    min_best_iou: float | None = None
+
+
+@dataclass(frozen=True)
 class Anchors:
     """Anchor sizes and how well they fit the data set.
 
@@ -61,11 +79,13 @@ class Anchors:
         mean_best_iou: mean over the training boxes of the best IoU with any anchor, at random places on the lattice of
             anchor centres; None without boxes.
         min_best_iou: the worst box at its worst place.
+        by_size: the same for lesions of each size; empty for planners that do not say.
     """
 
     sizes: tuple[tuple[tuple[float, float, float], ...], ...]
     mean_best_iou: float | None = None
     min_best_iou: float | None = None
+    by_size: tuple[AnchorFit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,7 @@ class Plan:
         memory_gb: budget that the plan was made for.
         memory_estimate_gb: estimated need of one training step.
         notes: sentences that say why something was chosen, for the reader of the file.
+        polarity: for each modality how a microbleed shows, one of ``POLARITIES``; empty for planners that do not say.
     """
 
     name: str
@@ -101,6 +122,7 @@ class Plan:
     memory_gb: float
     memory_estimate_gb: float
     notes: tuple[str, ...] = field(default=())
+    polarity: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         write_json(path, self)
@@ -153,6 +175,12 @@ class Plan:
             return f"preprocessing: spacing is {recipe.spacing}"
         if len(recipe.normalisation) != len(self.modalities):
             return f"preprocessing: {len(recipe.normalisation)} normalisations for {len(self.modalities)} modalities"
+        if recipe.brain_channel is not None and not 0 <= recipe.brain_channel < len(self.modalities):
+            return f"preprocessing: brain_channel is {recipe.brain_channel}, the data set has no such modality"
+        if self.polarity and len(self.polarity) != len(self.modalities):
+            return f"polarity: {len(self.polarity)} entries for {len(self.modalities)} modalities"
+        if not set(self.polarity) <= set(POLARITIES):
+            return f"polarity: {list(self.polarity)}, known are {', '.join(POLARITIES)}"
         if not self.name or "/" in self.name:
             return f"name '{self.name}' cannot be a folder's name"
         return ""

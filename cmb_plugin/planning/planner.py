@@ -17,7 +17,7 @@ class PlannerConfig:
     Attributes:
         gpu_memory_gb: memory to plan for; null takes that of the CUDA device, or 2 on a machine without one.
         finest_level: first stage with anchors; 2 is nnDetection's P2, 1 finds smaller lesions and costs memory and
-            time.
+            time; null is the planner's own rule, as in all that follows.
         detection_levels: number of stages with anchors, as far as the network has them.
         base_features: channels of the first stage; they double per stage ...
         max_features: ... up to this.
@@ -30,12 +30,12 @@ class PlannerConfig:
     """
 
     gpu_memory_gb: float | None = None
-    finest_level: int = 2
+    finest_level: int | None = None
     detection_levels: int = 4
-    base_features: int = 32
+    base_features: int | None = None
     max_features: int = 320
-    pyramid_channels: int = 128
-    batch_size: int = 4
+    pyramid_channels: int | None = None
+    batch_size: int | None = None
     patch_size: list[int] | None = None
     spacing: list[float] | None = None
     anchors_per_axis: int = 3

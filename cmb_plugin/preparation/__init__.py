@@ -1,11 +1,14 @@
 """From scans to the arrays that a network sees: fingerprint, preprocessing, storage."""
 
-from .case import PreparedCase, foreground_extent, preprocess_case, target_shape
+from .brain import estimate_brain
+from .case import PreparedCase, brain_extent, find_brain, foreground_extent, preprocess_case, target_shape
 from .fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, load_piece, save_piece
 from .intensities import normalise, replace_nonfinite
-from .reading import read_images, read_labels
+from .modalities import brain_channel, modality_kind, modality_polarity
+from .phase import to_radians, wrap
+from .reading import read_brain, read_images, read_labels, source_files
 from .recipe import Normalisation, Preprocessing
-from .resampling import resample_images, resample_instances
+from .resampling import resample_images, resample_instances, resample_phase
 from .storage import StoredCase, is_current, prepared_cases, save_case, work_key
 
 __all__ = [
@@ -15,20 +18,31 @@ __all__ = [
     "PreparedCase",
     "Preprocessing",
     "StoredCase",
+    "brain_channel",
+    "brain_extent",
+    "estimate_brain",
+    "find_brain",
     "fingerprint_case",
     "foreground_extent",
     "is_current",
     "load_piece",
+    "modality_kind",
+    "modality_polarity",
     "normalise",
     "prepared_cases",
     "preprocess_case",
+    "read_brain",
     "read_images",
     "read_labels",
     "replace_nonfinite",
     "resample_images",
     "resample_instances",
+    "resample_phase",
     "save_case",
     "save_piece",
+    "source_files",
     "target_shape",
+    "to_radians",
     "work_key",
+    "wrap",
 ]

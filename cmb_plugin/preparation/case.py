@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cmb_plugin.images import Grid, Mapping, boxes_of_instances
 
+from .brain import estimate_brain, plausible
 from .intensities import normalise, replace_nonfinite
 from .recipe import Preprocessing
-from .resampling import resample_images, resample_instances
+from .resampling import resample_images, resample_instances, resample_phase
+
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,23 @@ class PreparedCase:
 
 
 def preprocess_case(
-    images: np.ndarray, grid: Grid, instances: np.ndarray | None, recipe: Preprocessing
+    images: np.ndarray,
+    grid: Grid,
+    instances: np.ndarray | None,
+    recipe: Preprocessing,
+    brain: np.ndarray | None = None,
 ) -> PreparedCase:
     """Orients, crops, normalises and resamples one case; nnU-Net's order, in which normalisation precedes resampling.
 
-    The crop keeps every lesion, also one that lies in zeros.
+    The crop keeps every lesion, also one that lies in zeros or outside the brain.
 
     Args:
         images: float32 [C, z, y, x], one channel per modality, all on ``grid``.
         grid: place of the scan.
         instances: integers [z, y, x] on the same grid, 0 background, one number per lesion; None without labels.
         recipe: what to do.
+        brain: [z, y, x] on the same grid, not 0 in the brain, where it is known; else it is estimated if the recipe
+            names a modality for that.
 
     Returns:
         the case; as many instances as came in.
@@ -54,13 +64,19 @@ def preprocess_case(
     oriented = Mapping.plan(grid, recipe.transpose)
     images = oriented.orient(images)
     mask = None if instances is None else oriented.orient(instances)
+    inside = None
+    if recipe.brain_channel is not None:
+        given = None if brain is None else oriented.orient(brain) != 0
+        inside = find_brain(images, oriented.oriented_spacing, recipe.brain_channel, given)
     start, stop = foreground_extent(images, mask) if recipe.crop_to_nonzero else ((0, 0, 0), oriented.shape)
+    if inside is not None:
+        start, stop = brain_extent(inside, oriented.oriented_spacing, recipe.brain_margin_mm, mask, (start, stop))
     cropped = [b - a for a, b in zip(start, stop, strict=True)]
     shape = target_shape(cropped, oriented.oriented_spacing, recipe.spacing)
     mapping = Mapping.plan(grid, recipe.transpose, start, stop, shape)
 
-    data = normalise(mapping.crop(images), recipe.normalisation)
-    data = resample_images(data, shape, mapping.oriented_spacing, recipe.spacing)
+    data = normalise(mapping.crop(images), recipe.normalisation, None if inside is None else mapping.crop(inside))
+    data = _resample(data, shape, mapping.oriented_spacing, recipe)
     if mask is None or instances is None:
         return PreparedCase(data, None, mapping, {}, (), nonfinite)
     resampled, redrawn = resample_instances(np.ascontiguousarray(mapping.crop(mask)), shape, recipe.min_instance_voxels)
@@ -71,9 +87,50 @@ def preprocess_case(
     return PreparedCase(data, resampled, mapping, truth, redrawn, nonfinite)
 
 
-def foreground_extent(
-    images: np.ndarray, instances: np.ndarray | None = None
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def find_brain(
+    images: np.ndarray, spacing: tuple[float, ...], channel: int, given: np.ndarray | None = None
+) -> np.ndarray | None:
+    """bool [Z, Y, X]: the mask given if it is a brain's, else the estimate on ``images[channel]``; None without
+    either."""
+    if given is not None and plausible(given, spacing):
+        return given
+    return estimate_brain(images[channel], spacing)
+
+
+def brain_extent(
+    brain: np.ndarray,
+    spacing: tuple[float, ...],
+    margin_mm: float,
+    instances: np.ndarray | None = None,
+    within: tuple[Triple, Triple] | None = None,
+) -> tuple[Triple, Triple]:
+    """First voxel, and one past the last, of the brain's block and a margin around it; no more than ``within``, and
+    with every instance."""
+    start, stop = foreground_extent(brain[None])
+    room = [int(np.ceil(margin_mm / side)) for side in spacing]
+    low, high = within or ((0, 0, 0), brain.shape)
+    start = _triple([max(a - n, b) for a, n, b in zip(start, room, low, strict=True)])
+    stop = _triple([min(a + n, b) for a, n, b in zip(stop, room, high, strict=True)])
+    if instances is not None and instances.any():
+        first, last = foreground_extent(instances[None])
+        start = _triple([min(a, b) for a, b in zip(start, first, strict=True)])
+        stop = _triple([max(a, b) for a, b in zip(stop, last, strict=True)])
+    return start, stop
+
+
+def _resample(data: np.ndarray, shape: Triple, spacing: tuple[float, ...], recipe: Preprocessing) -> np.ndarray:
+    """Channels on another grid, phase on its circle."""
+    circular = [step.scheme == "phase" for step in recipe.normalisation]
+    if not any(circular) or tuple(shape) == data.shape[1:]:
+        return resample_images(data, shape, spacing, recipe.spacing)
+    result = np.empty((len(data), *shape), dtype=np.float32)
+    for channel, image, is_phase in zip(result, data, circular, strict=True):
+        resample = resample_phase if is_phase else resample_images
+        channel[...] = resample(image[None], shape, spacing, recipe.spacing)[0]
+    return result
+
+
+def foreground_extent(images: np.ndarray, instances: np.ndarray | None = None) -> tuple[Triple, Triple]:
     """First voxel, and one past the last, of the smallest block that holds every non-zero value and every instance.
 
     Args:
@@ -91,12 +148,17 @@ def foreground_extent(
         along = np.flatnonzero(filled.any(axis=tuple(a for a in range(3) if a != axis)))
         if len(along):
             start[axis], stop[axis] = int(along[0]), int(along[-1]) + 1
-    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])
+    return _triple(start), _triple(stop)
 
 
 def target_shape(
     shape: list[int] | tuple[int, ...], spacing: tuple[float, ...], new_spacing: tuple[float, ...]
-) -> tuple[int, int, int]:
+) -> Triple:
     """Shape at another spacing, rounded as nnU-Net does, at least one voxel."""
     z, y, x = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+    return z, y, x
+
+
+def _triple(values: Sequence[int]) -> Triple:
+    z, y, x = (int(value) for value in values)
     return z, y, x

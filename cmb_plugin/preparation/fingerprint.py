@@ -14,13 +14,15 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, Mapping, boxes_of_instances, voxels_of_instances
 
-from .case import foreground_extent
+from .case import find_brain, foreground_extent
 from .intensities import replace_nonfinite
+from .modalities import brain_channel
 
 Triple = tuple[int, int, int]
 Size = tuple[float, float, float]
 PERCENTILES = (0.5, 50.0, 99.5)
-SCHEMA = 1
+SHELL = 3  # voxels around a lesion that its contrast is taken against
+SCHEMA = 2  # 2: brain and contrast
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class CaseFingerprint:
         voxels: voxels of each lesion.
         labels: class index of each lesion.
         percentiles: intensity at ``PERCENTILES`` for each modality, within the block.
+        brain_shape: voxels of the brain's block; None where no brain was given or found.
+        brain_given: whether the Task folder has a mask of it.
+        contrasts: for each lesion and modality its mean against its surroundings, over their standard deviation.
     """
 
     case_id: str
@@ -48,6 +53,9 @@ class CaseFingerprint:
     voxels: tuple[int, ...]
     labels: tuple[int, ...]
     percentiles: tuple[tuple[float, float, float], ...]
+    brain_shape: Triple | None = None
+    brain_given: bool = False
+    contrasts: tuple[tuple[float, ...], ...] = ()
 
     @property
     def cropped_fraction(self) -> float:
@@ -99,7 +107,13 @@ class Fingerprint:
 
 
 def fingerprint_case(
-    case_id: str, images: np.ndarray, grid: Grid, instances: np.ndarray | None, classes: Dictionary[int, int]
+    case_id: str,
+    images: np.ndarray,
+    grid: Grid,
+    instances: np.ndarray | None,
+    classes: Dictionary[int, int],
+    modalities: Sequence[str] = (),
+    brain: np.ndarray | None = None,
 ) -> CaseFingerprint:
     """Measures one case.
 
@@ -109,6 +123,8 @@ def fingerprint_case(
         grid: place of the scan.
         instances: integers [z, y, x], or None without labels.
         classes: instance number -> class index.
+        modalities: names of the channels: which of them shows the brain.
+        brain: [z, y, x] mask of the brain; None estimates it.
     """
     oriented = Mapping.plan(grid)
     images = oriented.orient(replace_nonfinite(images)[0])
@@ -117,6 +133,7 @@ def fingerprint_case(
     inside = images[(slice(None), *map(slice, start, stop))]
     boxes = {} if mask is None else boxes_of_instances(mask)
     counts = {} if mask is None else voxels_of_instances(mask)
+    brain_shape, given = _brain_shape(images, oriented, modalities, brain)
     sizes = [(box[3:] - box[:3]) * oriented.oriented_spacing for box in boxes.values()]
     return CaseFingerprint(
         case_id=case_id,
@@ -128,21 +145,59 @@ def fingerprint_case(
         voxels=tuple(counts[number] for number in boxes),
         labels=tuple(int(classes[number]) for number in boxes),
         percentiles=tuple(_size(np.percentile(channel, PERCENTILES)) for channel in inside),
+        brain_shape=brain_shape,
+        brain_given=given,
+        contrasts=tuple(_contrasts(images, mask, number, box) for number, box in boxes.items() if mask is not None),
     )
+
+
+def _brain_shape(
+    images: np.ndarray, oriented: Mapping, modalities: Sequence[str], brain: np.ndarray | None
+) -> tuple[Triple | None, bool]:
+    """Voxels of the brain's block, and whether it is the given mask's."""
+    channel = brain_channel(modalities)
+    if channel is None:
+        return None, False
+    given = None if brain is None else oriented.orient(brain) != 0
+    found = find_brain(images, oriented.oriented_spacing, channel, given)
+    if found is None:
+        return None, False
+    start, stop = foreground_extent(found[None])
+    return _triple([b - a for a, b in zip(start, stop, strict=True)]), found is given
+
+
+def _contrasts(images: np.ndarray, mask: np.ndarray, number: int, box: np.ndarray) -> tuple[float, ...]:
+    """For each modality the lesion's mean minus that of a shell around it, over the shell's standard deviation.
+
+    The shell is the lesion's box with ``SHELL`` voxels on each side, without any lesion. NaN-free: 0 where it is empty
+    or even.
+    """
+    low = [max(0, int(value) - SHELL) for value in box[:3]]
+    high = [int(value) + SHELL for value in box[3:]]
+    place = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    inside, around = mask[place] == number, mask[place] == 0
+    contrasts = []
+    for channel in images:
+        shell = channel[place][around].astype(np.float64)
+        deviation = shell.std() if shell.size else 0.0
+        difference = channel[place][inside].mean(dtype=np.float64) - shell.mean() if deviation > 0 else 0.0
+        contrasts.append(round(float(difference / deviation), 3) if deviation > 0 else 0.0)
+    return tuple(contrasts)
 
 
 def load_piece(path: Path, key: str) -> CaseFingerprint | None:
     """What ``save_piece`` wrote with the same ``key``; None where there is nothing (good)."""
     try:
         content = read_json(path)
-        return CaseFingerprint(**_tuples(content["case"])) if content.get("key") == key else None
+        current = content.get("key") == key and content.get("schema") == SCHEMA
+        return CaseFingerprint(**_tuples(content["case"])) if current else None
     except (UserError, KeyError, TypeError, AttributeError):
         return None
 
 
 def save_piece(path: Path, case: CaseFingerprint, key: str) -> None:
     """Keeps the fingerprint of one case, so that a killed run goes on where it was."""
-    write_json(path, {"key": key, "case": _fields(case)})
+    write_json(path, {"schema": SCHEMA, "key": key, "case": _fields(case)})
 
 
 def _fields(value: Any) -> dict[str, Any]:

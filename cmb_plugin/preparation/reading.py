@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from cmb_plugin.dataset import Case, Labels
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import Grid, read_scan
+from cmb_plugin.images import Grid, read_mask, read_scan
+
+from .recipe import Preprocessing
 
 MOST_INSTANCES = int(np.iinfo(np.int16).max)  # prepared masks are int16
 
@@ -55,6 +59,46 @@ def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
             f"{case.label}: has an instance {max(labels.classes)}", remedy="number the lesions 1, 2, ... without gaps"
         )
     return labels
+
+
+def read_brain(case: Case, grid: Grid) -> np.ndarray | None:
+    """The brain mask [z, y, x] of a case of a Task folder (``brainTr/{case}.nii.gz``) whose scan lies on ``grid``.
+
+    None without such a file, and for a scan that belongs to no Task folder.
+
+    Raises:
+        UserError: the mask is unreadable or lies elsewhere.
+    """
+    path = brain_file(case)
+    if path is None:
+        return None
+    mask, own = read_mask(path)
+    if _apart(own, grid):
+        raise UserError(
+            f"{path}: does not lie on the grid of {case.images[0].name}",
+            remedy="resample it to that grid, or remove it: the brain is then estimated",
+        )
+    return mask
+
+
+def brain_file(case: Case) -> Path | None:
+    """The brain mask of a case of a Task folder, if there is one."""
+    path = case.extra("brain") if case.split else None
+    return None if path is None or path.suffix == ".json" else path
+
+
+def source_files(case: Case, recipe: Preprocessing | None = None, brain: bool = False) -> list[Path]:
+    """The files that a prepared case depends on, as far as they exist.
+
+    Args:
+        case: the case.
+        recipe: counts the brain mask if the recipe uses it.
+        brain: counts the brain mask in any case.
+    """
+    files = [*case.images, case.label, case.classes_file]
+    if brain or (recipe is not None and recipe.brain_channel is not None):
+        files.append(brain_file(case))
+    return [path for path in files if path is not None and path.is_file()]
 
 
 def _apart(grid: Grid, other: Grid) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SCHEMES = ("zscore", "none")
+SCHEMES = ("zscore", "none", "robust", "phase", "qsm")
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,11 @@ class Normalisation:
 
     Attributes:
         scheme: a name from ``SCHEMES``. ``zscore``: mean 0 and standard deviation 1 over the (masked) scan; ``none``:
-            as stored.
+            as stored; ``robust``: median 0 and robust standard deviation 1 inside the brain, clipped; ``phase``:
+            radians in (-pi, pi], resampled on the circle; ``qsm``: against the brain's median, in units of a typical
+            microbleed, clipped.
         masked: use non-zero voxels only, and leave the others zero (nnU-Net's rule for scans with a stripped
-            background).
+            background). ``zscore`` alone heeds it.
     """
 
     scheme: str = "zscore"
@@ -33,6 +35,9 @@ class Preprocessing:
         normalisation: one entry per modality, in the order of the dataset.
         crop_to_nonzero: cut the empty border away before resampling.
         min_instance_voxels: an instance with fewer voxels after resampling is redrawn at its exact place.
+        brain_channel: modality in which the brain is looked for where no mask of it is given; the scan is cropped to
+            the brain, and ``robust`` and ``qsm`` take their statistics there. None leaves the brain alone.
+        brain_margin_mm: kept around the brain in a crop.
     """
 
     spacing: tuple[float, float, float]
@@ -40,3 +45,5 @@ class Preprocessing:
     normalisation: tuple[Normalisation, ...] = field(default=(Normalisation(),))
     crop_to_nonzero: bool = True
     min_instance_voxels: int = 1
+    brain_channel: int | None = None
+    brain_margin_mm: float = 12.0

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .phase import wrap
+
 Triple = tuple[int, int, int]
 
 
@@ -37,6 +39,25 @@ def resample_images(
         )
         np.clip(resampled[0], image.min(), image.max(), out=channel)
     return result
+
+
+def resample_phase(
+    images: np.ndarray, shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+) -> np.ndarray:
+    """Phase images on another grid: cosine and sine are resampled, never the angle, which jumps where it wraps.
+
+    Args:
+        images: float32 [C, Z, Y, X] in radians.
+        shape, spacing, new_spacing: as for ``resample_images``.
+
+    Returns:
+        float32 [C, *shape] in (-pi, pi]; where cosine and sine cancel out, as in pure noise, any angle.
+    """
+    if tuple(shape) == images.shape[1:]:
+        return images
+    cosine = resample_images(np.cos(images), shape, spacing, new_spacing)
+    sine = resample_images(np.sin(images), shape, spacing, new_spacing)
+    return wrap(np.arctan2(sine, cosine))
 
 
 def resample_instances(mask: np.ndarray, shape: Triple, least_voxels: int = 1) -> tuple[np.ndarray, tuple[int, ...]]:

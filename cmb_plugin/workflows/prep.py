@@ -28,10 +28,12 @@ from cmb_plugin.preparation import (
     is_current,
     load_piece,
     preprocess_case,
+    read_brain,
     read_images,
     read_labels,
     save_case,
     save_piece,
+    source_files,
     work_key,
 )
 from cmb_plugin.settings import Overrides
@@ -198,9 +200,9 @@ def _without(items: Sequence[Item], failures: Sequence[Failure]) -> list[Item]:
 def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple[Fingerprint, list[Failure]]:
     """Measures the training cases; what an earlier run measured is taken from there."""
     pieces = dataset.task.preprocessed / "fingerprint"
-    found = {item: load_piece(pieces / f"{item.case.case_id}.json", work_key(_sources(item.case))) for item in items}
+    found = {item: load_piece(pieces / f"{item.case.case_id}.json", _fingerprint_key(item.case)) for item in items}
     outcomes = run_cases(
-        partial(_fingerprint_case, n_classes=len(dataset.classes), pieces=pieces),
+        partial(_fingerprint_case, dataset=dataset, pieces=pieces),
         [item for item in items if found[item] is None],
         workers=workers,
         description=f"Measuring {dataset.task.name}",
@@ -212,13 +214,18 @@ def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple
     return fingerprint, _failures(outcomes)
 
 
-def _fingerprint_case(item: Item, n_classes: int, pieces: Path) -> CaseFingerprint:
-    case, key = item.case, work_key(_sources(item.case))
+def _fingerprint_case(item: Item, dataset: Dataset, pieces: Path) -> CaseFingerprint:
+    case, key = item.case, _fingerprint_key(item.case)
     images, grid = read_images(case)
-    labels = read_labels(case, n_classes, grid)
-    result = fingerprint_case(case.case_id, images, grid, labels.mask, labels.classes)
+    labels = read_labels(case, len(dataset.classes), grid)
+    brain = read_brain(case, grid)
+    result = fingerprint_case(case.case_id, images, grid, labels.mask, labels.classes, dataset.modalities, brain)
     save_piece(pieces / f"{case.case_id}.json", result, key)
     return result
+
+
+def _fingerprint_key(case: Case) -> str:
+    return work_key(source_files(case, brain=True))
 
 
 def _preprocess(
@@ -228,7 +235,7 @@ def _preprocess(
     ready = {}
     for item in items:
         folder, case_id = dataset.task.prepared(plan.name, item.split), item.case.case_id
-        if is_current(folder, case_id, work_key(_sources(item.case), plan.preprocessing)):
+        if is_current(folder, case_id, _prepared_key(item.case, plan)):
             ready[item] = _summary(item.split, StoredCase.open(folder, case_id), fresh=False)
     outcomes = run_cases(
         partial(_preprocess_case, dataset=dataset, plan=plan),
@@ -253,11 +260,12 @@ def _processes_in_memory(fingerprint: Fingerprint) -> int:
 
 def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummary:
     split, case = item.split, item.case
-    folder, key = dataset.task.prepared(plan.name, split), work_key(_sources(case), plan.preprocessing)
+    folder, key = dataset.task.prepared(plan.name, split), _prepared_key(case, plan)
     images, grid = read_images(case)
     labels = read_labels(case, len(dataset.classes), grid) if case.label is not None or split == "Tr" else None
     mask = None if labels is None else labels.mask
-    prepared = preprocess_case(images, grid, mask, plan.preprocessing)
+    brain = read_brain(case, grid) if plan.preprocessing.brain_channel is not None else None
+    prepared = preprocess_case(images, grid, mask, plan.preprocessing, brain)
     classes = {} if labels is None else labels.classes
     save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key)
     stored = StoredCase.open(folder, case.case_id)
@@ -275,9 +283,8 @@ def _summary(split: str, stored: StoredCase, fresh: bool) -> PreparedSummary:
     return PreparedSummary(stored.case_id, split, before, after, stored.redrawn, stored.nonfinite, fresh)
 
 
-def _sources(case: Case) -> list[Path]:
-    files = [*case.images, case.label, case.classes_file]
-    return [path for path in files if path is not None and path.is_file()]
+def _prepared_key(case: Case, plan: Plan) -> str:
+    return work_key(source_files(case, plan.preprocessing), plan.preprocessing)
 
 
 def _failures(outcomes: Sequence[Outcome[Item, Any]]) -> list[Failure]:

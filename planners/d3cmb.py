@@ -1,0 +1,293 @@
+"""``D3CMB``: plans for cerebral microbleeds. Tiny lesions decide spacing and stride; modalities decide intensities."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.planning import (
+    Anchors,
+    Architecture,
+    Plan,
+    PlannerConfig,
+    default_free_anchors,
+    estimate_training_gb,
+    fit_by_size,
+    fit_free_anchors,
+)
+from cmb_plugin.plugins import register_planner
+from cmb_plugin.preparation import (
+    CaseFingerprint,
+    Fingerprint,
+    Normalisation,
+    Preprocessing,
+    brain_channel,
+    modality_kind,
+    modality_polarity,
+)
+
+from .d3v001 import D3V001, Spacing, Triple
+
+SCHEMES = {"phase": "phase", "susceptibility": "qsm"}
+
+
+@dataclass
+class D3CMBConfig(PlannerConfig):
+    """Settings of ``D3CMB``.
+
+    Attributes:
+        detection_levels: one: microbleeds span 2 to 10 mm, which anchors of one level reach.
+        anchors: per location, each with sides of its own.
+        brain_margin_mm: kept around the brain when a scan is cropped to it.
+    """
+
+    detection_levels: int = 1
+    anchors: int = 3
+    brain_margin_mm: float = 12.0
+
+
+@register_planner
+class D3CMB(D3V001):
+    """Plans a detector of cerebral microbleeds; what it does not say is as in ``D3V001``. docs/planning.md has all
+    rules.
+
+    Attributes:
+        least_cells: voxels of the detection level's map that the median lesion should span within the slice.
+        most_upsampling: how much finer than the finer quarter of the scans the spacing may be for that.
+        least_slices: voxels along the slice axis that a lesion as thick as wide should span, where scans have them.
+        typical_mm: the median lesion of data sets without any.
+        fused_maps: maps of the pyramid's width that a fusion of levels keeps: joined, mixed, normalised, summed, and
+            two in passing.
+        batches, widths: what grows, in this order, when the patch covers the median scan; widths are those of the first
+            stage, and the pyramid's grow with them up to ``widest_pyramid``.
+        clear_contrast: mean contrast of lesions, in deviations of their surroundings, that tells dark from bright.
+        few_lesions: fewer tell nothing.
+    """
+
+    config_class: ClassVar[type[PlannerConfig]] = D3CMBConfig
+    least_batch: ClassVar[int] = 2  # one crop with and one without a microbleed
+    least_cells: ClassVar[float] = 3.0
+    most_upsampling: ClassVar[float] = 1.25
+    least_slices: ClassVar[float] = 2.0
+    typical_mm: ClassVar[float] = 2.8
+    fused_maps: ClassVar[int] = 6
+    batches: ClassVar[tuple[int, ...]] = (4, 6, 8)
+    widths: ClassVar[tuple[int, ...]] = (32, 48, 64)
+    widest_pyramid: ClassVar[int] = 192
+    clear_contrast: ClassVar[float] = 0.5
+    few_lesions: ClassVar[int] = 5
+
+    config: D3CMBConfig
+
+    def plan(self, fingerprint: Fingerprint) -> Plan:
+        plan = super().plan(fingerprint)
+        polarity, notes = self.polarity(fingerprint)
+        notes = [*self.grid_notes(plan, fingerprint), *notes, *self.brain_notes(plan, fingerprint)]
+        return replace(plan, polarity=polarity, notes=(*plan.notes, *notes))
+
+    def check_config(self, fingerprint: Fingerprint) -> None:
+        super().check_config(fingerprint)
+        if self.config.anchors < 1:
+            raise UserError(f"planner_cfg.anchors={self.config.anchors} is too small", remedy="give 1 or more")
+        if self.config.anchors_per_axis != PlannerConfig.anchors_per_axis:
+            raise UserError(
+                "planner_cfg.anchors_per_axis is D3V001's", remedy="give planner_cfg.anchors=N, all of them free"
+            )
+        if self.config.brain_margin_mm < 0:
+            raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
+
+    def lesion_mm(self, fingerprint: Fingerprint) -> float:
+        """Median side within the slice of the lesions' boxes; slices lie across the longest voxels of each scan."""
+        sides = []
+        for case in fingerprint.cases:
+            within = [axis for axis in range(3) if axis != int(np.argmax(case.spacing))]
+            sides += [math.sqrt(size[within[0]] * size[within[1]]) for size in case.sizes_mm]
+        return float(np.median(sides)) if sides else self.typical_mm
+
+    def target_spacing(self, fingerprint: Fingerprint) -> Spacing:
+        """mm along the body's z, y, x: such that the median lesion spans ``least_cells`` voxels of the detection map.
+
+        Within the slice: the median, where stride 2 of it is fine enough. Else finer, if the finer quarter of the scans
+        nearly has it, so that stride 2 is; else the median with stride 1. Across: the median, but so thin that a lesion
+        spans ``least_slices``, as far as a tenth of the scans are so thin.
+        """
+        if self.config.spacing is not None:
+            return super().target_spacing(fingerprint)
+        spacings = np.array([case.spacing for case in fingerprint.cases])
+        target = np.median(spacings, axis=0)
+        lesion, coarse = self.lesion_mm(fingerprint), int(np.argmax(target))
+        within = [axis for axis in range(3) if axis != coarse]
+        cell = lesion / self.least_cells
+        median, fine = target[within].max(), np.percentile(spacings[:, within].max(axis=1), 25)
+        if 2 * median > cell:
+            if cell / 2 >= fine / self.most_upsampling:
+                target[within] = np.minimum(target[within], cell / 2)
+            elif median > cell:
+                target[within] = np.minimum(target[within], max(cell, fine))
+        thin = float(np.percentile(spacings[:, coarse], self.coarse_percentile))
+        target[coarse] = max(min(target[coarse], max(lesion / self.least_slices, thin)), target[within].max())
+        z, y, x = (round(float(side), 4) for side in target)
+        return z, y, x
+
+    def finest_level(self, spacing: Spacing, fingerprint: Fingerprint) -> int:
+        """Stride 2 within the slice where it leaves the median lesion ``least_cells`` voxels, else full resolution."""
+        if self.config.finest_level is not None:
+            return self.config.finest_level
+        cell = self.lesion_mm(fingerprint) / self.least_cells
+        return 1 if 2 * max(spacing[1:]) <= cell * 1.001 else 0
+
+    def network_spacing(self, spacing: Spacing, fingerprint: Fingerprint) -> Spacing:
+        """The spacing that the network's stages are laid out for: slices that must not be pooled before the detection
+        level count as thick."""
+        cell = self.lesion_mm(fingerprint) / self.least_cells
+        if 2 * spacing[0] <= cell or self.finest_level(spacing, fingerprint) == 0:
+            return spacing
+        return max(spacing[0], 2 * max(spacing[1:])), spacing[1], spacing[2]
+
+    def sizes(self, finest_level: int) -> Triple:
+        """As in ``D3V001``, but the pyramid is twice as wide as the encoder's stage where detection begins."""
+        batch, base, pyramid = super().sizes(finest_level)
+        if self.config.pyramid_channels is None:
+            pyramid = min(pyramid, base * 2 ** (finest_level + 1))
+        return batch, base, pyramid
+
+    def fit_to_memory(
+        self, fingerprint: Fingerprint, spacing: Spacing, median_shape: np.ndarray, budget: float
+    ) -> tuple[Triple, int, Architecture, float, list[str]]:
+        """As in ``D3V001``; what the largest patch leaves goes to the batch, then to the widths."""
+        config, spacing = self.config, self.network_spacing(spacing, fingerprint)
+        fitted = super().fit_to_memory(fingerprint, spacing, median_shape, budget)
+        patch, batch, architecture, estimate, notes = fitted
+        if config.patch_size is None and patch != self.first_patch(spacing, median_shape):
+            return fitted
+        finest = self.finest_level(spacing, fingerprint)
+        for larger, base, pyramid in self.growth(finest):
+            wider = self.architecture(spacing, patch, base, pyramid, finest)
+            need = self.estimate_gb(wider, patch, larger, fingerprint)
+            if need > budget:
+                break
+            if need > estimate:
+                batch, architecture, estimate = larger, wider, need
+        return patch, batch, architecture, estimate, notes
+
+    def growth(self, finest_level: int) -> list[Triple]:
+        """Batch, first width and pyramid in the order in which they grow; what the user gives stays."""
+        config = self.config
+        batch, base, pyramid = self.sizes(finest_level)
+        batches = [batch] if config.batch_size else [size for size in self.batches if size >= batch]
+        widths = [base] if config.base_features else [width for width in self.widths if width >= base]
+        steps = [(size, base, pyramid) for size in batches]
+        for width in widths:
+            wide = pyramid if config.pyramid_channels else min(pyramid * width // base, self.widest_pyramid)
+            steps.append((batches[-1], width, wide))
+        return steps
+
+    def estimate_gb(self, architecture: Architecture, patch: Triple, batch: int, fingerprint: Fingerprint) -> float:
+        return estimate_training_gb(
+            architecture,
+            patch,
+            batch,
+            modalities=len(fingerprint.modalities),
+            classes=len(fingerprint.classes),
+            anchors_per_location=self.config.anchors,
+            fused_maps=self.fused_maps,
+        )
+
+    def fit_anchors(
+        self, box_sizes: np.ndarray, spacing: Spacing, architecture: Architecture
+    ) -> tuple[Anchors, list[str]]:
+        """Free anchors for the data set's boxes, and how well they fit each size of lesion."""
+        strides = [architecture.stride_of(level) for level in architecture.detection_levels]
+        if not len(box_sizes):
+            return default_free_anchors(spacing, strides, self.config.anchors), [
+                "No lesion is labelled: anchors are those of microbleeds of 3 to 10 mm."
+            ]
+        anchors = fit_free_anchors(box_sizes, strides, self.config.anchors, self.config.seed)
+        by_size = fit_by_size(anchors, box_sizes, strides, spacing, self.config.seed + 1)
+        return replace(anchors, by_size=by_size), []
+
+    def kept_shape(self, case: CaseFingerprint) -> Triple:
+        """Voxels of the brain's block and its margin, within what is not empty."""
+        if case.brain_shape is None:
+            return case.cropped_shape
+        margin = self.config.brain_margin_mm
+        kept = [
+            min(whole, brain + 2 * math.ceil(margin / side))
+            for whole, brain, side in zip(case.cropped_shape, case.brain_shape, case.spacing, strict=True)
+        ]
+        return kept[0], kept[1], kept[2]
+
+    def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
+        return Preprocessing(
+            spacing,
+            transpose,
+            self.normalisation(fingerprint),
+            brain_channel=brain_channel(fingerprint.modalities),
+            brain_margin_mm=self.config.brain_margin_mm,
+        )
+
+    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+        """By the modality's name; one that says nothing is a phase if its values run from -pi to pi, else a
+        magnitude."""
+        steps = []
+        for index, name in enumerate(fingerprint.modalities):
+            kind = modality_kind(name)
+            if kind == "unknown" and _runs_over_a_turn(fingerprint, index):
+                kind = "phase"
+            steps.append(Normalisation(SCHEMES.get(kind, "robust")))
+        return tuple(steps)
+
+    def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
+        """How a microbleed shows in each modality: by its name; where that says nothing, by the training lesions. And
+        what to say where name and lesions disagree."""
+        found, notes = [], []
+        contrasts = [row for case in fingerprint.cases for row in case.contrasts]
+        for index, name in enumerate(fingerprint.modalities):
+            polarity = modality_polarity(name)
+            contrast = float(np.median([row[index] for row in contrasts])) if contrasts else 0.0
+            seen = "unknown"
+            if len(contrasts) >= self.few_lesions and abs(contrast) > self.clear_contrast:
+                seen = "dark" if contrast < 0 else "bright"
+            if polarity == "unknown":
+                polarity = seen
+            elif {polarity, seen} == {"dark", "bright"}:
+                notes.append(
+                    f"By its name lesions are {polarity} on {name}, but the labelled ones are {seen} "
+                    f"({contrast:+.1f} deviations of their surroundings): is the modality named rightly?"
+                )
+            found.append(polarity)
+        return tuple(found), notes
+
+    def grid_notes(self, plan: Plan, fingerprint: Fingerprint) -> list[str]:
+        """What the median lesion is to the detection map."""
+        stride = plan.architecture.stride_of(plan.architecture.detection_levels[0])
+        cells = [side * step for side, step in zip(plan.preprocessing.spacing, stride, strict=True)]
+        lesion = self.lesion_mm(fingerprint)
+        spans = lesion / max(cells[1:])
+        note = f"The median lesion is {lesion:.1f} mm wide and spans {spans:.1f} voxels of the detection map"
+        if spans < self.least_cells * 0.99:
+            given = self.config.finest_level is not None or self.config.spacing is not None
+            note += ", as the settings have it" if given else "; the scans are no finer"
+        return [f"{note}."]
+
+    def brain_notes(self, plan: Plan, fingerprint: Fingerprint) -> list[str]:
+        """Where the brain comes from."""
+        if plan.preprocessing.brain_channel is None:
+            return ["No modality shows where the brain is: scans are cropped to what is not empty."]
+        cases = fingerprint.cases
+        given = sum(case.brain_given for case in cases)
+        missing = sum(case.brain_shape is None for case in cases)
+        name = fingerprint.modalities[plan.preprocessing.brain_channel]
+        note = f"Brain: mask given for {given} of {len(cases)} training scans, else estimated on {name}"
+        return [note + (f"; not found in {missing}, which are kept whole." if missing else ".")]
+
+
+def _runs_over_a_turn(fingerprint: Fingerprint, modality: int) -> bool:
+    """Whether values run from near -pi to near pi and no further, as those of phase in noise do."""
+    low = np.median([case.percentiles[modality][0] for case in fingerprint.cases])
+    high = np.median([case.percentiles[modality][2] for case in fingerprint.cases])
+    return bool(-math.pi * 1.01 <= low < -2.8 and 2.8 < high <= math.pi * 1.01)

@@ -5,7 +5,7 @@ from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
 from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at
 from .matching import match_by_distance, match_by_iou, pair_distance, pair_iou
 from .metrics import evaluate
-from .mimics import mimic_distances, mimic_kinds
+from .mimics import false_positive_kinds, mimic_distances, mimic_kinds
 from .operating import OperatingPoint, SweepConfig, find_operating_point
 from .precision import average_precision
 
@@ -22,6 +22,7 @@ __all__ = [
     "average_precision",
     "bootstrap",
     "evaluate",
+    "false_positive_kinds",
     "find_operating_point",
     "fp_at_sensitivity",
     "froc_curve",

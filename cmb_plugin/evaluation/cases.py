@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cmb_plugin.dataset import Mimic
 from cmb_plugin.detections import Detections
 
 DEFAULT_OPERATING_POINT = 0.5  # used until nndet_sweep has chosen one on validation
@@ -24,6 +25,7 @@ class CaseResult:
         spacing: voxel size in mm along z, y, x.
         certainty: ``definite`` or ``possible`` for each lesion; None when the data set does not say: all definite.
         instances: [N] number of each lesion in the mask, for tables; None numbers them from 1.
+        mimics: what looks like a lesion and is none; None when the data set does not list it.
     """
 
     case_id: str
@@ -33,6 +35,7 @@ class CaseResult:
     spacing: tuple[float, float, float]
     certainty: Sequence[str] | None = None
     instances: np.ndarray | None = None
+    mimics: Sequence[Mimic] | None = None
 
     def __post_init__(self) -> None:
         self.truth_boxes = np.asarray(self.truth_boxes, dtype=float).reshape(-1, 6)
@@ -64,6 +67,10 @@ class EvaluationConfig:
         match_mm: largest distance between centres, in mm, at which a detection finds a lesion (headline matching).
         iou: smallest intersection over union of the boxes for the second matching.
         fp_rates: false positives per scan at which the FROC curve is read.
+        sensitivities: shares of the lesions at which the false positives per scan are read; 0.9466 is that of Kim et
+            al. 2023.
+        mimic_mm: a false positive is put down to the nearest mimic if its centre is at most so far from that one's
+            surface, in mm.
         max_detections: the average precision looks at this many detections per scan and class, highest scores first.
     """
 
@@ -71,4 +78,6 @@ class EvaluationConfig:
     match_mm: float = 5.0
     iou: float = 0.1
     fp_rates: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    sensitivities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.9466)
+    mimic_mm: float = 3.0
     max_detections: int = 100

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
-from .froc import Curve, froc_curve, sensitivity_at, thin
+from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at, thin
 from .matching import FALSE, greedy_status, optimal_status
+from .mimics import false_positive_kinds
 from .pool import Pool, pool_cases
 from .precision import average_precision
 
 SCHEMA = 1
 MAP_IOUS = np.linspace(0.1, 0.5, 9)  # nnDetection's range
-HEADLINE = ("sensitivity", "precision", "f1", "fp_per_scan", "sensitivity_all", "froc", "froc_score")
+HEADLINE = (
+    *("sensitivity", "precision", "f1", "fp_per_scan", "sensitivity_all"),
+    *("froc", "froc_score", "fp_at_sensitivity"),
+)
 
 DISTANCE_RULE = (
     "box centres at most {mm:g} mm apart, one-to-one, within a class; of all such matchings the one with most pairs, "
@@ -43,8 +47,8 @@ def evaluate(
 
     Returns:
         plain data for JSON; what is undefined is None. The keys are described in docs/evaluation.md; those of the
-        headline (``sensitivity``, ``precision``, ``f1``, ``fp_per_scan``, ``froc``, ``froc_score``) are matching by
-        distance over all classes.
+        headline (``sensitivity``, ``precision``, ``f1``, ``fp_per_scan``, ``froc``, ``froc_score``,
+        ``fp_at_sensitivity``) are matching by distance over all classes.
     """
     config = config or EvaluationConfig()
     score = DEFAULT_OPERATING_POINT if config.operating_point is None else config.operating_point
@@ -85,6 +89,7 @@ def evaluate(
         },
         **{key: overall["distance"][key] for key in HEADLINE},
         "healthy": {"n_cases": int(pool.healthy.sum()), "fp_per_scan": _healthy_false(pool, distance, score)},
+        "false_positive_kinds": _kinds(cases, config),
         "overall": overall,
         "per_class": per_class,
     }
@@ -134,6 +139,7 @@ def _block(selection: _Selection, status: np.ndarray, score: float, config: Eval
         "sensitivity_all": _ratio(numbers["true_positives"] + ignored, curve.n_lesions + n_possible),
         "froc": {f"{rate:g}": value for rate, value in zip(config.fp_rates, rates, strict=True)},
         "froc_score": _mean(rates),
+        "fp_at_sensitivity": {f"{share:g}": fp_at_sensitivity(curve, share) for share in config.sensitivities},
         "curve": {
             "score": [float(value) for value in kept.thresholds],
             "fp_per_scan": [_ratio(int(value), curve.n_cases) for value in kept.false],
@@ -184,6 +190,19 @@ def at_score(curve: Curve, score: float) -> dict[str, Any]:
 def _healthy_false(pool: Pool, status: np.ndarray, score: float) -> float | None:
     wrong = (status == FALSE) & (pool.scores >= np.float32(score)) & pool.healthy[pool.case]
     return _ratio(int(wrong.sum()), int(pool.healthy.sum()))
+
+
+def _kinds(cases: Sequence[CaseResult], config: EvaluationConfig) -> dict[str, Any] | None:
+    """False positives per scan by what they lie on, over the scans whose mimics are listed; None without any."""
+    listed = [case for case in cases if case.mimics is not None]
+    if not listed:
+        return None
+    counts = false_positive_kinds(listed, config)
+    return {
+        "mimic_mm": float(config.mimic_mm),
+        "n_cases": len(listed),
+        "per_scan": {kind: float(values.mean()) for kind, values in counts.items()},
+    }
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -8,6 +8,9 @@ import numpy as np
 
 from cmb_plugin.dataset import Mimic
 
+from .cases import CaseResult, EvaluationConfig
+from .listing import FALSE, list_entries
+
 NONE = "none"
 REACH_MM = 3.0
 _CHUNK = 512  # points at a time: distances to some thousand pieces of vessels are held for each
@@ -35,6 +38,30 @@ def mimic_kinds(
     order = np.lexsort((middle.T, surface.T), axis=0)[0]
     within = surface[np.arange(len(points)), order] <= reach_mm
     return [mimics[index].kind if near else NONE for index, near in zip(order, within, strict=True)]
+
+
+def false_positive_kinds(cases: Sequence[CaseResult], config: EvaluationConfig) -> dict[str, np.ndarray]:
+    """How many false positives each scan has of each kind, at the operating point and matching by centre distance.
+
+    Args:
+        cases: scans; one whose mimics are not listed has NaN.
+        config: ``operating_point``, ``match_mm`` and ``mimic_mm``.
+
+    Returns:
+        kind -> [len(cases)], for every kind that any of the scans holds, in alphabetical order, and ``none`` last.
+    """
+    known = sorted({mimic.kind for case in cases for mimic in case.mimics or ()})
+    counts = {kind: np.zeros(len(cases)) for kind in [*known, NONE]}
+    for index, case in enumerate(cases):
+        if case.mimics is None:
+            for values in counts.values():
+                values[index] = np.nan
+            continue
+        boxes = np.array([entry.box for entry in list_entries([case], config) if entry.status == FALSE]).reshape(-1, 6)
+        centres = (boxes[:, :3] + boxes[:, 3:]) / 2
+        for kind in mimic_kinds(centres, case.mimics, case.spacing, config.mimic_mm):
+            counts[kind][index] += 1
+    return counts
 
 
 def mimic_distances(

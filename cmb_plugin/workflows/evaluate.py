@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.dataset import Case, Dataset, read_truth
+from cmb_plugin.dataset import Case, Dataset, Truth, read_mimics, read_truth
 from cmb_plugin.dataset.predictions import CasePredictions, boxes_file, predicted_cases, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
@@ -144,6 +144,40 @@ def evaluate(
     return EvaluationRun(title, metrics, folder, files, notes)
 
 
+def load_split(
+    task: str,
+    model: str,
+    fold: int,
+    split: str = "test",
+    words: Sequence[str] = (),
+    truths: dict[str, Truth] | None = None,
+) -> tuple[list[CaseResult], EvaluationConfig]:
+    """The scans of a split as ``evaluate`` measures them, and its configuration with the operating point.
+
+    For what ``evaluate`` does not do: comparing models, resampling.
+
+    Args:
+        task, model, fold, split, words: as for ``evaluate``.
+        truths: lesions by case, filled here and used by the next call; masks are slow to read.
+
+    Raises:
+        UserError: as ``evaluate``; also when a single case is missing or unreadable.
+    """
+    config: EvaluationConfig = Overrides.parse(words).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
+    dataset = Dataset.load(find_task(task))
+    source = _source(dataset.task, model, fold, split)
+    loaded = _load(*_cases(dataset, source, split), dataset, source, workers=0, truths=truths)
+    _must_be_complete(loaded, source)
+    return loaded.cases, _with_operating_point(config, source, loaded)[0]
+
+
+def _must_be_complete(loaded: _Loaded, source: _Source) -> None:
+    if loaded.missing:
+        raise UserError(f"{source.predictions[0]}: no predictions of {loaded.missing[0]}", remedy=source.remedy)
+    if loaded.unreadable:
+        raise UserError(next(iter(loaded.unreadable.values())))
+
+
 def sweep(task: str, model: str | None = None, fold: int | None = None, words: Sequence[str] = ()) -> OperatingPoint:
     """Chooses the operating point on the fold's validation predictions and writes ``operating_point.json``.
 
@@ -163,10 +197,7 @@ def sweep(task: str, model: str | None = None, fold: int | None = None, words: S
         numbers = ", ".join(map(str, source.folds))
         raise UserError(f"{source.words}: each fold has its own operating point", remedy=f"name one: {numbers}")
     loaded = _load(*_cases(dataset, source, "val"), dataset, source, workers=0)
-    if loaded.missing:
-        raise UserError(f"{source.predictions[0]}: no predictions of {loaded.missing[0]}", remedy=source.remedy)
-    if loaded.unreadable:
-        raise UserError(next(iter(loaded.unreadable.values())))
+    _must_be_complete(loaded, source)
     point = find_operating_point(loaded.cases, settings["sweep_cfg"], settings["eval_cfg"])
     (folder,) = source.folds.values()
     write_json(folder.operating_point, {"schema": 1, **dataclasses.asdict(point)})
@@ -230,14 +261,19 @@ def _validation_cases(task: TaskFolder, source: _Source) -> dict[str, Path]:
 
 
 def _load(
-    cases: Sequence[Case], folders: Mapping[str, Path], dataset: Dataset, source: _Source, workers: int
+    cases: Sequence[Case],
+    folders: Mapping[str, Path],
+    dataset: Dataset,
+    source: _Source,
+    workers: int,
+    truths: dict[str, Truth] | None = None,
 ) -> _Loaded:
     if not any(predicted_cases(folder) for folder in source.predictions):
         raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
     loaded = _Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
     labelled = [case for case in cases if case.label is not None]
     ranking = source.swept.ranking if source.swept else None
-    read = partial(_load_case, folders=folders, classes=dataset.classes, ranking=ranking)
+    read = partial(_load_case, folders=folders, classes=dataset.classes, ranking=ranking, truths=truths)
     for outcome in run_cases(read, labelled, workers=workers):
         case_id = outcome.item.case_id
         if outcome.is_bug:
@@ -260,10 +296,16 @@ def _load(
 
 
 def _load_case(
-    case: Case, folders: Mapping[str, Path], classes: Sequence[str], ranking: str | None
+    case: Case,
+    folders: Mapping[str, Path],
+    classes: Sequence[str],
+    ranking: str | None,
+    truths: dict[str, Truth] | None = None,
 ) -> tuple[CaseResult, Grid, float | None]:
     """One case; without a predictions file it has no detections and no operating point."""
-    truth = read_truth(case, len(classes))
+    known = {} if truths is None else truths
+    truth = known[case.case_id] if case.case_id in known else read_truth(case, len(classes))
+    known[case.case_id] = truth
     path = boxes_file(folders[case.case_id], case.case_id)
     predicted = read_case_predictions(path) if path.is_file() else None
     if predicted is not None:
@@ -278,6 +320,7 @@ def _load_case(
         spacing=truth.grid.spacing,
         certainty=truth.certainty,
         instances=truth.instances,
+        mimics=read_mimics(case),
     )
     return result, truth.grid, None if predicted is None else predicted.operating_point
 

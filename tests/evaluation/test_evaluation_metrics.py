@@ -93,6 +93,17 @@ def test_healthy_scans_alone_have_false_positives_and_no_sensitivity():
     assert result["healthy"] == {"n_cases": 2, "fp_per_scan": 1.0}
 
 
+def test_false_positives_at_a_sensitivity_stand_in_every_block():
+    cases = [
+        case("a", [cube(5), cube(30)], [cube(60), cube(5), cube(90), cube(30)], [0.9, 0.8, 0.7, 0.6]),
+        case("b"),
+    ]
+    result = evaluate(cases, CLASSES, EvaluationConfig(sensitivities=(0.5, 0.9466)))
+    assert result["fp_at_sensitivity"] == {"0.5": 0.5, "0.9466": 1.0}
+    assert result["per_class"]["iron"]["iou"]["fp_at_sensitivity"] == {"0.5": None, "0.9466": None}
+    assert list(evaluate(cases, CLASSES)["fp_at_sensitivity"]) == ["0.5", "0.7", "0.8", "0.9", "0.9466"]
+
+
 def test_an_absent_class_is_undefined_and_does_not_lower_the_mean_over_classes():
     result = evaluate([case("a", [cube(5)], [cube(5)], [0.9])], CLASSES, AT_HALF)
     absent = result["per_class"]["iron"]["iou"]

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 
 from cmb_plugin.dataset import Case, Mimic, read_mimics
+from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import mimic_distances, mimic_kinds
+from cmb_plugin.evaluation import (
+    CaseResult,
+    EvaluationConfig,
+    evaluate,
+    false_positive_kinds,
+    mimic_distances,
+    mimic_kinds,
+)
 from cmb_plugin.files import write_json
 
 SPACING = (2.0, 0.5, 1.0)
@@ -63,6 +71,33 @@ def test_inside_two_mimics_the_nearer_middle_counts():
 def test_nothing_to_name_or_nothing_to_name_it_by():
     assert mimic_kinds(np.zeros((0, 3)), [ball((1, 1, 1), 1.0)], SPACING) == []
     assert mimic_kinds(np.zeros((2, 3)), [], SPACING) == ["none", "none"]
+
+
+def scan(name, mimics, places, scores, truth=()):
+    boxes = np.array([[*np.subtract(p, 1), *np.add(p, 1)] for p in places]).reshape(-1, 6)
+    lesions = np.array([[*np.subtract(p, 1), *np.add(p, 1)] for p in truth]).reshape(-1, 6)
+    found = Detections(boxes, np.array(scores), np.zeros(len(boxes)))
+    return CaseResult(name, found, lesions, np.zeros(len(lesions)), SPACING, mimics=mimics)
+
+
+def test_false_positives_are_counted_by_kind_where_mimics_are_listed():
+    mimics = [vessel((0, 0, 0), (10, 0, 0)), ball((5, 40, 5), 2.0)]
+    places, scores = [(5, 0, 0), (5, 40, 5), (5, 90, 5), (8, 0, 0), (2, 0, 0)], [0.9, 0.8, 0.7, 0.4, 0.6]
+    cases = [
+        scan("a", mimics, places, scores, truth=[(2, 0, 0)]),  # a lesion on a vein is no false positive
+        scan("b", mimics[:1], [], []),
+        scan("unlisted", None, [(5, 5, 5)], [0.9]),
+    ]
+    config = EvaluationConfig(operating_point=0.5)
+    counts = false_positive_kinds(cases, config)
+    assert list(counts) == ["calcification", "vein_straight", "none"]
+    np.testing.assert_equal(np.array(list(counts.values())), [[1, 0, np.nan], [1, 0, np.nan], [1, 0, np.nan]])
+    result = evaluate(cases, ["cmb"], config)
+    kinds = {"calcification": 0.5, "vein_straight": 0.5, "none": 0.5}
+    assert result["false_positive_kinds"] == {"mimic_mm": 3.0, "n_cases": 2, "per_scan": kinds}
+    wrong = sum(result["false_positive_kinds"]["per_scan"].values()) * 2
+    assert wrong + 1 == result["fp_per_scan"] * 3
+    assert evaluate(cases[2:], ["cmb"], config)["false_positive_kinds"] is None
 
 
 def test_mimics_are_read_beside_the_case_and_none_means_that_nobody_listed_them(tmp_path):

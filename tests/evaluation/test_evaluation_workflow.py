@@ -15,10 +15,11 @@ from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import evaluate as measure
 from cmb_plugin.files import write_json
 from cmb_plugin.images import Grid
 from cmb_plugin.paths import FoldFolder
-from cmb_plugin.workflows.evaluate import evaluate, sweep
+from cmb_plugin.workflows.evaluate import evaluate, load_split, sweep
 
 FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json"]
 
@@ -148,6 +149,31 @@ def test_a_possible_lesion_of_the_data_set_is_not_missed(task, fold):
     assert before["sensitivity"] < 1
     assert (after["sensitivity"], after["n_possible"]) == (1.0, 1)
     assert after["sensitivity_all"] == pytest.approx(before["sensitivity"])
+
+
+def test_mimics_of_the_data_set_tell_what_false_positives_are(task, fold):
+    assert evaluate(task.name, split="test").metrics["false_positive_kinds"] is None
+    for name in ("sub-51", "sub-52"):
+        write_json(task.extra("mimics", "Ts") / f"{name}.json", {"mimics": [{"kind": "vein", "box": [0] * 6}]})
+    run = evaluate(task.name, split="test", words=["eval_cfg.operating_point=0.1"])
+    assert run.metrics["false_positive_kinds"]["per_scan"] == {
+        "vein": 1.0,
+        "none": 0.0,
+    }  # both scans have one at 0, 0, 0
+
+
+def test_the_scans_of_a_split_are_loaded_as_they_are_measured(task, fold):
+    write_json(fold.operating_point, {"score": 0.15})
+    truths = {}
+    cases, config = load_split(task.name, "Model_Plan", 0, "test", truths=truths)
+    metrics = evaluate(task.name, split="test").metrics
+    assert measure(cases, ["cmb"], config)["overall"] == metrics["overall"]
+    (task.labels("Ts") / "sub-51.nii.gz").write_bytes(b"nonsense")  # what is known is not read again
+    assert load_split(task.name, "Model_Plan", 0, "test", truths=truths)[0][0].instances is cases[0].instances
+    assert len(truths) == 2
+    (fold.predictions("test") / "sub-52_boxes.json").unlink()
+    with pytest.raises(UserError, match="no predictions of sub-52"):
+        load_split(task.name, "Model_Plan", 0, "test", truths=truths)
 
 
 @pytest.mark.parametrize(

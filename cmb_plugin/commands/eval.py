@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_cfg.match_mm=5              largest distance of the centres in mm
         eval_cfg.iou=0.1                 smallest IoU for the second matching
         eval_cfg.fp_rates=[0.5,1,2]      false positives per scan at which the FROC curve is read
+        eval_cfg.sensitivities=[0.8,0.9] sensitivities at which the false positives per scan are read
+        eval_cfg.mimic_mm=3              a false positive is a mimic at most so far away (phantoms)
         eval_cfg.max_detections=100      per scan and class, for the average precision only
 
     Files: val_results or test_results of the fold, of several folds those of consolidated, or --output, hold

@@ -173,7 +173,7 @@ class Bootstrap:
             return _estimate(self.values[name] - self._paired(other).values[name], level)
 
     def ratio(self, other: Bootstrap, name: str, level: float = 0.95) -> Estimate:
-        """This method's value divided by the other's, paired; 0 / 0 is undefined."""
+        """This method's value divided by the other's, paired; resamples with 0 / 0 are left out."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return _estimate(self.values[name] / self._paired(other).values[name], level)
 

@@ -56,9 +56,8 @@ class D3CMB(D3V001):
     rules.
 
     Attributes:
-        least_cells: voxels of the detection level's map that the median lesion should span within the slice.
-        most_upsampling: how much finer than the finer quarter of the scans the spacing may be for that.
-        least_slices: voxels along the slice axis that a lesion as thick as wide should span, where scans have them.
+        least_cells: voxels of the detection level's map that the median lesion should span along each axis.
+        fine_percentile: percentile of the scans' pixels that the spacing may be as fine as for that.
         typical_mm: the median lesion of data sets without any.
         fused_maps: maps of the pyramid's width that a fusion of levels keeps: joined, mixed, normalised, summed, and
             two in passing.
@@ -71,8 +70,7 @@ class D3CMB(D3V001):
     config_class: ClassVar[type[PlannerConfig]] = D3CMBConfig
     least_batch: ClassVar[int] = 2  # one crop with and one without a microbleed
     least_cells: ClassVar[float] = 3.0
-    most_upsampling: ClassVar[float] = 1.25
-    least_slices: ClassVar[float] = 2.0
+    fine_percentile: ClassVar[float] = 25.0
     typical_mm: ClassVar[float] = 2.8
     fused_maps: ClassVar[int] = 6
     batches: ClassVar[tuple[int, ...]] = (4, 6, 8)
@@ -100,36 +98,37 @@ class D3CMB(D3V001):
         if self.config.brain_margin_mm < 0:
             raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
 
-    def lesion_mm(self, fingerprint: Fingerprint) -> float:
-        """Median side within the slice of the lesions' boxes; slices lie across the longest voxels of each scan."""
-        sides = []
-        for case in fingerprint.cases:
-            within = [axis for axis in range(3) if axis != int(np.argmax(case.spacing))]
-            sides += [math.sqrt(size[within[0]] * size[within[1]]) for size in case.sizes_mm]
-        return float(np.median(sides)) if sides else self.typical_mm
+    def lesion_mm(self, fingerprint: Fingerprint) -> tuple[float, float]:
+        """Median sides of the lesions' boxes in mm: across the slices, and within them.
+
+        Slices lie across the longest voxels of each scan. How deep a lesion is, thick slices do not show, so that side
+        is taken from the thinner half of the scans.
+        """
+        coarse = [int(np.argmax(case.spacing)) for case in fingerprint.cases]
+        thickness = [case.spacing[axis] for case, axis in zip(fingerprint.cases, coarse, strict=True)]
+        depths, widths = [], []
+        for case, axis in zip(fingerprint.cases, coarse, strict=True):
+            for size in case.sizes_mm:
+                widths.append(math.sqrt(math.prod(size) / size[axis]))
+                if case.spacing[axis] <= np.median(thickness):
+                    depths.append(size[axis])
+        width = float(np.median(widths)) if widths else self.typical_mm
+        return (float(np.median(depths)) if depths else width), width
 
     def target_spacing(self, fingerprint: Fingerprint) -> Spacing:
-        """mm along the body's z, y, x: such that the median lesion spans ``least_cells`` voxels of the detection map.
-
-        Within the slice: the median, where stride 2 of it is fine enough. Else finer, if the finer quarter of the scans
-        nearly has it, so that stride 2 is; else the median with stride 1. Across: the median, but so thin that a lesion
-        spans ``least_slices``, as far as a tenth of the scans are so thin.
-        """
+        """mm along the body's z, y, x: the median, but so fine that the median lesion spans ``least_cells`` voxels, as
+        far as a quarter of the scans have such pixels and a tenth such slices."""
         if self.config.spacing is not None:
             return super().target_spacing(fingerprint)
         spacings = np.array([case.spacing for case in fingerprint.cases])
         target = np.median(spacings, axis=0)
-        lesion, coarse = self.lesion_mm(fingerprint), int(np.argmax(target))
-        within = [axis for axis in range(3) if axis != coarse]
-        cell = lesion / self.least_cells
-        median, fine = target[within].max(), np.percentile(spacings[:, within].max(axis=1), 25)
-        if 2 * median > cell:
-            if cell / 2 >= fine / self.most_upsampling:
-                target[within] = np.minimum(target[within], cell / 2)
-            elif median > cell:
-                target[within] = np.minimum(target[within], max(cell, fine))
-        thin = float(np.percentile(spacings[:, coarse], self.coarse_percentile))
-        target[coarse] = max(min(target[coarse], max(lesion / self.least_slices, thin)), target[within].max())
+        coarse = int(np.argmax(target))
+        depth, width = self.lesion_mm(fingerprint)
+        for axis in range(3):
+            wanted = (depth if axis == coarse else width) / self.least_cells
+            percentile = self.coarse_percentile if axis == coarse else self.fine_percentile
+            target[axis] = min(target[axis], max(wanted, np.percentile(spacings[:, axis], percentile)))
+        target[coarse] = target.max()
         z, y, x = (round(float(side), 4) for side in target)
         return z, y, x
 
@@ -137,14 +136,14 @@ class D3CMB(D3V001):
         """Stride 2 within the slice where it leaves the median lesion ``least_cells`` voxels, else full resolution."""
         if self.config.finest_level is not None:
             return self.config.finest_level
-        cell = self.lesion_mm(fingerprint) / self.least_cells
-        return 1 if 2 * max(spacing[1:]) <= cell * 1.001 else 0
+        _, width = self.lesion_mm(fingerprint)
+        return 1 if 2 * max(spacing[1:]) * self.least_cells <= width else 0
 
     def network_spacing(self, spacing: Spacing, fingerprint: Fingerprint) -> Spacing:
-        """The spacing that the network's stages are laid out for: slices that must not be pooled before the detection
+        """The spacing that the network's stages are laid out for: slices that must not be joined before the detection
         level count as thick."""
-        cell = self.lesion_mm(fingerprint) / self.least_cells
-        if 2 * spacing[0] <= cell or self.finest_level(spacing, fingerprint) == 0:
+        depth, _ = self.lesion_mm(fingerprint)
+        if 2 * spacing[0] * self.least_cells <= depth or self.finest_level(spacing, fingerprint) == 0:
             return spacing
         return max(spacing[0], 2 * max(spacing[1:])), spacing[1], spacing[2]
 
@@ -266,9 +265,9 @@ class D3CMB(D3V001):
         """What the median lesion is to the detection map."""
         stride = plan.architecture.stride_of(plan.architecture.detection_levels[0])
         cells = [side * step for side, step in zip(plan.preprocessing.spacing, stride, strict=True)]
-        lesion = self.lesion_mm(fingerprint)
-        spans = lesion / max(cells[1:])
-        note = f"The median lesion is {lesion:.1f} mm wide and spans {spans:.1f} voxels of the detection map"
+        _, width = self.lesion_mm(fingerprint)
+        spans = width / max(cells[1:])
+        note = f"The median lesion is {width:.1f} mm wide and spans {spans:.1f} voxels of the detection map"
         if spans < self.least_cells * 0.99:
             given = self.config.finest_level is not None or self.config.spacing is not None
             note += ", as the settings have it" if given else "; the scans are no finer"

@@ -142,10 +142,15 @@ def _plan_rows(report: PrepReport) -> list[tuple[str, str]]:
     anchors = f"{len(plan.anchors.sizes[0])} per location"
     if plan.anchors.mean_best_iou is not None and plan.anchors.min_best_iou is not None:
         anchors += f", best IoU mean {plan.anchors.mean_best_iou:.2f}, worst {plan.anchors.min_best_iou:.2f}"
+    by_size = [
+        f"{fit.diameter}: {fit.mean_best_iou:.2f}, worst {fit.min_best_iou:.2f} (n={fit.lesions})"
+        for fit in plan.anchors.by_size
+        if fit.mean_best_iou is not None and fit.min_best_iou is not None
+    ]
     return [
         ("spacing", by(plan.preprocessing.spacing, " mm")),
         ("patch and batch", f"{by(plan.patch_size)} voxels, {plan.batch_size} per step"),
         ("detection strides", ", ".join(by(architecture.stride_of(level)) for level in architecture.detection_levels)),
-        ("anchors", anchors),
+        ("anchors", "\n".join([anchors, *by_size])),
         ("memory", f"{plan.memory_estimate_gb:g} GB estimated for {plan.memory_gb:g} GB"),
     ]

@@ -40,8 +40,8 @@ def estimate_training_gb(
     """Peak memory in GB (2^30 bytes) of one optimisation step in float32, network and process together.
 
     Counts what automatic differentiation keeps: for every convolution its output and the normalised one; per level of
-    the pyramid the merged map and the map after its convolution; per location of the heads both towers, the outputs of
-    all anchors and their rearranged copies. Weights count five times (value, gradient, two moments of the optimiser,
+    the pyramid the merged map and one after a convolution (on the safe side where no head reads it); per location of
+    the heads both towers, the outputs of all anchors and their rearranged copies. Weights count five times (value, gradient, two moments of the optimiser,
     running average). benchmarks/training_memory.py compares it with real steps: 0 to 16 % more than they took.
     Mixed precision needs less. ``fused_maps`` more maps of the pyramid's width are kept on the finest detection level,
     for trainers that fuse levels there.
@@ -89,7 +89,9 @@ def _weights(architecture: Architecture, modalities: int, classes: int, anchors:
         volume = math.prod(kernel)
         total += volume * features * (incoming + (architecture.convs_per_stage[stage] - 1) * features)
         width = pyramid_width(architecture, stage)
-        total += features * width + volume * width * width
+        total += features * width
+        if stage == 0 or stage in architecture.detection_levels:  # the maps that heads read
+            total += volume * width * width
         if stage:
             total += pyramid_width(architecture, stage - 1) * width * math.prod(architecture.strides[stage])
         incoming = features

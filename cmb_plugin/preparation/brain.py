@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ Triple = tuple[int, int, int]
 GRID_MM = 3.0  # everything is done on voxels of about this size
 CUT_MM = 5.0  # bridges thinner than twice this are cut: vessels and nerves through the skull, muscle at its base
 CLOSE_MM = 9.0  # sulci, ventricles and voids narrower than twice this belong to the brain
+AIR = 0.2  # of what is bright in a head: air and its noise are darker, brain is not
+TISSUE_CLIP = 1.25  # times the median tissue; fat, flow and CSF count as this bright at most
 PLAUSIBLE_ML = (400.0, 2800.0)  # of whole brains of children and adults, as roughly as they are found
 BINS = 256
 
@@ -41,14 +44,10 @@ def estimate_brain(image: np.ndarray, spacing: Sequence[float]) -> np.ndarray | 
     return mask[:z, :y, :x]
 
 
-def plausible(mask: np.ndarray, spacing: Sequence[float]) -> bool:
-    """Whether a mask [Z, Y, X] has the volume of a brain."""
-    millilitres = float(np.count_nonzero(mask) * np.prod(spacing) / 1000)
-    return PLAUSIBLE_ML[0] <= millilitres <= PLAUSIBLE_ML[1]
-
-
 def _brain_of(coarse: np.ndarray, sides: Sequence[float]) -> np.ndarray | None:
-    bright = np.minimum(coarse, np.percentile(coarse[coarse > 0], 99.0)) if (coarse > 0).any() else coarse
+    # Otsu would part CSF or fat from the rest where they are the brightest: they may not be brighter than tissue.
+    tissue = coarse[coarse > AIR * np.percentile(coarse, 98.0)]
+    bright = np.minimum(coarse, TISSUE_CLIP * np.median(tissue)) if tissue.size else coarse
     threshold = otsu(bright)
     if threshold is None:
         return None
@@ -58,7 +57,8 @@ def _brain_of(coarse: np.ndarray, sides: Sequence[float]) -> np.ndarray | None:
         return None
     brain = head & (_distance(core, sides) <= CUT_MM + max(sides) / 2)
     brain = _closed(brain, sides)
-    return brain if plausible(brain, sides) else None
+    millilitres = np.count_nonzero(brain) * math.prod(sides) / 1000
+    return brain if PLAUSIBLE_ML[0] <= millilitres <= PLAUSIBLE_ML[1] else None
 
 
 def otsu(values: np.ndarray) -> float | None:

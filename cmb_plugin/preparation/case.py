@@ -9,7 +9,7 @@ import numpy as np
 
 from cmb_plugin.images import Grid, Mapping, boxes_of_instances
 
-from .brain import estimate_brain, plausible
+from .brain import estimate_brain
 from .intensities import normalise, replace_nonfinite
 from .recipe import Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase
@@ -90,9 +90,9 @@ def preprocess_case(
 def find_brain(
     images: np.ndarray, spacing: tuple[float, ...], channel: int, given: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """bool [Z, Y, X]: the mask given if it is a brain's, else the estimate on ``images[channel]``; None without
+    """bool [Z, Y, X]: the mask given unless it is empty, else the estimate on ``images[channel]``; None without
     either."""
-    if given is not None and plausible(given, spacing):
+    if given is not None and given.any():
         return given
     return estimate_brain(images[channel], spacing)
 

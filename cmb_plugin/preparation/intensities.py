@@ -9,6 +9,7 @@ import numpy as np
 from cmb_plugin.errors import UserError
 from cmb_plugin.plugins import suggest
 
+from .brain import AIR
 from .phase import to_radians
 from .recipe import SCHEMES, Normalisation
 
@@ -17,7 +18,6 @@ ROBUST_CLIP = 10.0  # voids lie 4 to 9 below the brain's median on SWI and T2*; 
 MICROBLEED_PPM = 0.5  # on a QSM, blurred by its regularisation: a microbleed becomes about 1
 QSM_CLIP = 4.0  # 2 ppm: beyond it there are artefacts at air and bone
 PPM_LIMIT = 5.0  # no tissue has more; a scan whose bulk has more is stored in ppb
-AIR = 0.2  # of what is bright in a head: air and its noise are darker, brain is not
 BULK = 99.0  # percentile that counts as bulk: the brightest hundredth are veins, bleeds and artefacts
 
 

@@ -57,7 +57,8 @@ class D3CMB(D3V001):
 
     Attributes:
         least_cells: voxels of the detection level's map that the median lesion should span along each axis.
-        fine_percentile: percentile of the scans' pixels that the spacing may be as fine as for that.
+        fine_percentile: percentile of the scans' pixels that the spacing may be as fine as for that, and of their
+            slices up to which they tell how deep lesions are.
         typical_mm: the median lesion of data sets without any.
         fused_maps: maps of the pyramid's width that a fusion of levels keeps: joined, mixed, normalised, summed, and
             two in passing.
@@ -102,15 +103,16 @@ class D3CMB(D3V001):
         """Median sides of the lesions' boxes in mm: across the slices, and within them.
 
         Slices lie across the longest voxels of each scan. How deep a lesion is, thick slices do not show, so that side
-        is taken from the thinner half of the scans.
+        is taken from the scans with the thinnest slices.
         """
         coarse = [int(np.argmax(case.spacing)) for case in fingerprint.cases]
         thickness = [case.spacing[axis] for case, axis in zip(fingerprint.cases, coarse, strict=True)]
+        thin = np.percentile(thickness, self.fine_percentile)
         depths, widths = [], []
         for case, axis in zip(fingerprint.cases, coarse, strict=True):
             for size in case.sizes_mm:
                 widths.append(math.sqrt(math.prod(size) / size[axis]))
-                if case.spacing[axis] <= np.median(thickness):
+                if case.spacing[axis] <= thin:
                     depths.append(size[axis])
         width = float(np.median(widths)) if widths else self.typical_mm
         return (float(np.median(depths)) if depths else width), width

@@ -84,7 +84,7 @@ class RetinaUNetV001(DetectionModule):
         architecture = self.plan.architecture
         levels, stages = architecture.detection_levels, len(architecture.features)
         fused = range(levels[0], min(levels[0] + fused_levels, stages))
-        pyramid = FeaturePyramid(architecture, {0, *levels, *fused})
+        pyramid = FeaturePyramid(architecture)
         return RetinaUNet(
             encoder=build_encoder(len(self.plan.modalities), architecture),
             pyramid=pyramid,

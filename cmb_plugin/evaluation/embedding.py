@@ -88,7 +88,8 @@ def embedding_figure(
         chosen = np.array([word == kind for word in seen], dtype=bool)
         is_lesion = kind in lesions
         axes.scatter(
-            *dots[chosen].T,
+            dots[chosen, 0],
+            dots[chosen, 1],
             s=34 if is_lesion else 14,
             c=VERMILION if is_lesion else colours.get(kind, GREY),
             marker="o",

@@ -1,4 +1,4 @@
-"""``InferenceConfig``: the settings of tiled prediction (``nndet_predict -o inference_cfg.*``)."""
+"""``InferenceConfig``: the settings of tiled prediction (``-o inference_cfg.*``)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from cmb_plugin.errors import UserError
 
 @dataclass
 class InferenceConfig:
-    """How a scan is predicted.
+    """How a scan is predicted. What ``nndet_train`` is given, a model keeps; ``nndet_predict`` can change it.
 
     Attributes:
         overlap: share of a tile that its neighbour also sees, 0..1 (exclusive).
         tta: views of every tile: 0 or 1 only as it is, 2..8 so many mirrorings (2 adds left-right, 4 all in-plane
-            ones).
+            ones); null is 1, or 8 where ``nndet_predict`` runs on a GPU.
         batch_size: tiles sent through the network together; null takes 1 on a CPU and 4 elsewhere.
         nms_iou: of two detections of one class that overlap by more, the one less central in its tile or less certain
             goes.
@@ -26,7 +26,7 @@ class InferenceConfig:
     """
 
     overlap: float = 0.5
-    tta: int = 1
+    tta: int | None = None
     batch_size: int | None = None
     nms_iou: float = 0.1
     wbc_iou: float = 0.1

@@ -64,7 +64,7 @@ def predict_array(
     if len(sizes) != 1:
         raise ValueError(f"models of several patch sizes cannot be put together: {sorted(sizes)}")
     tiling = Tiling.of(tuple(int(n) for n in data.shape[1:]), sizes.pop(), settings.overlap)
-    views = VIEWS[: max(settings.tta, 1)]
+    views = VIEWS[: max(settings.tta or 1, 1)]
     found: list[list[Detections]] = [[] for _ in range(len(members) * len(views))]
     foreground = _Foreground(tiling) if settings.foreground else None
     done = 0

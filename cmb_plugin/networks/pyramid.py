@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
 from torch import Tensor, nn
@@ -48,17 +48,16 @@ class FeaturePyramid(nn.Module):
     """Top-down pyramid over all encoder stages (Lin et al. 2017; over the full resolution as in Retina U-Net, Jaeger
     et al. 2020).
 
-    At each stage: lateral 1x1x1 convolution + transposed convolution of the coarser map, then a 3x3x3 convolution where
-    somebody reads the map.
+    At each stage: lateral 1x1x1 convolution + transposed convolution of the coarser map; then a 3x3x3 convolution where
+    a head reads the map, at the full resolution and on the detection levels.
 
     Args:
         architecture: shape of the network.
-        levels: stages whose maps are read; None takes the full resolution and the detection levels.
     """
 
-    def __init__(self, architecture: Architecture, levels: Iterable[int] | None = None) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        read = set(levels) if levels is not None else {0, *architecture.detection_levels}
+        read = {0, *architecture.detection_levels}
         widths = pyramid_widths(architecture)
         self.lateral = nn.ModuleList(
             nn.Conv3d(features, width, 1) for features, width in zip(architecture.features, widths, strict=True)
@@ -70,7 +69,7 @@ class FeaturePyramid(nn.Module):
         self.out = nn.ModuleList(
             nn.Conv3d(width, width, kernel, padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2))
             if level in read
-            else nn.Identity()  # a convolution that nobody reads costs time, and DDP stumbles over its weights
+            else nn.Identity()  # weights that nobody reads cost time, and DDP stumbles over them
             for level, (width, kernel) in enumerate(zip(widths, architecture.kernels, strict=True))
         )
         self.widths = widths

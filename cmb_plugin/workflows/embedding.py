@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cmb_plugin.dataset import Case, Dataset, read_mimics, read_truth
 from cmb_plugin.detections import Detections
@@ -27,7 +27,7 @@ MOST_CASES = 12
 
 
 def describe_prototypes(
-    task: TaskFolder, module: DetectionModule, fold: FoldFolder, case_ids: Sequence[str], overlap: float = 0.25
+    task: TaskFolder, module: DetectionModule, fold: FoldFolder, case_ids: Sequence[str], settings: InferenceConfig
 ) -> bool:
     """Writes ``prototypes.json`` (names, and what lies nearest to each prototype) and ``embedding.png``.
 
@@ -36,7 +36,7 @@ def describe_prototypes(
         module: trained, on the device that shall predict.
         fold: its folder.
         case_ids: scans to look at, the first ``MOST_CASES`` of them; prepared and labelled.
-        overlap: of tiles.
+        settings: of tiled prediction.
 
     Returns:
         False when the trainer learns no prototypes, and nothing was written.
@@ -55,7 +55,7 @@ def describe_prototypes(
     try:
         with progress("Looking at prototypes", len(cases)) as advance:
             for case in cases:
-                found = _predict(module, folder, case.case_id, overlap)
+                found = _predict(module, folder, case.case_id, settings)
                 seen += _truly(found, case, dataset.classes)
                 embeddings += list(found.columns.get("embedding", []))
                 advance()
@@ -78,11 +78,10 @@ def describe_prototypes(
     return True
 
 
-def _predict(module: DetectionModule, folder: Path, case_id: str, overlap: float) -> Detections:
+def _predict(module: DetectionModule, folder: Path, case_id: str, settings: InferenceConfig) -> Detections:
     stored = StoredCase.open(folder, case_id)
-    settings = InferenceConfig(overlap=overlap, foreground=False)
-    with torch.inference_mode():
-        prediction = predict_array([module], stored.data, settings, module.device)
+    plain = dataclasses.replace(settings, foreground=False, tta=1)
+    prediction = predict_array([module], stored.data, plain, module.device)
     return restore(prediction.detections, stored.mapping)
 
 

@@ -31,7 +31,7 @@ from cmb_plugin.inference.scans import Scan, ScanSource, input_cases, prepared_s
 from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.preparation import prepared_cases
-from cmb_plugin.settings import Overrides
+from cmb_plugin.settings import Overrides, read_settings, typed
 from cmb_plugin.workers import Outcome, default_workers, progress, run_cases
 
 from .ensemble import Ensemble, choose_model, load_ensemble
@@ -91,7 +91,8 @@ def predict(
         output: predictions folder; None puts it into the model folder.
         split: ``Ts``: imagesTs; ``val``: each fold predicts the cases that it was not trained on.
         tta: mirrorings, 0..8; None takes ``inference_cfg.tta``, else 8 on a GPU and 1 (none) on a CPU.
-        overrides: ``inference_cfg.x=y``, ``additional_imports=[module]``.
+        overrides: ``inference_cfg.x=y`` instead of what the (first) fold was trained with,
+            ``additional_imports=[module]``.
         workers: processes that preprocess while the network works; None chooses.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes the GPU if there is one.
         checkpoint: ``last`` or ``best``.
@@ -112,12 +113,13 @@ def predict(
     words = Overrides.parse(overrides)
     import_additional(words.take_imports())
     chosen_device = _device(device)
-    default_tta = 8 if chosen_device.type == "cuda" else 1
-    words = words.below({"inference_cfg.tta": default_tta} if tta is None else {})
-    settings = words.apply(inference_cfg=InferenceConfig())["inference_cfg"]
-    if tta is not None:
-        settings = dataclasses.replace(settings, tta=tta)
     folder, model_folder, folds = choose_model(task, model, fold, num_models=num_models, data_needed=input is None)
+    trained_with = model_folder.fold(folds[0]).settings
+    stored = typed(InferenceConfig, read_settings(trained_with).get("inference_cfg", {}), str(trained_with))
+    settings = words.apply(inference_cfg=stored)["inference_cfg"]
+    if tta is not None or settings.tta is None:
+        default_tta = 8 if chosen_device.type == "cuda" else 1
+        settings = dataclasses.replace(settings, tta=default_tta if tta is None else tta)
 
     report = PredictReport()
     groups = [[number] for number in folds] if split == "val" else [folds]
@@ -155,7 +157,7 @@ def _device(name: str | None) -> torch.device:
 def _introduce(ensemble: Ensemble, say: Callable[[str], None]) -> None:
     """Says what predicts, and what the reader should know about it."""
     folds = ", ".join(str(fold) for fold in ensemble.folds)
-    views = max(ensemble.settings.tta, 1)
+    views = max(ensemble.settings.tta or 1, 1)
     say(
         f"Model {ensemble.model.name}, fold{'s' if len(ensemble.folds) > 1 else ''} {folds}, checkpoint "
         f"{ensemble.checkpoint}, on {ensemble.device}, {views} mirroring{'s' if views > 1 else ''} per tile"
@@ -164,7 +166,7 @@ def _introduce(ensemble: Ensemble, say: Callable[[str], None]) -> None:
     for number in ensemble.folds:
         run = ensemble.model.fold(number).predictions("val") / "run.json"
         if ensemble.model.fold(number).operating_point.is_file() and run.is_file():
-            swept_views = max(read_json(run).get("settings", {}).get("tta", views), 1)
+            swept_views = max(read_json(run).get("settings", {}).get("tta") or 1, 1)
             if swept_views != views:
                 say(
                     f"Note: the operating point of fold {number} was chosen with {swept_views} mirrorings, "

@@ -14,6 +14,7 @@ import torch
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
+from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, find_task, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, suggest, trainers
@@ -38,7 +39,7 @@ class TrainingRun:
         trainer: class of the module.
         preset: name of the preset that the settings began with.
         mode: ``new``, ``resume`` or ``overwrite``.
-        settings: groups ``exp``, ``trainer_cfg``, ``augment_cfg``, ``model_cfg``.
+        settings: groups ``exp``, ``trainer_cfg``, ``augment_cfg``, ``model_cfg``, ``inference_cfg``.
         fold: folder that the run writes.
     """
 
@@ -92,6 +93,7 @@ def resolve(task: str, words: Sequence[str]) -> TrainingRun:
         trainer_cfg=TrainerConfig(),
         augment_cfg=AugmentConfig(),
         model_cfg=trainer.model_config(),
+        inference_cfg=InferenceConfig(),
     )
     settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **settings}
     exp = settings["exp"]
@@ -131,9 +133,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
     )
     if _is_first_process():
         trained = run.trainer.load(run.fold, module.device)
-        describe_prototypes(
-            run.task, trained, run.fold, val_ids or train_ids, run.settings["trainer_cfg"].validation_overlap
-        )
+        describe_prototypes(run.task, trained, run.fold, val_ids or train_ids, run.settings["inference_cfg"])
         if val_ids:
             _validate(run, sweep)
     return run

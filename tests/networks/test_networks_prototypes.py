@@ -173,7 +173,7 @@ def test_fusion_keeps_the_shape_of_the_detection_level(shapes):
 def test_fusion_brings_coarse_maps_to_their_place():
     """A spot on the coarse map stands on the fused one where its voxels lie."""
     fusion = FeatureFusion([8, 8])
-    for layer in (*fusion.reduce, fusion.mix[0]):
+    for layer in (*fusion.reduce, *fusion.mix):
         torch.nn.init.ones_(layer.weight)
     fine, coarse = torch.zeros(1, 8, 4, 8, 8), torch.zeros(1, 8, 4, 4, 4)
     coarse[..., 1, 2, 3] = 1

@@ -28,7 +28,7 @@ from runs import Run, check_plan, run_all, say
 
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.errors import UserError
-from cmb_plugin.paths import models_root
+from cmb_plugin.paths import find_task, models_root
 from cmb_plugin.plugins import suggest
 
 CMB = "module=CMBRetinaUNet"
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("task", help="number, name or path of a prepared Task folder")
     add_study_options(arguments, "ablation")
     args = arguments.parse_args(argv)
-    task = check_plan(args.task, args.plan)
+    task = find_task(args.task).name if args.only == "report" else check_plan(args.task, args.plan)
     output = args.output or models_root() / task / ("ablation" + (f"_{args.suffix}" if args.suffix else ""))
     runs = study_runs(args, task, output)
     failed = 0 if args.only == "report" else run_all(runs, args.jobs)

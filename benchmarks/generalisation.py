@@ -1,0 +1,142 @@
+"""Does it carry over to scanners it has never seen? Trained on some protocols of a phantom Task, tested on others.
+
+    nndet_example --task Task110_Mixed --protocol mixed --train 42 --test 42 --healthy 0.25
+    python benchmarks/generalisation.py Task110_Mixed --jobs 2
+    python benchmarks/generalisation.py Task110_Mixed --only report --page docs/ablation.md
+
+Makes the Task folder --target beside TASK (hard links where the file system has them): its training cases are the
+training cases of --train-protocols, its test cases all cases of --test-protocols, those of TASK's training part
+included, because nothing is trained on them here. Prepares it, trains the rows on it and tests them without retraining.
+Rows, seeds, overrides and the rest are as for ablation.py; the default rows are the baseline and both parts together.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablation import add_study_options, study_runs
+from runs import Commands, run_all, say
+
+from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.dataset import Case, Dataset, write_dataset
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json
+from cmb_plugin.paths import TaskFolder, find_task, models_root
+
+EXTRAS = ("mimics", "lesions", "regions", "brain")
+
+
+def protocol_of(case: Case) -> str:
+    """The kind of scan that a phantom imitates.
+
+    Raises:
+        UserError: the case is no phantom.
+    """
+    path = case.extra("lesions")
+    protocol = read_json(path).get("protocol") if path is not None else None
+    if not protocol:
+        raise UserError(f"{case.images[0]}: nothing says its protocol", remedy="use a Task that nndet_example made")
+    return str(protocol)
+
+
+def build(source: Dataset, target: TaskFolder, train: Sequence[str], test: Sequence[str]) -> None:
+    """Fills ``target`` with links to the cases of ``source``.
+
+    Raises:
+        UserError: a protocol has no case, or ``target`` was built with other protocols.
+    """
+    chosen: dict[str, list[Case]] = {"Tr": [], "Ts": []}
+    cases = {split: [(case, protocol_of(case)) for case in source.cases(split)] for split in ("Tr", "Ts")}
+    chosen["Tr"] = [case for case, protocol in cases["Tr"] if protocol in train]
+    chosen["Ts"] = [case for split in ("Tr", "Ts") for case, protocol in cases[split] if protocol in test]
+    known = {protocol for part in cases.values() for _, protocol in part}
+    if absent := sorted({*train, *test} - known):
+        raise UserError(
+            f"{source.task.root}: no case of {', '.join(absent)}", remedy=f"it has {', '.join(sorted(known))}"
+        )
+    made_of = {"task": source.task.name, "train": list(train), "test": list(test)}
+    definition = target.root / "dataset.json"
+    if definition.is_file() and read_json(definition).get("generalisation") != made_of:
+        raise UserError(f"{target.root}: holds something else", remedy="choose another --target")
+    for split, members in chosen.items():
+        for case in members:
+            _link_case(case, target, split)
+    write_dataset(
+        target,
+        modalities=source.modalities,
+        classes=source.classes,
+        name=f"{source.name}, other scanners",
+        test_labels=True,
+        target_class=source.target_class,
+        generalisation=made_of,
+    )
+    say(f"{target.root}: {len(chosen['Tr'])} training and {len(chosen['Ts'])} test cases")
+
+
+def _link_case(case: Case, target: TaskFolder, split: str) -> None:
+    assert case.label is not None
+    files = [(path, target.images(split)) for path in case.images]
+    files += [(path, target.labels(split)) for path in (case.label, case.classes_file) if path is not None]
+    files += [(path, target.extra(kind, split)) for kind in EXTRAS if (path := case.extra(kind)) is not None]
+    for path, folder in files:
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / path.name
+        if link.exists():
+            continue
+        try:
+            os.link(path.resolve(), link)
+        except OSError:  # another file system
+            shutil.copy2(path, link)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("task", help="number, name or path of a Task folder of phantoms")
+    arguments.add_argument("--target", default="Task111_OtherScanners", help="(default: %(default)s)")
+    arguments.add_argument("--train-protocols", default="cuhk,csiro,ukb", help="(default: %(default)s)")
+    arguments.add_argument("--test-protocols", default="valdo1,valdo3", help="(default: %(default)s)")
+    arguments.add_argument(
+        "--prep-overrides", nargs="*", default=["planner=D3CMB"], metavar="KEY=VALUE", help="of nndet_prep"
+    )
+    add_study_options(arguments, "generalisation")
+    args = arguments.parse_args(argv)
+    source = Dataset.load(find_task(args.task))
+    target = TaskFolder(source.task.root.parent / args.target)
+    output = args.output or models_root() / target.name / (
+        "generalisation" + (f"_{args.suffix}" if args.suffix else "")
+    )
+    runs = study_runs(args, target.name, output, rows=("baseline", "both"))
+    failed = 0
+    if args.only != "report":
+        build(source, target, args.train_protocols.split(","), args.test_protocols.split(","))
+        _prepare(target, args.prep_overrides, output)
+        if not target.plan(args.plan).is_file():
+            raise UserError(f"{target.root}: has no plan '{args.plan}'", remedy="name it with --plan")
+        failed = run_all(runs, args.jobs)
+    if args.only != "run":
+        from ablation_report import write_report
+
+        written = write_report(
+            runs, output, page=args.page, figure=args.figure, resamples=args.resamples, marker="generalisation"
+        )
+        for path in written:
+            say(f"wrote {path}")
+    return 1 if failed else 0
+
+
+def _prepare(target: TaskFolder, words: Sequence[str], output: Path) -> None:
+    """What is prepared already is kept."""
+    log = output / "prep.log"
+    say(f"nndet_prep {target.name} -o {' '.join(words)}")
+    code = Commands(jobs=1).call(["nndet_prep", target.name, *(["-o", *words] if words else [])], log)
+    if code:
+        raise UserError(f"{target.root}: nndet_prep failed with exit code {code}", remedy=f"see {log}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""The studies of benchmarks/: what they run, that they go on where they were, and what their report says."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_task import make_tiny_task
+
+from cmb_plugin.dataset import Dataset, read_truth
+from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictions
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import write_json
+from cmb_plugin.settings import write_settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import ablation
+from ablation_report import put_between_markers, write_report
+from generalisation import build
+from runs import PHASES, Run
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path / "data"))
+    monkeypatch.setenv("det_models", str(tmp_path / "models"))
+    task = make_tiny_task(tmp_path / "data", n_test=4)
+    for case in Dataset.load(task).cases("Ts"):
+        mimics = [{"kind": "vein", "box": [0, 0, 0, 2, 2, 2]}]
+        write_json(task.extra("mimics", "Ts") / f"{case.case_id}.json", {"mimics": mimics})
+    return task
+
+
+def runs_of(task, output, seeds=(0, 1), rows=("baseline", "both")):
+    return [
+        Run(row, f"{row}_seed{seed}", seed, task.name, ("module=X", "plan=P"), 0, (), (), output)
+        for seed in seeds
+        for row in rows
+    ]
+
+
+def finish(run, task, n_false):
+    """A run that found every lesion, and ``n_false`` things at the vein that score more."""
+    folder = run.folder
+    folder.root.mkdir(parents=True)
+    folder.last.touch()
+    write_settings(folder.settings, {"trainer_cfg": {"epochs": 2, "swa_epochs": 1, "steps_per_epoch": 5}})
+    write_json(folder.results("test") / "metrics.json", {})
+    for case in Dataset.load(task).cases("Ts"):
+        truth = read_truth(case)
+        boxes = np.concatenate([np.array([[0, 0, 0, 2, 2, 2]] * n_false).reshape(-1, 6), truth.boxes])
+        found = Detections(boxes, np.linspace(0.9, 0.6, len(boxes)), np.zeros(len(boxes)))
+        predictions = CasePredictions(case.case_id, found, truth.grid, ("cmb",), 0.5)
+        write_case_predictions(folder.predictions("test"), predictions)
+    machine = dict.fromkeys(("processor", "gpu", "python", "torch", "lightning", "numpy", "nnunetv2", "commit"), "x")
+    state = {**run.state(), "finished": list(PHASES), "words": list(run.words), "machine": machine | {"cores": 2}}
+    state |= {"seconds": dict.fromkeys(PHASES, 1.0), "commands": {"train": "nndet_train"}, "threads": 1, "jobs": 2}
+    write_json(run.record, state)
+
+
+def test_all_rows_of_a_seed_come_before_the_next_seed(task, tmp_path):
+    arguments = ablation.parser("")
+    ablation.add_study_options(arguments, "ablation")
+    args = arguments.parse_args(["--seeds", "0,1", "--rows", "baseline,both", "--overrides", "train=fast"])
+    runs = ablation.study_runs(args, task.name, tmp_path)
+    assert [run.tag for run in runs] == ["baseline_seed0", "both_seed0", "baseline_seed1", "both_seed1"]
+    words = (
+        "-o module=CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=true plan=D3CMB_3d train=fast exp.fold=0 exp.seed=1"
+    )
+    assert runs[3].command("train") == ["nndet_train", task.name, *words.split(), "exp.tag=both_seed1"]
+    with pytest.raises(UserError, match="baseline"):
+        ablation.study_runs(arguments.parse_args(["--rows", "baselin"]), task.name, tmp_path)
+
+
+def test_a_run_goes_on_where_it_was_and_refuses_other_overrides(task, tmp_path):
+    (run,) = runs_of(task, tmp_path / "out", seeds=(0,), rows=("baseline",))
+    assert not run.is_finished()
+    assert "train.mode=resume" not in run.command("train")
+    run.folder.root.mkdir(parents=True)
+    run.folder.last.touch()
+    assert run.command("train")[-1] == "train.mode=resume"
+    write_json(run.record, {"finished": ["train"], "words": list(run.words), "seconds": {}})
+    assert run.state()["finished"] == ["train"]
+    write_json(run.record, {"finished": ["train"], "words": ["module=X", "plan=Q"], "seconds": {}})
+    with pytest.raises(UserError, match="plan=P plan=Q"):
+        run.is_finished()
+
+
+def test_the_report_compares_rows_on_the_seeds_that_all_of_them_have(task, tmp_path):
+    runs = runs_of(task, tmp_path / "out")
+    for run, n_false in zip(runs[:3], (3, 1, 0), strict=True):  # both_seed1 is not finished
+        finish(run, task, n_false)
+    page = tmp_path / "page.md"
+    page.write_text("By hand.\n<!-- begin ablation -->\nold\n<!-- end ablation -->\nBelow.\n")
+    files = write_report(runs, tmp_path / "out", page=page, figure=tmp_path / "figure.png", resamples=50)
+    assert all(path.is_file() for path in files)
+    text = page.read_text()
+    assert text.startswith("By hand.\n")
+    assert text.endswith("Below.\n")
+    assert "old" not in text
+    assert "1 seed (0)" in text
+    assert "Not finished, so not in these numbers: both_seed1" in text
+    row = next(line for line in text.splitlines() if line.startswith("| both |"))
+    assert row.split(" | ")[2:5] == ["1.00 (1.00-1.00)", "1.00 (1.00-1.00)", "0.33 (0.33-0.33)"]
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        numbers = [line for line in csv.DictReader(file) if line["lesions"] == "definite"]
+    assert [(line["row"], line["seed"], line["fp_vein"]) for line in numbers] == [
+        ("baseline", "0", "3.0"),
+        ("both", "0", "1.0"),
+        ("baseline", "1", "0.0"),
+    ]
+    assert {line["steps"] for line in numbers} == {"15"}
+
+
+def test_a_report_without_a_finished_run_says_so(task, tmp_path):
+    with pytest.raises(UserError, match="no finished run"):
+        write_report(runs_of(task, tmp_path / "out"), tmp_path / "out")
+
+
+def test_a_block_is_added_to_a_page_that_has_none(tmp_path):
+    put_between_markers(tmp_path / "new.md", "a", "one")
+    put_between_markers(tmp_path / "new.md", "b", "two")
+    put_between_markers(tmp_path / "new.md", "a", r"three \1")
+    expected = "<!-- begin a -->\nthree \\1\n<!-- end a -->\n\n<!-- begin b -->\ntwo\n<!-- end b -->\n"
+    assert (tmp_path / "new.md").read_text() == expected
+
+
+def test_other_scanners_are_chosen_by_protocol(task, tmp_path):
+    source = Dataset.load(task)
+    names = {}
+    for split in ("Tr", "Ts"):
+        for case, protocol in zip(source.cases(split), "abcabc", strict=False):
+            write_json(task.extra("lesions", split) / f"{case.case_id}.json", {"protocol": protocol, "lesions": []})
+            names.setdefault(protocol, []).append(case.case_id)
+    target = type(task)(tmp_path / "data" / "Task901_Other")
+    for _ in range(2):  # a second time changes nothing
+        build(source, target, ["a", "b"], ["c"])
+    made = Dataset.load(target)
+    assert [case.case_id for case in made.cases("Tr")] == ["sub-01", "sub-02", "sub-04"]
+    assert [case.case_id for case in made.cases("Ts")] == sorted(names["c"])
+    assert len(read_truth(made.cases("Tr")[0])) == len(read_truth(source.cases("Tr")[0]))
+    with pytest.raises(UserError, match="no case of d"):
+        build(source, target, ["a"], ["d"])
+    with pytest.raises(UserError, match="something else"):
+        build(source, target, ["a"], ["c"])

@@ -61,7 +61,7 @@ class D3CMB(D3V001):
             slices up to which they tell how deep lesions are.
         typical_mm: the median lesion of data sets without any.
         fused_maps: maps of the pyramid's width that a fusion of levels keeps: joined, mixed, normalised, summed, and
-            two in passing.
+            three in passing.
         batches, widths: what grows, in this order, when the patch covers the median scan; widths are those of the first
             stage, and the pyramid's grow with them up to ``widest_pyramid``.
         clear_contrast: mean contrast of lesions, in deviations of their surroundings, that tells dark from bright.
@@ -69,11 +69,12 @@ class D3CMB(D3V001):
     """
 
     config_class: ClassVar[type[PlannerConfig]] = D3CMBConfig
+    floor_side: ClassVar[int] = 60  # voxels are half as long as D3V001's where there are small lesions
     least_batch: ClassVar[int] = 2  # one crop with and one without a microbleed
     least_cells: ClassVar[float] = 3.0
     fine_percentile: ClassVar[float] = 25.0
     typical_mm: ClassVar[float] = 2.8
-    fused_maps: ClassVar[int] = 6
+    fused_maps: ClassVar[int] = 7
     batches: ClassVar[tuple[int, ...]] = (4, 6, 8)
     widths: ClassVar[tuple[int, ...]] = (32, 48, 64)
     widest_pyramid: ClassVar[int] = 192

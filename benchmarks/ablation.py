@@ -119,7 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     task = find_task(args.task).name if args.only == "report" else check_plan(args.task, args.plan)
     output = args.output or models_root() / task / ("ablation" + (f"_{args.suffix}" if args.suffix else ""))
     runs = study_runs(args, task, output)
-    failed = 0 if args.only == "report" else run_all(runs, args.jobs)
+    failed = 0
+    if args.only == "report":
+        runs = [run.as_recorded() for run in runs]
+    else:
+        failed = run_all(runs, args.jobs)
     if args.only != "run":
         from ablation_report import write_report
 

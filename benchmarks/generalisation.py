@@ -112,7 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     runs = study_runs(args, target.name, output, rows=("baseline", "both"))
     failed = 0
-    if args.only != "report":
+    if args.only == "report":
+        runs = [run.as_recorded() for run in runs]
+    else:
         build(source, target, args.train_protocols.split(","), args.test_protocols.split(","))
         _prepare(target, args.prep_overrides, output)
         if not target.plan(args.plan).is_file():

@@ -7,6 +7,7 @@ stop the commands too, which save their last finished epoch. Used by ablation.py
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import shutil
@@ -105,6 +106,11 @@ class Run:
         if not self.folder.last.is_file():
             state["finished"] = []
         return dict(state)
+
+    def as_recorded(self) -> Run:
+        """The same run with the words that it was begun with, so that a report need not be told them again."""
+        words = read_json(self.record).get("words") if self.record.is_file() else None
+        return self if words is None else dataclasses.replace(self, words=tuple(words))
 
     def is_finished(self) -> bool:
         return set(PHASES) <= set(self.state()["finished"]) and (self.folder.results("test") / "metrics.json").is_file()

@@ -88,6 +88,7 @@ def test_a_run_goes_on_where_it_was_and_refuses_other_overrides(task, tmp_path):
     write_json(run.record, {"finished": ["train"], "words": ["module=X", "plan=Q"], "seconds": {}})
     with pytest.raises(UserError, match="plan=P plan=Q"):
         run.is_finished()
+    assert run.as_recorded().words == ("module=X", "plan=Q")  # which is all that a report needs
 
 
 def test_the_report_compares_rows_on_the_seeds_that_all_of_them_have(task, tmp_path):

@@ -65,11 +65,11 @@ class TaskFolder:
         return self.preprocessed / "splits.json"
 
     def plan(self, plan_name: str) -> Path:
-        """``preprocessed/D3V001_3d/plan.json``."""
+        """``preprocessed/D3CMB_3d/plan.json``."""
         return self.preprocessed / plan_name / "plan.json"
 
     def prepared(self, plan_name: str, split: str) -> Path:
-        """``preprocessed/D3V001_3d/imagesTr``: the arrays that training and prediction read."""
+        """``preprocessed/D3CMB_3d/imagesTr``: the arrays that training and prediction read."""
         return self.preprocessed / plan_name / f"images{split}"
 
 

@@ -12,8 +12,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Draw predicted boxes as filled boxes in an image, to look at them in any viewer.
 
     Examples:
-        nndet_boxes2nii Task101_CMB RetinaUNetV001_D3V001_3d -f 0          validation scans of fold 0
-        nndet_boxes2nii 101 RetinaUNetV001_D3V001_3d --test --threshold 0.3
+        nndet_boxes2nii Task101_CMB CMBRetinaUNet_D3CMB_3d -f 0          validation scans of fold 0
+        nndet_boxes2nii 101 CMBRetinaUNet_D3CMB_3d --test --threshold 0.3
 
     Files: val_predictions_nii/ or test_predictions_nii/ beside the predictions, with {case}_boxes.nii.gz (each box has
     its number) and {case}_boxes.json (score, class and box of each number). The lesions themselves, not their boxes,

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Examples:
         nndet_eval Task101_CMB                                       validation scans of all trained folds
-        nndet_eval 101 RetinaUNetV001_D3V001_3d 0 --test             test scans
+        nndet_eval 101 CMBRetinaUNet_D3CMB_3d 0 --test             test scans
         nndet_eval 101 --test                                        test scans, as nndet_predict 101 predicted them
         nndet_eval 101 --test --predictions out --output results     a folder that nndet_predict --output wrote
         nndet_eval 101 --test -o eval_cfg.match_mm=3                 a stricter matching

@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Examples:
         nndet_predict Task101_CMB                             imagesTs, with the only model and all its trained folds
-        nndet_predict 101 RetinaUNetV001_D3V001_3d -f 0       one model, one fold
+        nndet_predict 101 CMBRetinaUNet_D3CMB_3d -f 0       one model, one fold
         nndet_predict 101 --input scans --output found        any folder of {case}_0000.nii.gz, {case}_0001.nii.gz, ...
 
     Files, for each case: {case}_boxes.json (all candidates, in voxels of the scan and world mm) and

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
 
     Settings (-o):
-        planner=NAME                    who plans; the default is D3V001
+        planner=NAME                    who plans; the default is D3CMB
         planner_cfg.*                   gpu_memory_gb, finest_level, detection_levels, base_features, max_features,
                                         pyramid_channels, batch_size, patch_size, spacing, anchors_per_axis, seed
         plan=PATH.json                  a finished plan instead of a planner

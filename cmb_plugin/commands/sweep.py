@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is chosen on the fold's validation predictions; no detection is ever dropped for its size.
 
     Examples:
-        nndet_sweep Task101_CMB RetinaUNetV001_D3V001_3d 0
+        nndet_sweep Task101_CMB CMBRetinaUNet_D3CMB_3d 0
         nndet_sweep 101 -o sweep_cfg.target=0.5                            at most 0.5 false positives per scan
         nndet_sweep 101 -o sweep_cfg.rule=sensitivity sweep_cfg.target=0.95
         nndet_sweep 101 -o sweep_cfg.rule=f1

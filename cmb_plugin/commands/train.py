@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_train 101 -o module=MyTrainer additional_imports=[my_module]
 
     Settings (-o):
-        module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are RetinaUNetV001 and D3V001_3d
+        module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are CMBRetinaUNet and D3CMB_3d
         train=v001|fast|demo                     preset; v001 on a GPU, fast on a CPU when none is given
         train.mode=new|resume|overwrite          new refuses to touch a trained model
         exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed

@@ -12,7 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Accepted for nnDetection's scripts; does nothing, because prepared cases are read compressed.
 
     Examples:
-        nndet_unpack ${det_data}/Task101_CMB/preprocessed/D3V001_3d/imagesTr 6
+        nndet_unpack ${det_data}/Task101_CMB/preprocessed/D3CMB_3d/imagesTr 6
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("path", help="folder of prepared cases")

@@ -39,7 +39,7 @@ from cmb_plugin.preparation import (
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import Outcome, default_workers, run_cases
 
-DEFAULT_PLANNER = "D3V001"
+DEFAULT_PLANNER = "D3CMB"
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from cmb_plugin.training import PRESETS, AugmentConfig, DetectionModule, Experim
 
 from .embedding import describe_prototypes
 
-DEFAULT_TRAINER = "RetinaUNetV001"
-DEFAULT_PLAN = "D3V001_3d"
+DEFAULT_TRAINER = "CMBRetinaUNet"
+DEFAULT_PLAN = "D3CMB_3d"
 MODES = ("new", "resume", "overwrite")
 
 

@@ -79,7 +79,7 @@ def folders(tmp_path_factory):
 def trained(folders):
     assert prep.main(["42", "-o", *SMALL_PLAN, "-np", "0"]) == 0
     assert train.main(["Task042_ByHand", "-o", *SHORT]) == 0
-    return folders / "models" / "Task042_ByHand" / "RetinaUNetV001_D3V001_3d"
+    return folders / "models" / "Task042_ByHand" / "CMBRetinaUNet_D3CMB_3d"
 
 
 def test_training_leaves_the_documented_model_folder(trained):
@@ -114,7 +114,7 @@ def test_prediction_and_evaluation_of_the_test_set(trained, tmp_path):
     assert {path.name for path in folder.glob("*_boxes.json")} == {"sub-07_boxes.json", "sub-08_boxes.json"}
     rows = list(csv.DictReader((folder / "summary.tsv").open(), delimiter="\t"))
     assert len(rows) == 2
-    assert eval_command.main(["42", "RetinaUNetV001_D3V001_3d", "0", "--test"]) == 0
+    assert eval_command.main(["42", "CMBRetinaUNet_D3CMB_3d", "0", "--test"]) == 0
     metrics = json.loads((trained / "fold0" / "test_results" / "metrics.json").read_text())
     assert metrics["n_cases"] == 2
     assert metrics["n_lesions"] == 1
@@ -132,10 +132,10 @@ def test_masks_lie_on_the_scan(trained, folders):
 
 
 def test_the_other_commands_run_too(trained):
-    assert sweep.main(["42", "RetinaUNetV001_D3V001_3d", "0"]) == 0
+    assert sweep.main(["42", "CMBRetinaUNet_D3CMB_3d", "0"]) == 0
     if not (trained / "fold0" / "test_predictions").is_dir():
         assert predict.main(["42", "-npp", "0"]) == 0
-    assert boxes2nii.main(["42", "RetinaUNetV001_D3V001_3d", "-f", "0", "--test", "--threshold", "0.1"]) == 0
+    assert boxes2nii.main(["42", "CMBRetinaUNet_D3CMB_3d", "-f", "0", "--test", "--threshold", "0.1"]) == 0
     assert unpack.main([str(trained), "4"]) == 0
 
 
@@ -145,7 +145,7 @@ def test_the_other_commands_run_too(trained):
         (["module=RetinaUNet"], "RetinaUNetV001"),
         (["train=quick"], "known: demo, fast, v001"),
         (["trainer_cfg.epoch=3"], "trainer_cfg.epochs"),
-        (["plan=D3V002_3d"], "D3V001_3d"),
+        (["plan=D3CMB_2d"], "D3CMB_3d"),
         (["exp.fold=9"], "exp.fold from 0 to 4"),
         (["train.mode=restart"], "resume"),
         (["additional_imports=[nowhere_to_be_found]"], "nowhere_to_be_found"),
@@ -162,7 +162,7 @@ def test_killed_for_good_and_resumed_ends_as_if_never_killed(trained, folders):
     """SIGKILL at two places of a real process; afterwards the history is the same as that of the run above."""
     code = "import sys; from cmb_plugin.commands.train import main; sys.exit(main(sys.argv[1:]))"
     words = [*SHORT, "exp.tag=killed"]
-    fold = trained.parent / "RetinaUNetV001_D3V001_3d_killed" / "fold0"
+    fold = trained.parent / "CMBRetinaUNet_D3CMB_3d_killed" / "fold0"
 
     def start(*extra):
         return subprocess.Popen([sys.executable, "-c", code, "42", "-o", *words, *extra], stderr=subprocess.DEVNULL)

@@ -49,13 +49,13 @@ class CMBRetinaConfig(RetinaConfig):
     fused_levels: int = 4
     lesion_prototypes: int = 4
     mimic_prototypes: int = 8
-    embedding: int = 32
+    embedding: int = 16
     window: int = 3
-    gamma: float = 1.0
-    concentration: float = 0.01
+    gamma: float = 0.5
+    concentration: float = 0.05
     prototype_weight: float = 1.0
     hspl_start: float = 0.2
-    mimics_per_crop: int = 4
+    mimics_per_crop: int = 8
     mimic_distance_mm: float = 5.0
 
 
@@ -131,7 +131,10 @@ class CMBRetinaUNet(RetinaUNetV001):
             )
             mimic_class = torch.full((len(mimics),), len(self.plan.classes), device=classes.device)
             places, classes = torch.cat([places, mimics]), torch.cat([classes, mimic_class])
-        loss = self.prototypes.loss(self.prototypes(features, places), classes, config.concentration)
+        embeddings = self.prototypes(features, places)
+        if self.is_mining and not self.prototypes.placed:
+            self.place_prototypes(embeddings.detach(), classes)
+        loss = self.prototypes.loss(embeddings, classes, config.concentration)
         # Multiplied by 0 rather than left out before mining begins: DDP wants a gradient for every weight.
         return loss * (config.prototype_weight if self.is_mining else 0.0)
 
@@ -140,6 +143,14 @@ class CMBRetinaUNet(RetinaUNetV001):
         """Whether the start-up phase is over."""
         schedule = self.trainer_cfg.epochs * self.trainer_cfg.steps_per_epoch
         return self.global_step >= self.model_cfg.hspl_start * schedule
+
+    def place_prototypes(self, embeddings: Tensor, classes: Tensor) -> None:
+        """Starts the prototypes on the first embeddings that are learned; every process of a DDP run on the same."""
+        head = self.prototypes
+        head.begin_at(embeddings, classes, self.step_generator())
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast(head.prototypes.data, src=0)
+        head.placed.fill_(1)
 
     def lesion_places(self, batch: Batch, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Where the lesions' middles lie on the finest detection level: int64 [N, 4] ``(image, z, y, x)``, and their

@@ -32,6 +32,7 @@ class PrototypeHead(nn.Module):
     """
 
     owner: Tensor
+    placed: Tensor
 
     def __init__(
         self, channels: int, prototypes: Sequence[int], embedding: int = 32, gamma: float = 1.0, window: int = 3
@@ -47,6 +48,7 @@ class PrototypeHead(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(sum(prototypes), embedding) * 0.5)
         counts = torch.tensor(list(prototypes))
         self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(counts)), counts), persistent=False)
+        self.register_buffer("placed", torch.zeros(()))  # 1 once ``begin_at`` was called; saved, so called once
 
     @property
     def n_classes(self) -> int:
@@ -75,6 +77,29 @@ class PrototypeHead(nn.Module):
         log_each = F.log_softmax(-self.gamma * self.squared_distances(embeddings), dim=1)
         of_classes = [log_each[:, self.owner == index].logsumexp(dim=1) for index in range(self.n_classes)]
         return torch.stack(of_classes, dim=1)
+
+    @torch.no_grad()
+    def begin_at(self, embeddings: Tensor, classes: Tensor, generator: torch.Generator) -> None:
+        """Puts the prototypes of each class on embeddings of that class, chosen so as to lie far apart.
+
+        Prototypes that begin elsewhere stay there: the one nearest to all embeddings of its class wins them all. The
+        first of a class is drawn at random, each further one with a probability that grows with the squared distance
+        to those before it (k-means++, Arthur & Vassilvitskii 2007). A class without embeddings keeps its prototypes.
+
+        Args:
+            embeddings: [N, E].
+            classes: [N].
+            generator: source of randomness, on the CPU.
+        """
+        for index in classes.unique().tolist():
+            own = embeddings[classes == index].float()
+            squared = torch.full((len(own),), torch.inf, device=own.device)
+            for number in (self.owner == index).nonzero().squeeze(1).tolist():
+                # Where embeddings are fewer than prototypes, some are taken twice.
+                chances = squared.nan_to_num(posinf=1.0).clamp(min=1e-6).cpu()
+                chosen = own[int(torch.multinomial(chances, 1, generator=generator))]
+                self.prototypes[number] = chosen
+                squared = torch.minimum(squared, (own - chosen).square().sum(dim=1))
 
     def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01) -> Tensor:
         """The prototype loss of Yang et al. 2018: L = -log p(y | x) + l ||f(x) - m_y||^2.

@@ -181,3 +181,23 @@ def test_fusion_brings_coarse_maps_to_their_place():
     assert z == 1
     assert y in (4, 5)
     assert x in (6, 7)
+
+
+def test_prototypes_begin_on_embeddings_of_their_class_that_lie_apart():
+    model = head(prototypes=(2, 3))
+    corners = torch.tensor([[9.0, 0, 0, 0, 0], [0, 9, 0, 0, 0], [0, 0, 9, 0, 0]])
+    mimics = corners.repeat(5, 1) + 0.01 * torch.randn(15, 5)
+    lesions = torch.full((4, 5), -3.0)
+    embeddings, classes = torch.cat([lesions, mimics]), torch.tensor([0] * 4 + [1] * 15)
+    model.begin_at(embeddings, classes, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(model.prototypes[:2].detach(), lesions[:2])
+    nearest = torch.cdist(model.prototypes[2:].detach(), corners).argmin(dim=1)
+    assert sorted(nearest.tolist()) == [0, 1, 2]  # one on each kind of mimic
+
+
+def test_prototypes_of_a_class_without_embeddings_stay_where_they_are():
+    model = head()
+    before = model.prototypes.detach().clone()
+    model.begin_at(torch.randn(6, 5), torch.ones(6, dtype=torch.long), torch.Generator())
+    torch.testing.assert_close(model.prototypes[:2].detach(), before[:2])
+    assert (model.prototypes[2:] != before[2:]).all()

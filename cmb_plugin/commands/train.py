@@ -23,9 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         train.mode=new|resume|overwrite          new refuses to touch a trained model
         exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed
         trainer_cfg.*, augment_cfg.*, model_cfg.*   single settings; a wrong key names the nearest known ones
+        model_cfg.ffm, model_cfg.hspl            switch CMBRetinaUNet's feature fusion and prototypes off with =false
+        inference_cfg.*                          how scans are tiled, for validation now and nndet_predict later
 
     Files: ${det_models}/{task}/{module}_{plan}[_{tag}]/fold{N}/ holds model_last.ckpt, model_best.ckpt, plan.json,
-    settings.yaml, history.csv, progress.png, val_predictions/ and val_results/.
+    settings.yaml, history.csv, progress.png, prototypes.json and embedding.png (what detections were compared with),
+    operating_point.json, val_predictions/ and val_results/.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")
@@ -34,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sweep", action="store_true", help="accepted for nnDetection's scripts: the sweep always runs"
     )
     args = arguments.parse_args(argv)
-    from cmb_plugin.workflows.train import train
+    from cmb_plugin.workflows.train import is_first_process, train
 
     run = train(args.task, args.overrides)
-    print(f"Trained {run.fold.root}")
+    if is_first_process():
+        print(f"Trained {run.fold.root}")
     return 0

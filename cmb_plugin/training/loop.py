@@ -146,5 +146,7 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Patches are drawn in this process on machines with few cores, on purpose: the cores are busy with the network.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Lightning 2.6 asks torch about trees of values by an old name; whoever trains cannot change that.
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     # Validation is a callback here, because it predicts whole scans with averaged weights.
     warnings.filterwarnings("ignore", message=".*you have defined a `val.*|.*no `val_dataloader`.*")

@@ -119,7 +119,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
     """
     run = resolve(task, words)
     train_ids, val_ids = split_of(run)
-    if _is_first_process():  # the other processes of a DDP run come through here too
+    if is_first_process():  # the other processes of a DDP run come through here too
         _open_folder(run)
     module = run.module()
     fit(
@@ -131,7 +131,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         run.settings["augment_cfg"],
         resume=run.mode == "resume" and run.fold.last.is_file(),
     )
-    if _is_first_process():
+    if is_first_process():
         trained = run.trainer.load(run.fold, module.device)
         describe_prototypes(run.task, trained, run.fold, val_ids or train_ids, run.settings["inference_cfg"])
         if val_ids:
@@ -159,7 +159,7 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
     return train_ids, val_ids
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Lightning and torchrun start the others of a DDP run with these variables, Slurm with its own."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 

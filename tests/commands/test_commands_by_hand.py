@@ -91,6 +91,8 @@ def test_training_leaves_the_documented_model_folder(trained):
         "settings.yaml",
         "splits.json",
         "operating_point.json",
+        "prototypes.json",
+        "embedding.png",
     }
     assert expected <= {path.name for path in fold.iterdir()}
     assert (fold / "val_results" / "metrics.json").is_file()
@@ -175,7 +177,8 @@ def test_killed_for_good_and_resumed_ends_as_if_never_killed(trained, folders):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert start("train.mode=resume").wait(timeout=240) == 0
-    assert (fold / "history.csv").read_text() == (trained / "fold0" / "history.csv").read_text()
+    for name in ("history.csv", "prototypes.json"):
+        assert (fold / name).read_text() == (trained / "fold0" / name).read_text(), name
     assert json.loads((fold / "val_results/metrics.json").read_text()) == json.loads(
         (trained / "fold0" / "val_results/metrics.json").read_text()
     )

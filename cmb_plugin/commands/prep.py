@@ -26,19 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_prep Task101_CMB
         nndet_prep 101 102 -np 8                              two tasks, eight processes
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=8         plan for another machine than this one
-        nndet_prep 101 -o planner_cfg.finest_level=1          denser anchors, for the smallest lesions
+        nndet_prep 101 -o planner_cfg.finest_level=1          anchors every second voxel: coarser, quicker
+        nndet_prep 101 -o planner=D3V001                      nnDetection's rules, as a baseline
         nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
 
     Settings (-o):
         planner=NAME                    who plans; the default is D3CMB
         planner_cfg.*                   gpu_memory_gb, finest_level, detection_levels, base_features, max_features,
-                                        pyramid_channels, batch_size, patch_size, spacing, anchors_per_axis, seed
+                                        pyramid_channels, batch_size, patch_size, spacing, seed; of D3CMB also anchors,
+                                        brain_margin_mm; of D3V001 also anchors_per_axis
         plan=PATH.json                  a finished plan instead of a planner
         additional_imports=[module]     your own planners
 
     Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, and for each plan a folder with
-        plan.json and
-    the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when a case could
+    plan.json and the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when a case could
     not be used; the others are prepared all the same.
     """
     arguments = parser(main.__doc__)

@@ -83,3 +83,35 @@ def test_sensitivity_within_the_allowed_false_positives_is_the_highest_there_is(
 def test_an_unknown_rule_or_impossible_target_is_refused(rule, target):
     with pytest.raises(UserError, match="sweep_cfg"):
         find_operating_point([], SweepConfig(rule, target))
+
+
+def with_scores(**columns):
+    """Two found lesions and two false positives whose own score is useless; the columns rank them otherwise."""
+    first, *healthy = scans([0.5, 0.4], [0.9, 0.8])
+    first.detections.columns.update({name: np.array(values) for name, values in columns.items()})
+    return [first, *healthy]
+
+
+def test_of_several_scores_the_one_that_ranks_validation_best_is_chosen():
+    cases = with_scores(score_rpn=[0.5, 0.4, 0.9, 0.8], score_prototype=[0.9, 0.7, 0.2, 0.1])
+    point = find_operating_point(cases, SweepConfig(rule="f1"))
+    assert point.ranking == "score_prototype"
+    assert point.froc_scores["score_prototype"] == 1.0 > point.froc_scores["score_rpn"]
+    assert 0.2 < point.score <= 0.7
+    assert (point.sensitivity, point.precision) == (1.0, 1.0)
+
+
+def test_a_score_can_be_asked_for():
+    cases = with_scores(score_rpn=[0.5, 0.4, 0.9, 0.8], score_prototype=[0.9, 0.7, 0.2, 0.1])
+    point = find_operating_point(cases, SweepConfig(ranking="score_rpn"))
+    assert point.ranking == "score_rpn"
+    with pytest.raises(UserError, match=r"score_prototyp.*score_prototype"):
+        find_operating_point(cases, SweepConfig(ranking="score_prototyp"))
+    with pytest.raises(UserError, match="one score only"):
+        find_operating_point(scans([0.9], []), SweepConfig(ranking="score_rpn"))
+
+
+def test_scores_that_not_every_scan_has_are_no_choice():
+    cases = with_scores(score_rpn=[0.5, 0.4, 0.9, 0.8])
+    point = find_operating_point([*cases, *scans([0.7], [], n_cases=1)])
+    assert point.ranking is None

@@ -177,3 +177,33 @@ def test_at_most_max_detections_with_the_highest_scores_are_kept_above_min_score
     kept = merge_views([many], InferenceConfig(max_detections=20))
     np.testing.assert_allclose(kept.scores, np.sort(scores.astype(np.float32))[::-1][:20])
     assert (merge_views([many], InferenceConfig(min_score=0.5)).scores >= 0.5).all()
+
+
+class Telling(BlobDetector):
+    """Adds a second score and a word to each detection."""
+
+    def __init__(self, words: list[str], **options):
+        super().__init__(PATCH, **options)
+        self.words = words
+
+    def find(self, image):
+        found = super().find(image)
+        found.columns = {"score_other": found.scores / 2, "looks_like": torch.full((len(found.scores),), 1)}
+        found.words = {"looks_like": self.words}
+        return found
+
+
+def test_a_second_score_falls_with_the_first_where_only_some_models_see_a_lesion():
+    data = noise_free_scan((24, 24, 24), [(12, 12, 12)])
+    seeing, blind = Telling(["a", "b"]), Telling(["a", "b"], threshold=2.0)
+    found = predict_array([seeing, blind], data).detections
+    np.testing.assert_allclose(found.columns["score_other"], found.scores / 2, rtol=1e-4)
+    assert found.ranked_by("score_other").scores == pytest.approx(found.scores / 2)
+
+
+def test_numbers_become_words_before_models_that_number_differently_are_merged():
+    data = noise_free_scan((24, 24, 24), [(12, 12, 12)])
+    found = predict_array([Telling(["vein", "iron"]), Telling(["iron", "vein"])], data).detections
+    assert set(found.columns["looks_like"]) <= {"iron", "vein"}
+    alone = predict_array(Telling(["vein", "iron"]), data).detections
+    assert alone.columns["looks_like"].tolist() == ["iron"] * len(alone)

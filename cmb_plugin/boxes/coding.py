@@ -49,5 +49,8 @@ def decode(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = UNIT_WEIG
     deltas = deltas / deltas.new_tensor(weights)
     anchor_sides = anchors[:, 3:] - anchors[:, :3]
     centres = (anchors[:, :3] + anchors[:, 3:]) / 2 + deltas[:, :3] * anchor_sides
-    halves = deltas[:, 3:].clamp(max=MAX_LOG).exp() * anchor_sides / 2
+    logs = deltas[:, 3:]
+    # Limited in value, not in gradient: a box that has grown to the limit must be able to shrink again.
+    limited = logs.clamp(max=MAX_LOG).detach() + (logs - logs.detach())
+    halves = limited.exp() * anchor_sides / 2
     return torch.cat([centres - halves, centres + halves], dim=1)

@@ -14,7 +14,16 @@ from monai.apps.detection.utils.box_coder import BoxCoder
 from monai.data.box_utils import box_iou as monai_iou
 from torch import Tensor
 
-from cmb_plugin.boxes import anchors_for_level, anchors_for_levels, atss_match, box_centres, box_iou, decode, encode
+from cmb_plugin.boxes import (
+    anchors_for_level,
+    anchors_for_levels,
+    atss_match,
+    box_centres,
+    box_iou,
+    decode,
+    encode,
+    paired_giou,
+)
 
 SIZES = [(3.0, 3.0, 3.0), (2.5, 7.0, 7.0), (11.0, 6.0, 4.3)]
 STRIDES = [(1, 2, 2), (2, 4, 4)]
@@ -147,6 +156,14 @@ def test_a_wild_prediction_stays_finite_as_in_monai() -> None:
     decoded = decode(deltas, anchors)
     assert decoded.isfinite().all()
     torch.testing.assert_close(decoded, BoxCoder((1.0,) * 6).decode_single(deltas, anchors))
+
+
+def test_a_box_at_the_limit_of_growth_is_drawn_back() -> None:
+    deltas = torch.tensor([[0.0, 0, 0, 9, 9, 9]], requires_grad=True)
+    anchors = torch.tensor([[4.0, 4, 4, 7, 7, 7]])
+    (1 - paired_giou(decode(deltas, anchors), anchors)).sum().backward()
+    assert deltas.grad is not None
+    assert (deltas.grad[0, 3:] > 0).all()  # a step against the gradient makes it smaller
 
 
 def test_the_deltas_of_a_doubled_and_shifted_box_are_as_by_hand() -> None:

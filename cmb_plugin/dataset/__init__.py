@@ -2,6 +2,7 @@
 
 from .checks import Finding, Report, check_case, check_dataset
 from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modality, write_dataset
+from .lesions import LesionFacts, read_lesion_facts
 from .mimics import Mimic, read_mimics
 from .predictions import (
     CasePredictions,
@@ -22,6 +23,7 @@ __all__ = [
     "Dataset",
     "Finding",
     "Labels",
+    "LesionFacts",
     "Mimic",
     "Report",
     "Truth",
@@ -34,6 +36,7 @@ __all__ = [
     "make_splits",
     "predicted_cases",
     "read_case_predictions",
+    "read_lesion_facts",
     "read_mimics",
     "read_truth",
     "split_modality",

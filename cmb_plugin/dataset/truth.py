@@ -8,7 +8,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
-from cmb_plugin.images import Grid, boxes_of_instances
+from cmb_plugin.images import Grid, boxes_of_instances, centroids_of_instances
 
 from .dataset import Case, Labels
 
@@ -25,6 +25,7 @@ class Truth:
         instances: int64 [N] numbers in the mask.
         grid: grid of the mask.
         certainty: ``definite`` or ``possible`` for each lesion, where the data set says so (MARS).
+        centroids: float64 [N, 3] mean place of each lesion's voxels, voxel-edge coordinates z, y, x.
     """
 
     boxes: np.ndarray
@@ -32,6 +33,7 @@ class Truth:
     instances: np.ndarray
     grid: Grid
     certainty: list[str] | None = None
+    centroids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -45,13 +47,14 @@ def read_truth(case: Case, n_classes: int | None = None) -> Truth:
 
 def truth_of_labels(labels: Labels, certainty: list[str] | None = None) -> Truth:
     """The lesions of labels that are already in memory."""
-    boxes = boxes_of_instances(labels.mask)
+    boxes, centroids = boxes_of_instances(labels.mask), centroids_of_instances(labels.mask)
     return Truth(
         boxes=np.array([boxes[number] for number in labels.classes], dtype=np.float32).reshape(-1, 6),
         labels=np.array(list(labels.classes.values()), dtype=np.int64),
         instances=np.array(list(labels.classes), dtype=np.int64),
         grid=labels.grid,
         certainty=certainty,
+        centroids=np.array([centroids[number] for number in labels.classes]).reshape(-1, 3),
     )
 
 

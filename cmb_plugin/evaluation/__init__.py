@@ -1,9 +1,13 @@
 """Detections in, numbers and figures out. Knows numpy, scipy and matplotlib; no torch."""
 
+from .agreement import auc, bland_altman, count_agreement, icc, kappa
 from .bootstrap import Bootstrap, Estimate, SubjectCounts, bootstrap, subject_counts
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig, MaskCounts
+from .challenge import ValdoCounts, summarise_valdo, valdo_masks, valdo_pairs, valdo_points
+from .components import ComponentCounts, label_components, match_components
 from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at
-from .matching import match_by_distance, match_by_iou, pair_distance, pair_iou
+from .intervals import headline_intervals
+from .matching import match_by_distance, match_by_iou, pair_distance, pair_inside, pair_iou
 from .metrics import evaluate
 from .mimics import false_positive_kinds, mimic_distances, mimic_kinds
 from .operating import OperatingPoint, SweepConfig, find_operating_point
@@ -13,25 +17,41 @@ __all__ = [
     "DEFAULT_OPERATING_POINT",
     "Bootstrap",
     "CaseResult",
+    "ComponentCounts",
     "Curve",
     "Estimate",
     "EvaluationConfig",
+    "MaskCounts",
     "OperatingPoint",
     "SubjectCounts",
     "SweepConfig",
+    "ValdoCounts",
+    "auc",
     "average_precision",
+    "bland_altman",
     "bootstrap",
+    "count_agreement",
     "evaluate",
     "false_positive_kinds",
     "find_operating_point",
     "fp_at_sensitivity",
     "froc_curve",
+    "headline_intervals",
+    "icc",
+    "kappa",
+    "label_components",
     "match_by_distance",
     "match_by_iou",
+    "match_components",
     "mimic_distances",
     "mimic_kinds",
     "pair_distance",
+    "pair_inside",
     "pair_iou",
     "sensitivity_at",
     "subject_counts",
+    "summarise_valdo",
+    "valdo_masks",
+    "valdo_pairs",
+    "valdo_points",
 ]

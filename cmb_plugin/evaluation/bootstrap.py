@@ -202,7 +202,7 @@ def bootstrap(
         seed: the same seed, number and subjects give the same resamples.
 
     Returns:
-        ``sensitivity`` and ``fp_per_scan`` at the operating point, ``precision`` there, those above, and
+        ``sensitivity``, ``fp_per_scan``, ``precision`` and ``f1`` at the operating point, those above, and
         ``{name}_per_scan`` of each of ``SubjectCounts.further``.
 
     Raises:
@@ -252,6 +252,7 @@ def _statistics(
             "sensitivity": right / n_lesions,
             "fp_per_scan": wrong / n_cases,
             "precision": right / (right + wrong),
+            "f1": np.where(n_lesions > 0, 2 * right / (n_lesions + right + wrong), np.nan),
         }
         for name, counts in run.further.items():
             values[f"{name}_per_scan"] = weights @ counts / n_cases

@@ -10,7 +10,18 @@ import numpy as np
 from cmb_plugin.dataset import Mimic
 from cmb_plugin.detections import Detections
 
+from .challenge import ValdoCounts
+from .components import ComponentCounts
+
 DEFAULT_OPERATING_POINT = 0.5  # used until nndet_sweep has chosen one on validation
+
+
+@dataclass(frozen=True)
+class MaskCounts:
+    """What the predicted and the reference mask of a scan have in common."""
+
+    overlap: ComponentCounts
+    valdo: ValdoCounts
 
 
 @dataclass
@@ -26,6 +37,12 @@ class CaseResult:
         certainty: ``definite`` or ``possible`` for each lesion; None when the data set does not say: all definite.
         instances: [N] number of each lesion in the mask, for tables; None numbers them from 1.
         mimics: what looks like a lesion and is none; None when the data set does not list it.
+        centroids: [N, 3] mean place of each lesion's voxels, voxel-edge coordinates z, y, x; None takes box centres.
+        regions: name of the place of each lesion, None where unknown; None when the data set does not say.
+        cnr: [N] contrast-to-noise ratio of each lesion, NaN where unknown; None when the data set does not say.
+        domain: protocol, scanner or site of the scan; None when the data set does not say.
+        patient: whose scan it is; None makes every scan a patient.
+        masks: comparison of masks; None where none were compared.
     """
 
     case_id: str
@@ -36,18 +53,31 @@ class CaseResult:
     certainty: Sequence[str] | None = None
     instances: np.ndarray | None = None
     mimics: Sequence[Mimic] | None = None
+    centroids: np.ndarray | None = None
+    regions: Sequence[str | None] | None = None
+    cnr: np.ndarray | None = None
+    domain: str | None = None
+    patient: str | None = None
+    masks: MaskCounts | None = None
 
     def __post_init__(self) -> None:
         self.truth_boxes = np.asarray(self.truth_boxes, dtype=float).reshape(-1, 6)
         self.truth_labels = np.asarray(self.truth_labels, dtype=np.int64).reshape(-1)
         self.instances = np.arange(1, len(self.truth_boxes) + 1) if self.instances is None else self.instances
         lengths = {len(self.truth_boxes), len(self.truth_labels), len(self.instances)}
-        if self.certainty is not None:
-            lengths.add(len(self.certainty))
+        further = (self.certainty, self.centroids, self.regions, self.cnr)
+        lengths |= {len(values) for values in further if values is not None}
         if len(lengths) > 1:
             raise ValueError(
                 f"{self.case_id}: reference boxes, labels, certainty and instances differ in length: {sorted(lengths)}"
             )
+
+    @property
+    def truth_centres(self) -> np.ndarray:
+        """[N, 3] centroids where they are known, else the centres of the boxes."""
+        if self.centroids is not None:
+            return np.asarray(self.centroids, dtype=float).reshape(-1, 3)
+        return (self.truth_boxes[:, :3] + self.truth_boxes[:, 3:]) / 2
 
     @property
     def possible(self) -> np.ndarray:
@@ -71,6 +101,8 @@ class EvaluationConfig:
             al. 2023.
         mimic_mm: a false positive is put down to the nearest mimic if its centre is at most so far from that one's
             surface, in mm.
+        connectivity: neighbours by which the components of masks hang together: 6, 18 or 26.
+        resamples: of the bootstrap that gives the intervals; 0 for none.
         max_detections: the average precision looks at this many detections per scan and class, highest scores first.
     """
 
@@ -81,3 +113,5 @@ class EvaluationConfig:
     sensitivities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.9466)
     mimic_mm: float = 3.0
     max_detections: int = 100
+    connectivity: int = 26
+    resamples: int = 2000

@@ -12,7 +12,8 @@ from cmb_plugin.files import write_text
 from cmb_plugin.images import Grid
 
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
-from .matching import match_by_distance, pair_distance
+from .matching import pair_distance
+from .strata import match_reported
 
 FOUND, FALSE, POSSIBLE, BELOW = "found", "false", "possible", "below"
 MISSED, MISSED_POSSIBLE = "missed", "missed_possible"
@@ -62,15 +63,7 @@ def list_entries(cases: Sequence[CaseResult], config: EvaluationConfig) -> list[
 def _entries_of_case(case: CaseResult, config: EvaluationConfig) -> list[Entry]:
     score = DEFAULT_OPERATING_POINT if config.operating_point is None else config.operating_point
     found = case.detections.by_score()
-    matched = np.full(len(found), -1)
-    for label in np.unique(found.labels):
-        ours = np.flatnonzero((found.labels == label) & (found.scores >= np.float32(score)))
-        theirs = np.flatnonzero(case.truth_labels == label)
-        pairs = match_by_distance(
-            found.boxes[ours], case.truth_boxes[theirs], case.spacing, config.match_mm, case.possible[theirs]
-        )
-        matched[ours[pairs >= 0]] = theirs[pairs[pairs >= 0]]
-
+    matched = match_reported(case, found, config)
     distance = pair_distance(found.boxes, case.truth_boxes, case.spacing)
     distance[found.labels[:, None] != case.truth_labels[None]] = np.inf
     numbers = np.asarray(case.instances)

@@ -1,4 +1,4 @@
-"""Which detection finds which lesion: two rules, each for one threshold and for all score thresholds at once.
+"""Which detection finds which lesion: three rules, each for one threshold and for all score thresholds at once.
 
 **Centre distance** (the headline): a detection can find a lesion when their box centres lie at most ``d`` mm apart,
 and each finds at most one of the other. Among all such matchings the one with most pairs counts, and of those the one
@@ -7,7 +7,9 @@ with the smallest sum of distances ("optimal"; greedy matching can lose a pair w
 **IoU**: as COCO and nnDetection: detections choose in descending score, each takes the free lesion of highest IoU
 if that is at least ``t``.
 
-Both match within one class. A "possible" lesion (``possible``) is matched only by what no definite lesion needs, and
+**Centre inside**: the centre of the detection's box lies in the lesion's box; one-to-one, most pairs, as by distance.
+
+All match within one class. A "possible" lesion (``possible``) is matched only by what no definite lesion needs, and
 what matches it is ``IGNORED``: neither right nor wrong. A second detection of any lesion is ``FALSE``.
 
 For curves every detection needs one status that holds at every threshold below its score. Greedy matching has it by
@@ -43,6 +45,14 @@ def pair_distance(boxes1: np.ndarray, boxes2: np.ndarray, spacing: Sequence[floa
         (b[:, :3] + b[:, 3:]) / 2 * scale for b in (np.asarray(boxes1, float), np.asarray(boxes2, float))
     )
     return np.sqrt(((centres1[:, None] - centres2[None]) ** 2).sum(axis=-1))
+
+
+def pair_inside(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
+    """Whether the first box's centre lies in the second box, lower faces included: [N, 6], [M, 6] -> bool [N, M]."""
+    a, b = np.asarray(boxes1, dtype=float)[:, None], np.asarray(boxes2, dtype=float)[None]
+    centre = (a[..., :3] + a[..., 3:]) / 2
+    inside: np.ndarray = ((centre >= b[..., :3]) & (centre < b[..., 3:])).all(axis=-1)
+    return inside
 
 
 def match_by_distance(

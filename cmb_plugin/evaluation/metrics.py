@@ -14,6 +14,7 @@ from .matching import FALSE, greedy_status, optimal_status
 from .mimics import false_positive_kinds
 from .pool import Pool, pool_cases
 from .precision import average_precision
+from .strata import by_scan_and_lesion
 
 SCHEMA = 1
 MAP_IOUS = np.linspace(0.1, 0.5, 9)  # nnDetection's range
@@ -29,6 +30,10 @@ DISTANCE_RULE = (
 IOU_RULE = (
     "IoU of the boxes at least {iou:g}, within a class; detections choose in descending score, each takes the free "
     "lesion of highest IoU (greedy, as COCO and nnDetection); further detections of a lesion are false positives"
+)
+INSIDE_RULE = (
+    "the centre of the detection's box lies in the lesion's box, one-to-one, within a class; of all such matchings the "
+    "one with most pairs; further detections of a lesion are false positives"
 )
 POSSIBLE_RULE = (
     "lesions marked possible: neither a miss when not found nor right or wrong when found; sensitivity_all counts them"
@@ -54,6 +59,7 @@ def evaluate(
     score = DEFAULT_OPERATING_POINT if config.operating_point is None else config.operating_point
     pool = pool_cases(cases, config)
     distance = optimal_status(pool.near, len(pool.scores), pool.possible)
+    inside = optimal_status(pool.inside, len(pool.scores), pool.possible)
     ious = np.union1d(config.iou, MAP_IOUS[config.iou <= MAP_IOUS])
     by_iou = {float(iou): greedy_status(pool.overlapping, len(pool.scores), pool.possible, float(iou)) for iou in ious}
 
@@ -63,11 +69,13 @@ def evaluate(
         per_class[name] = {
             "distance": _distance_block(of_class, distance, score, config),
             "iou": _iou_block(of_class, by_iou, score, config),
+            "centre_inside": _inside_block(of_class, inside, score, config),
         }
     everything = _Selection(pool, None)
     overall = {
         "distance": _block(everything, distance, score, config),
         "iou": _block(everything, by_iou[float(config.iou)], score, config),
+        "centre_inside": _block(everything, inside, score, config),
     }
     for matching, block in overall.items():  # average precision is the mean over the classes that are there (COCO)
         blocks_of_classes = [blocks[matching] for blocks in per_class.values()]
@@ -85,11 +93,13 @@ def evaluate(
             "iou": float(config.iou),
             "distance_rule": DISTANCE_RULE.format(mm=config.match_mm),
             "iou_rule": IOU_RULE.format(iou=config.iou),
+            "centre_inside_rule": INSIDE_RULE,
             "possible_rule": POSSIBLE_RULE,
         },
         **{key: overall["distance"][key] for key in HEADLINE},
         "healthy": {"n_cases": int(pool.healthy.sum()), "fp_per_scan": _healthy_false(pool, distance, score)},
         "false_positive_kinds": _kinds(cases, config),
+        **by_scan_and_lesion(cases, config),
         "overall": overall,
         "per_class": per_class,
     }
@@ -154,6 +164,12 @@ def _distance_block(
     within = selection.pool.rank < config.max_detections
     precision = average_precision(selection.curve(status, within))
     return {**_block(selection, status, score, config), f"AP_distance_{config.match_mm:g}mm": precision}
+
+
+def _inside_block(selection: _Selection, status: np.ndarray, score: float, config: EvaluationConfig) -> dict[str, Any]:
+    within = selection.pool.rank < config.max_detections
+    precision = average_precision(selection.curve(status, within))
+    return {**_block(selection, status, score, config), "AP_centre_inside": precision}
 
 
 def _iou_block(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cases import CaseResult, EvaluationConfig
-from .matching import Pairs, pair_distance, pair_iou
+from .matching import Pairs, pair_distance, pair_inside, pair_iou
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Pool:
         possible: [L] True for lesions that are only possible.
         n_cases: number of scans.
         near: candidate pairs by centre distance, in mm.
+        inside: candidate pairs in which the detection's centre lies in the lesion's box, with the distance in mm.
         overlapping: candidate pairs by IoU, in the order of ``Pairs.by_preference``.
     """
 
@@ -34,6 +35,7 @@ class Pool:
     possible: np.ndarray
     n_cases: int
     near: Pairs
+    inside: Pairs
     overlapping: Pairs
 
     @property
@@ -43,7 +45,7 @@ class Pool:
 
 
 def pool_cases(cases: Sequence[CaseResult], config: EvaluationConfig) -> Pool:
-    """Flattens ``cases`` and finds the candidate pairs under both matching rules."""
+    """Flattens ``cases`` and finds the candidate pairs under the matching rules."""
     counts = np.array([len(case.detections) for case in cases], dtype=np.int64)
     lesion_counts = np.array([len(case.truth_boxes) for case in cases], dtype=np.int64)
     offsets, lesion_offsets = np.cumsum(counts) - counts, np.cumsum(lesion_counts) - lesion_counts
@@ -55,6 +57,7 @@ def pool_cases(cases: Sequence[CaseResult], config: EvaluationConfig) -> Pool:
     place[order] = np.arange(len(order))
 
     near: list[Pairs] = []
+    inside: list[Pairs] = []
     overlapping: list[Pairs] = []
     for case, first, first_lesion in zip(cases, offsets, lesion_offsets, strict=True):
         if not len(case.detections) or not len(case.truth_boxes):
@@ -64,6 +67,8 @@ def pool_cases(cases: Sequence[CaseResult], config: EvaluationConfig) -> Pool:
         near.append(
             _shifted(Pairs.of(distance, same_class & (distance <= config.match_mm)), place[first:], first_lesion)
         )
+        within = pair_inside(case.detections.boxes, case.truth_boxes)
+        inside.append(_shifted(Pairs.of(distance, same_class & within), place[first:], first_lesion))
         iou = pair_iou(case.detections.boxes, case.truth_boxes)
         overlapping.append(_shifted(Pairs.of(iou, same_class & (iou >= config.iou)), place[first:], first_lesion))
 
@@ -78,6 +83,7 @@ def pool_cases(cases: Sequence[CaseResult], config: EvaluationConfig) -> Pool:
         possible=possible,
         n_cases=len(cases),
         near=_concatenated(near).by_detection(),
+        inside=_concatenated(inside).by_detection(),
         overlapping=_concatenated(overlapping).by_preference(possible),
     )
 

@@ -33,7 +33,7 @@ def by_counting(cases, config=AT_HALF):
     status = optimal_status(pool.near, len(pool.scores), pool.possible)
     curve = froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)
     return {
-        **{key: metrics[key] for key in ("sensitivity", "fp_per_scan", "precision", "froc_score")},
+        **{key: metrics[key] for key in ("sensitivity", "fp_per_scan", "precision", "f1", "froc_score")},
         **{f"sensitivity@{rate}": value for rate, value in metrics["froc"].items()},
         **{f"fp_per_scan@{target:g}": fp_at_sensitivity(curve, target) for target in TARGETS},
     }

@@ -167,6 +167,8 @@ def test_the_result_is_plain_json_without_nan_or_minus_one(random_cases, seed):
     for cases in (random_cases(seed), random_cases(seed, n_cases=1), []):
         result = evaluate(cases, CLASSES)
         json.dumps(result, allow_nan=False)
+        agreement = result.pop("counts")  # differences and chance-corrected numbers may be negative
+        assert agreement["n_scans"] == len(cases)
         assert all(not isinstance(v, int | float) or v >= 0 for v in numbers(result).values())
 
 

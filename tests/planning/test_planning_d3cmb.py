@@ -254,8 +254,8 @@ def test_polarity_is_the_names_and_the_lesions_where_the_name_is_silent() -> Non
 
 
 def test_the_patch_is_cut_to_the_brain_not_to_the_scan() -> None:
-    whole = planned(data_set(case((1.0, 1.0, 1.0), (200, 250, 250))), gpu_memory_gb=400.0)
-    brain = planned(data_set(case((1.0, 1.0, 1.0), (200, 250, 250), brain=(130, 160, 130))), gpu_memory_gb=400.0)
+    whole = planned(data_set(case((2.0, 2.0, 2.0), (100, 125, 125))), gpu_memory_gb=400.0)
+    brain = planned(data_set(case((2.0, 2.0, 2.0), (100, 125, 125), brain=(65, 80, 65))), gpu_memory_gb=400.0)
     assert math.prod(brain.patch_size) < math.prod(whole.patch_size)
     assert all(side < limit + 32 for side, limit in zip(brain.patch_size, (154, 184, 154), strict=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .cli import add_overrides, command, parser
@@ -10,7 +10,7 @@ from .cli import add_overrides, command, parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cmb_plugin.workflows.evaluate import EvaluationRun
+    from cmb_plugin.workflows.results import EvaluationRun
 
 
 @command
@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_eval 101 --test                                        test scans, as nndet_predict 101 predicted them
         nndet_eval 101 --test --predictions out --output results     a folder that nndet_predict --output wrote
         nndet_eval 101 --test -o eval_cfg.match_mm=3                 a stricter matching
+        nndet_eval 101 --test --instances                            instance masks too, component by component
+        nndet_eval --predictions out --labels masks                  any program's predictions, no Task or model
 
     Settings (-o):
         eval_cfg.operating_point=0.4     instead of the one that nndet_sweep chose
@@ -32,20 +34,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_cfg.sensitivities=[0.8,0.9] sensitivities at which the false positives per scan are read
         eval_cfg.mimic_mm=3              a false positive is a mimic at most so far away (phantoms)
         eval_cfg.max_detections=100      per scan and class, for the average precision only
+        eval_cfg.connectivity=26         neighbours of the components of masks: 6, 18 or 26
+        eval_cfg.resamples=2000          of the bootstrap that gives the intervals; 0 for none
+
+    Predictions of other programs: {case}_boxes.pkl of nnDetection, instance or binary masks and probability maps
+    {case}.nii.gz, and tables of points (CSV, TSV) with a column case, x_ras_mm y_ras_mm z_ras_mm (or x_lps_mm ..., or
+    the voxel i j k), and, if there is one, score, class, diameter_mm.
 
     Files: val_results or test_results of the fold, of several folds those of consolidated, or --output, hold
-    metrics.json, detections.tsv, froc.png and gallery.png (docs/evaluation.md).
+    metrics.json, detections.tsv, froc.png, gallery.png and report.html, one page with everything (docs/evaluation.md).
     Exit code 2 when a case had no readable predictions or label; the others are measured all the same, and a case
     without predictions counts as one in which nothing was found.
     """
     arguments = parser(main.__doc__)
-    arguments.add_argument("task", help="number, name or path of the Task folder")
+    arguments.add_argument("task", nargs="?", help="number, name or path of the Task folder")
     arguments.add_argument("model", nargs="?", help="name or path of the model folder; the only one by default")
     arguments.add_argument(
         "fold", nargs="?", type=int, help="its number; -1 takes all trained folds together (default)"
     )
     arguments.add_argument("--test", action="store_true", help="test scans instead of the fold's validation scans")
     arguments.add_argument("--predictions", metavar="DIR", help="predictions elsewhere than in the model folder")
+    arguments.add_argument("--labels", metavar="DIR", help="reference masks to measure --predictions against, no task")
+    arguments.add_argument("--images", metavar="DIR", help="scans for the pictures, with --labels")
+    arguments.add_argument("--classes", metavar="NAME,...", default="lesion", help="class names, with --labels")
     arguments.add_argument("--output", metavar="DIR", help="where to write; the fold's results by default")
     arguments.add_argument(
         "-np", "--num_processes", type=int, default=0, metavar="N", help="processes that read labels"
@@ -56,16 +67,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
+    from cmb_plugin.errors import UserError
     from cmb_plugin.workflows.evaluate import evaluate
+    from cmb_plugin.workflows.foreign import evaluate_folders
 
+    if args.labels is not None and (args.task is not None or args.predictions is None):
+        raise UserError(
+            "--labels: goes with --predictions and no task", remedy="nndet_eval --predictions DIR --labels DIR"
+        )
+    if args.task is None and args.labels is None:
+        raise UserError("names no task", remedy="nndet_eval TASK, or nndet_eval --predictions DIR --labels DIR")
     console = Console()
     for flag, effect in NNDETECTION_FLAGS.items():
         if getattr(args, flag):
             console.print(f"--{flag}: {effect}", markup=False, highlight=False, soft_wrap=True)
     split = "test" if args.test else "val"
-    run = evaluate(
-        args.task, args.model, args.fold, split, args.predictions, args.output, args.overrides, args.num_processes
-    )
+    if args.labels is not None:
+        run = evaluate_folders(
+            args.predictions,
+            args.labels,
+            images=args.images,
+            output=args.output,
+            classes=args.classes.split(","),
+            words=args.overrides,
+            workers=args.num_processes,
+        )
+    else:
+        run = evaluate(
+            args.task,
+            args.model,
+            args.fold,
+            split,
+            args.predictions,
+            args.output,
+            args.overrides,
+            args.num_processes,
+            masks=args.instances or args.seg,
+        )
     show(run, console)
     return 0 if run.complete else 2
 
@@ -74,8 +112,8 @@ NNDETECTION_FLAGS = {
     "boxes": "no effect, boxes are always measured",
     "analyze_boxes": "no effect, detections.tsv and the gallery are always written",
     "case": "no effect, every case is in detections.tsv",
-    "seg": "no effect, segmentations are not measured",
-    "instances": "no effect, instance masks are not measured",
+    "seg": "compares instance masks too, component by component",
+    "instances": "compares instance masks too, component by component",
 }
 
 
@@ -97,7 +135,11 @@ def show(run: EvaluationRun, console: Console) -> None:
     for column in ("", "found", "sensitivity", "precision", "F1", "FP/scan", "FROC", "AP"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     matching = metrics["matching"]
-    names = {"distance": f"within {matching['match_mm']:g} mm", "iou": f"IoU >= {matching['iou']:g}"}
+    names = {
+        "distance": f"within {matching['match_mm']:g} mm",
+        "iou": f"IoU >= {matching['iou']:g}",
+        "centre_inside": "centre inside",
+    }
     several = len(metrics["per_class"]) > 1
     for kind, name in names.items():
         table.add_row(name, *_cells(metrics["overall"][kind]))
@@ -114,6 +156,7 @@ def show(run: EvaluationRun, console: Console) -> None:
         froc.add_row(name, *(_number(value) for value in metrics["overall"][kind]["froc"].values()))
     console.print(froc)
 
+    _show_intervals(metrics, line)
     if metrics["n_possible"]:
         found = metrics["overall"]["distance"]["ignored"]
         line(f"{found} of {metrics['n_possible']} possible lesions were found; they count neither way above")
@@ -121,6 +164,40 @@ def show(run: EvaluationRun, console: Console) -> None:
         line(f"note: {note}")
     for file in run.files:
         line(f"wrote {file}")
+
+
+def _show_intervals(metrics: dict[str, Any], line: Callable[[str], None]) -> None:
+    """One line each: the headline with its intervals, scans and patients, VALDO's numbers, components."""
+    from cmb_plugin.evaluation.report import with_interval
+
+    intervals = metrics["intervals"]
+    if intervals:
+        shown = (
+            f"{name} {with_interval(metrics[key], intervals[key], decimals)}"
+            for name, key, decimals in (
+                ("sensitivity", "sensitivity", 3),
+                ("precision", "precision", 3),
+                ("F1", "f1", 3),
+                ("FP/scan", "fp_per_scan", 2),
+                ("FROC", "froc_score", 3),
+            )
+        )
+        line(f"{100 * intervals['level']:g} % intervals over {intervals['n_patients']} patients: {', '.join(shown)}")
+    counts, patients, valdo = metrics["counts"], metrics["patients"], metrics["valdo"]
+    line(
+        f"patients: AUC {_number(patients['auc'])}; lesion counts: ICC(2,1) {_number(counts['icc'])}, "
+        f"kappa of 0, 1, 2-4, >= 5 {_number(counts['burden']['kappa'])}"
+    )
+    f1, difference = valdo["f1"], valdo["count_difference"]
+    line(
+        f"VALDO: F1 per subject {_number(f1['median'])} ({_number(f1['q1'])}-{_number(f1['q3'])}), "
+        f"count difference {_number(difference['median'], 1)}: median and quartiles"
+    )
+    if (parts := metrics["components"]) is not None:
+        line(
+            f"components that overlap ({parts['connectivity']} neighbours): {parts['true_positives']} of "
+            f"{parts['n_lesions']} found, {_number(parts['fp_per_scan'], 2)} FP/scan, F1 {_number(parts['f1'])}"
+        )
 
 
 def _cells(block: dict[str, Any]) -> list[str]:

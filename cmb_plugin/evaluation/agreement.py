@@ -54,7 +54,9 @@ def icc(ratings: np.ndarray) -> dict[str, float | None]:
     return {name: float(a / b) if b > 0 else None for name, (a, b) in zip(names, ratios, strict=True)}
 
 
-def bland_altman(measured: Sequence[float], reference: Sequence[float]) -> dict[str, float | None]:
+def bland_altman(
+    measured: Sequence[float] | np.ndarray, reference: Sequence[float] | np.ndarray
+) -> dict[str, float | None]:
     """Mean difference, its standard deviation and the 95 % limits of agreement (Bland & Altman 1986)."""
     difference = np.asarray(measured, dtype=float) - np.asarray(reference, dtype=float)
     if not len(difference):
@@ -87,7 +89,7 @@ def kappa(table: np.ndarray, weights: str | None = None) -> float | None:
     return float(1 - (cost * shares).sum() / expected) if expected > 0 else None
 
 
-def burden(counts: Sequence[int]) -> np.ndarray:
+def burden(counts: Sequence[int] | np.ndarray) -> np.ndarray:
     """Index into ``BURDEN`` of each number of lesions."""
     return np.digitize(np.asarray(counts, dtype=int), [1, 2, 5])
 

@@ -29,7 +29,7 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
     """Sensitivity against false positives per scan on a log2 axis, with the seven rates and the operating point.
 
     Args:
-        metrics: what ``evaluate`` returned.
+        metrics: what ``evaluate`` returned, with ``intervals`` where there are any.
         title: for instance task, model and split.
     """
     figure = Figure(figsize=(7.4, 5.6), layout="constrained")
@@ -42,6 +42,10 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
         rule = metrics["matching"]
         label = f"centres ≤ {rule['match_mm']:g} mm apart: FROC score {distance['froc_score']:.3f}"
         _draw_curve(axes, distance, BLUE, label, width=2.4, order=4)
+        band = (metrics.get("intervals") or {}).get("band")
+        if band and None not in band["low"] and None not in band["high"]:
+            words = f"{100 * metrics['intervals']['level']:g} % interval over patients"
+            axes.fill_between(band["fp_per_scan"], band["low"], band["high"], color=BLUE, alpha=0.15, lw=0, label=words)
         rates = [float(rate) for rate in distance["froc"]]
         axes.plot(rates, list(distance["froc"].values()), "o", color=BLUE, markersize=5, zorder=5)
         if len(metrics["per_class"]) > 1:

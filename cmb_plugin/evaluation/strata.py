@@ -201,7 +201,7 @@ def _domains(cases: Sequence[CaseResult], found: Sequence[np.ndarray], false: np
     return blocks
 
 
-def _binned(values: Sequence[float], edges: Sequence[float]) -> list[str]:
+def _binned(values: np.ndarray, edges: Sequence[float]) -> list[str]:
     names = _bins(edges)
     numbers = np.asarray(values, dtype=float)
     return [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cmb_plugin.dataset import Case, Dataset, Truth, read_mimics, read_truth
-from cmb_plugin.dataset.predictions import CasePredictions, boxes_file, predicted_cases, read_case_predictions
+from cmb_plugin.dataset import Case, Dataset, Truth, instances_file, read_lesion_facts, read_mimics, read_truth
+from cmb_plugin.dataset.foreign import find_prediction, foreign_cases, read_foreign
+from cmb_plugin.dataset.predictions import ENDING, CasePredictions, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
@@ -21,41 +21,18 @@ from cmb_plugin.evaluation import (
     SweepConfig,
     find_operating_point,
 )
-from cmb_plugin.evaluation import evaluate as measure
+from cmb_plugin.evaluation.masks import compare_masks
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.images import Grid, read_scan
+from cmb_plugin.images import Grid, read_mask
 from cmb_plugin.paths import FoldFolder, TaskFolder, find_model, find_task
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
 
 from .operating import Swept, swept_point
+from .results import EvaluationRun, Loaded, measure_loaded, write_results
 
 SPLITS = {"val": "Tr", "test": "Ts"}
 ALL_FOLDS = -1  # nnDetection's number for all folds together
-
-
-@dataclass
-class EvaluationRun:
-    """What ``evaluate`` did.
-
-    Attributes:
-        title: task, model, fold and split in words.
-        metrics: the content of ``metrics.json``.
-        folder: where the files were written.
-        files: the files.
-        notes: one line each on what the reader of the numbers should know.
-    """
-
-    title: str
-    metrics: dict[str, Any]
-    folder: Path
-    files: list[Path]
-    notes: list[str]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every labelled case of the split could be measured as predicted."""
-        return not (self.metrics["missing_cases"] or self.metrics["unreadable_cases"])
 
 
 @dataclass(frozen=True)
@@ -79,18 +56,6 @@ class _Source:
     remedy: str
 
 
-@dataclass
-class _Loaded:
-    """All cases of a split as far as they could be read."""
-
-    cases: list[CaseResult] = field(default_factory=list)
-    grids: dict[str, Grid] = field(default_factory=dict)
-    operating_points: set[float] = field(default_factory=set)
-    missing: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    unlabelled: list[str] = field(default_factory=list)
-
-
 def evaluate(
     task: str,
     model: str | None = None,
@@ -100,8 +65,9 @@ def evaluate(
     output: Path | str | None = None,
     words: Sequence[str] = (),
     workers: int = 0,
+    masks: bool = False,
 ) -> EvaluationRun:
-    """Measures the predictions of one split and writes metrics.json, detections.tsv, froc.png and gallery.png.
+    """Measures the predictions of one split and writes metrics.json, detections.tsv, figures and report.html.
 
     Args:
         task: number, name or path of the Task folder.
@@ -113,6 +79,7 @@ def evaluate(
         output: where to write; None for the fold's results.
         words: overrides, ``eval_cfg.*``.
         workers: processes that read labels.
+        masks: compare instance masks too, component by component.
 
     Raises:
         UserError: there is nothing to evaluate, or a setting is wrong. A single case that is missing or unreadable does
@@ -125,22 +92,17 @@ def evaluate(
         raise UserError("--predictions: does not say where to write", remedy="name a folder with --output")
     source = _source(task_folder, model, fold, split) if predictions is None else _elsewhere(Path(predictions))
     cases, folders = _cases(dataset, source, split)
-    loaded = _load(cases, folders, dataset, source, workers)
+    loaded = _load(cases, folders, dataset, source, workers, connectivity=config.connectivity if masks else None)
     config, origin = _with_operating_point(config, source, loaded)
 
-    metrics = {
-        "task": task_folder.name,
-        "split": split,
-        "missing_cases": loaded.missing,
-        "unreadable_cases": sorted(loaded.unreadable),
-        **measure(loaded.cases, dataset.classes, config),
-    }
+    metrics = measure_loaded(loaded, dataset.classes, config, task=task_folder.name, split=split)
     metrics["operating_point"] |= {"source": origin, "ranking": source.swept.ranking if source.swept else None}
     notes = [*_operating_notes(config, origin, split, loaded), *_notes(loaded, source)]
     folder = Path(output) if output is not None else source.results
     assert folder is not None
     title = ", ".join(word for word in (task_folder.name, source.words, split) if word)
-    files = _write(folder, title, metrics, loaded, config, dataset, cases)
+    images = {case.case_id: case.images[0] for case in cases}
+    files = write_results(folder, title, metrics, loaded, config, dataset.classes, images, notes)
     return EvaluationRun(title, metrics, folder, files, notes)
 
 
@@ -171,7 +133,7 @@ def load_split(
     return loaded.cases, _with_operating_point(config, source, loaded)[0]
 
 
-def _must_be_complete(loaded: _Loaded, source: _Source) -> None:
+def _must_be_complete(loaded: Loaded, source: _Source) -> None:
     if loaded.missing:
         raise UserError(f"{source.predictions[0]}: no predictions of {loaded.missing[0]}", remedy=source.remedy)
     if loaded.unreadable:
@@ -249,7 +211,7 @@ def _cases(dataset: Dataset, source: _Source, split: str) -> tuple[list[Case], d
 def _validation_cases(task: TaskFolder, source: _Source) -> dict[str, Path]:
     """Validation case -> folder of its predictions, by the splits that each fold was trained with."""
     if not source.folds:
-        return dict.fromkeys(predicted_cases(source.predictions[0]), source.predictions[0])
+        return dict.fromkeys(foreign_cases(source.predictions[0]), source.predictions[0])
     folders: dict[str, Path] = {}
     for (number, fold), predictions in zip(source.folds.items(), source.predictions, strict=True):
         path = fold.splits if fold.splits.is_file() else task.splits
@@ -267,13 +229,22 @@ def _load(
     source: _Source,
     workers: int,
     truths: dict[str, Truth] | None = None,
-) -> _Loaded:
-    if not any(predicted_cases(folder) for folder in source.predictions):
+    connectivity: int | None = None,
+) -> Loaded:
+    if not any(foreign_cases(folder) for folder in source.predictions):
         raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
-    loaded = _Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
+    loaded = Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
     labelled = [case for case in cases if case.label is not None]
     ranking = source.swept.ranking if source.swept else None
-    read = partial(_load_case, folders=folders, classes=dataset.classes, ranking=ranking, truths=truths)
+    read = partial(
+        _load_case,
+        folders=folders,
+        classes=dataset.classes,
+        ranking=ranking,
+        truths=truths,
+        sessions=dataset.session_id,
+        connectivity=connectivity,
+    )
     for outcome in run_cases(read, labelled, workers=workers):
         case_id = outcome.item.case_id
         if outcome.is_bug:
@@ -281,12 +252,12 @@ def _load(
         if outcome.result is None:
             loaded.unreadable[case_id] = outcome.error
             continue
-        result, grid, operating_point = outcome.result
+        result, grid, predicted, operating_point = outcome.result
         loaded.cases.append(result)
         loaded.grids[case_id] = grid
-        if operating_point is None:
+        if not predicted:
             loaded.missing.append(case_id)
-        else:
+        elif operating_point is not None:
             loaded.operating_points.add(operating_point)
     if not loaded.cases:
         raise UserError(next(iter(loaded.unreadable.values())))
@@ -301,28 +272,48 @@ def _load_case(
     classes: Sequence[str],
     ranking: str | None,
     truths: dict[str, Truth] | None = None,
-) -> tuple[CaseResult, Grid, float | None]:
-    """One case; without a predictions file it has no detections and no operating point."""
+    sessions: Mapping[str, str] | None = None,
+    connectivity: int | None = None,
+) -> tuple[CaseResult, Grid, bool, float | None]:
+    """One case, its grid, whether it was predicted and at which operating point; other programs name none."""
     known = {} if truths is None else truths
     truth = known[case.case_id] if case.case_id in known else read_truth(case, len(classes))
     known[case.case_id] = truth
-    path = boxes_file(folders[case.case_id], case.case_id)
-    predicted = read_case_predictions(path) if path.is_file() else None
-    if predicted is not None:
+    folder = folders[case.case_id]
+    path = find_prediction(folder, case.case_id)
+    detections, operating_point = Detections.empty(), None
+    mask = None
+    if path is not None and path.name.endswith(ENDING):
+        predicted = read_case_predictions(path)
         _check_fit(path, predicted, truth.grid, case, classes)
         if ranking is not None and len(predicted.detections) and ranking not in predicted.detections.columns:
             raise UserError(f"{path}: has no {ranking}, by which the model ranks now", remedy="predict the case again")
+        detections, operating_point = predicted.detections.ranked_by(ranking), predicted.operating_point
+    elif path is not None:
+        foreign = read_foreign(path, case.case_id, truth.grid, classes)
+        detections, mask = foreign.detections, foreign.mask
+    if connectivity is not None and mask is None:
+        drawn = instances_file(folder, case.case_id)
+        mask = read_mask(drawn)[0] if drawn.is_file() else None
+    facts = read_lesion_facts(case, truth.instances.tolist())
+    assert case.label is not None
     result = CaseResult(
         case_id=case.case_id,
-        detections=Detections.empty() if predicted is None else predicted.detections.ranked_by(ranking),
+        detections=detections,
         truth_boxes=truth.boxes,
         truth_labels=truth.labels,
         spacing=truth.grid.spacing,
         certainty=truth.certainty,
         instances=truth.instances,
         mimics=read_mimics(case),
+        centroids=truth.centroids,
+        regions=facts.regions,
+        cnr=facts.cnr,
+        domain=facts.domain,
+        patient=(sessions or {}).get(case.case_id),
+        masks=None if mask is None else compare_masks(mask, read_mask(case.label)[0], truth.grid.spacing, connectivity),
     )
-    return result, truth.grid, None if predicted is None else predicted.operating_point
+    return result, truth.grid, path is not None, operating_point
 
 
 def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, classes: Sequence[str]) -> None:
@@ -337,7 +328,7 @@ def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, c
         )
 
 
-def _with_operating_point(config: EvaluationConfig, source: _Source, loaded: _Loaded) -> tuple[EvaluationConfig, str]:
+def _with_operating_point(config: EvaluationConfig, source: _Source, loaded: Loaded) -> tuple[EvaluationConfig, str]:
     """The configuration with a score, and where the score comes from."""
     if config.operating_point is not None:
         return config, "setting"
@@ -350,8 +341,10 @@ def _with_operating_point(config: EvaluationConfig, source: _Source, loaded: _Lo
     return dataclasses.replace(config, operating_point=score), origin
 
 
-def _operating_notes(config: EvaluationConfig, origin: str, split: str, loaded: _Loaded) -> list[str]:
+def _operating_notes(config: EvaluationConfig, origin: str, split: str, loaded: Loaded) -> list[str]:
     predicted_at = ", ".join(f"{score:g}" for score in sorted(loaded.operating_points))
+    if origin == "default" and not loaded.operating_points:
+        return [f"the predictions name no operating point: they count from score {config.operating_point:g} on"]
     if origin == "default":
         return [f"the predictions have different operating points ({predicted_at})"]
     if origin != "operating_point.json":
@@ -365,7 +358,7 @@ def _operating_notes(config: EvaluationConfig, origin: str, split: str, loaded: 
     return [f"measured at score {score:g} (operating_point.json), predicted with {predicted_at}; {remedy}"]
 
 
-def _notes(loaded: _Loaded, source: _Source) -> list[str]:
+def _notes(loaded: Loaded, source: _Source) -> list[str]:
     notes = []
     if loaded.missing:
         names = ", ".join(loaded.missing)
@@ -374,26 +367,3 @@ def _notes(loaded: _Loaded, source: _Source) -> list[str]:
     if loaded.unlabelled:
         notes.append(f"left out, because they have no label: {', '.join(loaded.unlabelled)}")
     return notes
-
-
-def _write(
-    folder: Path,
-    title: str,
-    metrics: Mapping[str, Any],
-    loaded: _Loaded,
-    config: EvaluationConfig,
-    dataset: Dataset,
-    cases: Sequence[Case],
-) -> list[Path]:
-    from cmb_plugin.evaluation.figures import froc_figure, save_figure
-    from cmb_plugin.evaluation.gallery import write_gallery
-    from cmb_plugin.evaluation.listing import list_entries, write_entries
-
-    entries = list_entries(loaded.cases, config)
-    images = {case.case_id: case.images[0] for case in cases}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("metrics.json", "detections.tsv", "froc.png")]
-    write_json(files[0], metrics)
-    write_entries(files[1], entries, dataset.classes, loaded.grids)
-    save_figure(froc_figure(metrics, title), files[2])
-    return files + write_gallery(folder, entries, dataset.classes, lambda name: read_scan(images[name]), title)

@@ -1,0 +1,104 @@
+"""What every evaluation ends in: numbers, intervals, tables, figures and one report, in one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, headline_intervals
+from cmb_plugin.evaluation import evaluate as measure
+from cmb_plugin.files import write_json, write_text
+from cmb_plugin.images import Grid, read_scan
+
+
+@dataclass
+class EvaluationRun:
+    """What an evaluation did.
+
+    Attributes:
+        title: task, model, fold and split in words.
+        metrics: the content of ``metrics.json``.
+        folder: where the files were written.
+        files: the files.
+        notes: one line each on what the reader of the numbers should know.
+    """
+
+    title: str
+    metrics: dict[str, Any]
+    folder: Path
+    files: list[Path]
+    notes: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every labelled case of the split could be measured as predicted."""
+        return not (self.metrics["missing_cases"] or self.metrics["unreadable_cases"])
+
+
+@dataclass
+class Loaded:
+    """All cases of a split as far as they could be read."""
+
+    cases: list[CaseResult] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=dict)
+    operating_points: set[float] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    unlabelled: list[str] = field(default_factory=list)
+
+
+def measure_loaded(loaded: Loaded, classes: Sequence[str], config: EvaluationConfig, **words: Any) -> dict[str, Any]:
+    """The content of ``metrics.json``; ``words`` come first in it."""
+    return {
+        **words,
+        "missing_cases": loaded.missing,
+        "unreadable_cases": sorted(loaded.unreadable),
+        **measure(loaded.cases, classes, config),
+        "intervals": headline_intervals(loaded.cases, config),
+    }
+
+
+def write_results(
+    folder: Path,
+    title: str,
+    metrics: Mapping[str, Any],
+    loaded: Loaded,
+    config: EvaluationConfig,
+    classes: Sequence[str],
+    images: Mapping[str, Path],
+    notes: Sequence[str] = (),
+) -> list[Path]:
+    """Writes metrics.json, detections.tsv, froc.png, gallery*.png and report.html; returns the paths.
+
+    Args:
+        folder: where to write.
+        title: first line of figures and report.
+        metrics: from ``measure_loaded``.
+        loaded: the scans.
+        config: how they were compared.
+        classes: names by index.
+        images: case -> scan that the galleries show; a case without one has no pictures.
+        notes: sentences for the report.
+    """
+    from cmb_plugin.errors import UserError
+    from cmb_plugin.evaluation.figures import froc_figure, save_figure
+    from cmb_plugin.evaluation.gallery import write_gallery
+    from cmb_plugin.evaluation.listing import list_entries, write_entries
+    from cmb_plugin.evaluation.report import html_report
+
+    def read(name: str) -> Any:
+        if name not in images:
+            raise UserError(f"{name}: no scan was named", remedy="name the folder of scans with --images")
+        return read_scan(images[name])
+
+    entries = list_entries(loaded.cases, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / name for name in ("metrics.json", "detections.tsv", "froc.png")]
+    write_json(files[0], metrics)
+    write_entries(files[1], entries, classes, loaded.grids)
+    save_figure(froc_figure(metrics, title), files[2])
+    files += write_gallery(folder, entries, classes, read, title)
+    write_text(folder / "report.html", html_report(title, metrics, entries, classes, read, notes))
+    return [*files, folder / "report.html"]

@@ -53,6 +53,11 @@ class TaskFolder:
         return self.raw / f"{kind}{split}"
 
     @property
+    def conversion(self) -> Path:
+        """What the folder was converted from, where ``nndet_convert`` made it."""
+        return self.root / "conversion.json"
+
+    @property
     def preprocessed(self) -> Path:
         return self.root / "preprocessed"
 
@@ -161,7 +166,7 @@ def find_task(task: str, root: Path | None = None) -> TaskFolder:
         for folder in folders
         if folder.name == task
         or folder.name.partition("_")[2] == task
-        or (number.isdigit() and re.match(r"Task(\d+)", folder.name) and _task_number(folder) == int(number))
+        or (number.isdigit() and _task_number(folder) == int(number))
     ]
     if len(matches) == 1:
         return TaskFolder(matches[0])
@@ -172,7 +177,7 @@ def find_task(task: str, root: Path | None = None) -> TaskFolder:
 
 
 def _task_number(folder: Path) -> int:
-    match = re.match(r"Task(\d+)", folder.name)
+    match = re.match(r"Task(\d+)(?=_|$)", folder.name)  # not Task101FG_CMB, which nndet_cls2fg makes
     return int(match[1]) if match else -1
 
 

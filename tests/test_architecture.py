@@ -124,6 +124,7 @@ GROUND_FLOOR = ["errors", "files", "plugins", "paths", "settings", "workers", "d
         (["training"], ("SimpleITK",)),
         (["phantom"], ("torch", "SimpleITK", "lightning", "monai")),
         (["evaluation"], ("torch", "SimpleITK", "lightning")),
+        (["conversion"], ("torch", "SimpleITK", "lightning", "matplotlib", "openpyxl")),
         (["commands"], ("torch", "SimpleITK", "lightning", "monai", "nnunetv2", "matplotlib", "scipy", "blosc2")),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else None,
@@ -195,7 +196,8 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     """What only comes along with another package goes missing when that one no longer needs it."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
-    lines = config["options"]["install_requires"] + config["options.extras_require"]["tensorboard"]
+    extras = config["options.extras_require"]
+    lines = config["options"]["install_requires"] + extras["tensorboard"] + extras["tables"]
     declared = {normal(re.split(r"[<>=!~ ]", line)[0]) for line in lines.split()}
     providers = packages_distributions()
     imported = {

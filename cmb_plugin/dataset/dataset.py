@@ -99,6 +99,8 @@ class Dataset:
         target_class: class index of most interest, None for all alike.
         annotation_style: ``seg`` where masks were drawn by voxel, ``weak`` where they were made from points or boxes.
         session_id: case -> patient, for the cases that have other sessions; those are never split.
+        domain: case -> site, cohort or protocol, where the data set says so.
+        weak_cases: where masks were made from points or boxes in some cases only, those; otherwise empty.
     """
 
     task: TaskFolder
@@ -109,6 +111,8 @@ class Dataset:
     target_class: int | None = None
     annotation_style: str = "seg"
     session_id: dict[str, str] = field(default_factory=dict)
+    domain: dict[str, str] = field(default_factory=dict)
+    weak_cases: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, task: TaskFolder) -> Dataset:
@@ -135,9 +139,13 @@ class Dataset:
         style = data.get("annotation_style", "seg")
         if style not in ANNOTATION_STYLES:
             raise UserError(f"{path}: annotation_style is {style!r}", remedy=f"give {' or '.join(ANNOTATION_STYLES)}")
-        sessions = data.get("session_id") or {}
-        if not isinstance(sessions, dict):
-            raise UserError(f"{path}: session_id is {sessions!r}", remedy='write {"case": "patient", ...}')
+        sessions, domains = data.get("session_id") or {}, data.get("domain") or {}
+        for key, entry, value in (("session_id", sessions, "patient"), ("domain", domains, "site")):
+            if not isinstance(entry, dict):
+                raise UserError(f"{path}: {key} is {entry!r}", remedy=f'write {{"case": "{value}", ...}}')
+        weak = data.get("weak_cases") or []
+        if not isinstance(weak, list):
+            raise UserError(f"{path}: weak_cases is {weak!r}", remedy='write ["case", ...]')
         return cls(
             task,
             name=str(data.get("name") or task.name),
@@ -147,7 +155,13 @@ class Dataset:
             target_class=target,
             annotation_style=style,
             session_id={str(case): str(patient) for case, patient in sessions.items()},
+            domain={str(case): str(name) for case, name in domains.items()},
+            weak_cases=frozenset(str(case) for case in weak),
         )
+
+    def is_weak(self, case_id: str) -> bool:
+        """Whether the case's mask was made from points or boxes, so that its outline is nobody's judgement."""
+        return self.annotation_style == "weak" and (not self.weak_cases or case_id in self.weak_cases)
 
     def cases(self, split: str) -> list[Case]:
         """The cases of ``Tr`` or ``Ts`` that have an image of any modality, sorted by name."""

@@ -2,7 +2,7 @@
 
 from .grid import Grid
 from .instances import boxes_of_instances, centroids_of_instances, pieces_of_instances, voxels_of_instances
-from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, write_image
+from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, read_stored, write_image
 from .mapping import Mapping
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "read_grid",
     "read_mask",
     "read_scan",
+    "read_stored",
     "voxels_of_instances",
     "write_image",
 ]

@@ -40,6 +40,11 @@ def read_scan(path: Path | str) -> tuple[np.ndarray, Grid]:
     return array.astype(np.float32, copy=False), grid
 
 
+def read_stored(path: Path | str) -> tuple[np.ndarray, Grid]:
+    """As ``read_scan``, with the numbers in the type that the file has them in, to write them again unchanged."""
+    return _read(Path(path))
+
+
 def read_mask(path: Path | str) -> tuple[np.ndarray, Grid]:
     """Reads an instance or label mask. Whole numbers stored as floating point are accepted.
 

@@ -47,6 +47,7 @@ class Variant:
     embedding: int = 16
     gamma: float = 0.5
     concentration: float = 0.05
+    balance: float = 0.5
     hidden: int | None = 32
     dropout: float = 0.0
     placed: bool = True
@@ -54,15 +55,13 @@ class Variant:
 
 VARIANTS = {
     "as it is": Variant(),
-    "prototypes begin at random": Variant(placed=False),
+    "without balance": Variant(balance=0.0),
+    "without balance, prototypes begin at random": Variant(balance=0.0, placed=False),
     "32 dimensions, gamma 1, concentration 0.01": Variant(embedding=32, gamma=1.0, concentration=0.01, hidden=64),
-    "the same, prototypes begin at random": Variant(
-        embedding=32, gamma=1.0, concentration=0.01, hidden=64, placed=False
-    ),
     "dropout 0.3": Variant(dropout=0.3),
     "linear": Variant(hidden=0),
     "window 1": Variant(window=1),
-    "window 1, no embedding (Kim et al.)": Variant(window=1, hidden=None, gamma=0.1, concentration=0.01),
+    "window 1, no embedding (Kim et al.)": Variant(window=1, hidden=None, gamma=0.1, concentration=0.01, balance=0.0),
 }
 
 
@@ -151,7 +150,7 @@ def learn(variant: Variant, data: Tensor, classes: Tensor, seed: int) -> Prototy
         embeddings = head.embedding(data[chosen])
         if step == 0 and variant.placed:
             head.begin_at(embeddings.detach(), classes[chosen], generator)
-        loss = head.loss(embeddings, classes[chosen], variant.concentration)
+        loss = head.loss(embeddings, classes[chosen], variant.concentration, variant.balance)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -101,7 +102,7 @@ class PrototypeHead(nn.Module):
                 self.prototypes[number] = chosen
                 squared = torch.minimum(squared, (own - chosen).square().sum(dim=1))
 
-    def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01) -> Tensor:
+    def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01, balance: float = 0.0) -> Tensor:
         """The prototype loss of Yang et al. 2018: L = -log p(y | x) + l ||f(x) - m_y||^2.
 
         m_y is the nearest prototype of the true class. The mean is taken over the classes that occur, each weighing the
@@ -111,6 +112,7 @@ class PrototypeHead(nn.Module):
             embeddings: [N, E].
             classes: [N] true classes.
             concentration: l, the weight of the term that pulls an embedding to its prototype.
+            balance: weight of ``imbalance``, which Yang et al. do not have.
 
         Returns:
             a scalar; 0, with a path for gradients, without embeddings.
@@ -121,7 +123,26 @@ class PrototypeHead(nn.Module):
         own = self.owner[None] == classes[:, None]
         nearest = self.squared_distances(embeddings).masked_fill(~own, torch.inf).amin(dim=1)
         each = cross_entropy + concentration * nearest
-        return torch.stack([each[classes == index].mean() for index in classes.unique()]).mean()
+        mean = torch.stack([each[classes == index].mean() for index in classes.unique()]).mean()
+        return mean + balance * self.imbalance(embeddings, classes) if balance else mean
+
+    def imbalance(self, embeddings: Tensor, classes: Tensor) -> Tensor:
+        """How unevenly the embeddings of a class share its prototypes: log K minus the entropy of their mean share,
+        averaged over the classes that occur. 0 when all prototypes have as many, log K when one has all.
+
+        Nothing in the loss of Yang et al. keeps a class from gathering around one prototype, and it does; then a mimic
+        "looks like" all other mimics.
+
+        Args:
+            embeddings: [N, E].
+            classes: [N].
+        """
+        closeness = -self.gamma * self.squared_distances(embeddings)
+        found = []
+        for index in classes.unique():
+            share = closeness[classes == index][:, self.owner == index].softmax(dim=1).mean(dim=0)
+            found.append((share * share.clamp(min=1e-8).log()).sum() + math.log(len(share)))
+        return torch.stack(found).mean()
 
 
 def windows(features: Tensor, places: Tensor, side: int) -> Tensor:

@@ -12,11 +12,11 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from scipy.io import savemat
+from tiny_task import tiny_case, tiny_grid
 
 from cmb_plugin.conversion.grids import to_sitk
 from cmb_plugin.images import Grid, boxes_of_instances
 from cmb_plugin.phantom import PhantomConfig, make_case
-from tiny_task import tiny_case, tiny_grid
 
 
 @dataclass

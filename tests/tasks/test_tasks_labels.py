@@ -1,0 +1,154 @@
+"""Masks to instances, the test split, nndet_seg2det and nndet_cls2fg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from task_rules import assert_task_folder
+from tiny_task import make_tiny_task
+
+from cmb_plugin.commands import cls2fg, seg2det
+from cmb_plugin.conversion import BoxLabel, Counted, choose_test, draw_boxes, instances_of_mask
+from cmb_plugin.dataset import Dataset, read_truth
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.images import Grid, boxes_of_instances, read_mask, write_image
+from cmb_plugin.paths import TaskFolder, find_task
+
+
+@pytest.mark.parametrize(("connectivity", "pieces"), [(6, 3), (18, 2), (26, 1)])
+def test_connectivity_decides_what_hangs_together(connectivity: int, pieces: int) -> None:
+    mask = np.zeros((5, 5, 5), int)
+    mask[0, 0, 0] = mask[1, 1, 0] = mask[2, 2, 1] = 2  # an edge, then a corner
+    drawn = instances_of_mask(mask, connectivity=connectivity)
+    assert drawn.mask.max() == pieces
+    assert ndimage.label(mask, ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity]))[1] == pieces
+
+
+def test_touching_lesions_of_different_numbers_stay_apart() -> None:
+    mask = np.zeros((4, 6, 8), int)
+    mask[1:3, 1:3, 1:4], mask[1:3, 1:3, 4:7], mask[0, 5, 7] = 2, 3, 3
+    drawn = instances_of_mask(mask, classes={2: 0, 3: 1})
+    assert drawn.classes == {1: 0, 2: 1, 3: 1}
+    assert [len(np.unique(mask[drawn.mask == n])) for n in (1, 2, 3)] == [1, 1, 1]
+    assert "touch in 1 places" in drawn.warnings[0]
+
+
+def test_numbered_lesions_are_numbered_afresh_whatever_pieces_they_have() -> None:
+    mask = np.zeros((4, 4, 9), int)
+    mask[0, 0, 0], mask[3, 3, 8], mask[1, 1, 4] = 40, 40, 7
+    drawn = instances_of_mask(mask, instances=True)
+    assert drawn.mask[1, 1, 4] == 1
+    assert drawn.mask[0, 0, 0] == drawn.mask[3, 3, 8] == 2
+    assert "lesions 40 of the mask are in several pieces" in drawn.warnings[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_box_around_a_drawn_box_is_the_box(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lower = rng.integers(0, 20, 3)
+    upper = lower + rng.integers(1, 12, 3)
+    corners = tuple(float(v) for v in (*lower[::-1], *upper[::-1]))
+    drawn = draw_boxes(Grid((40, 40, 40), (1.0, 1.0, 1.0)), BoxLabel(Path("b"), (corners,), "voxel0"))
+    np.testing.assert_array_equal(boxes_of_instances(drawn.mask)[1], [*lower, *upper])
+
+
+def test_a_box_outside_is_refused() -> None:
+    with pytest.raises(UserError, match="is not inside the image of 9 x 9 x 9 voxels"):
+        draw_boxes(Grid((9, 9, 9), (1.0,) * 3), BoxLabel(Path("b"), ((0, 0, 0, 3, 3, 12),), "voxel0"))
+
+
+def cohort(n: int = 200) -> list[Counted]:
+    rng = np.random.default_rng(3)
+    lesions = rng.choice([0, 0, 1, 3, 8], n)
+    return [Counted(f"c{i}", f"p{i // 2}", f"site{i // 2 % 3}", int(k)) for i, k in enumerate(lesions)]
+
+
+def test_the_test_split_is_by_patient_and_alike_in_burden_and_domain() -> None:
+    cases = cohort()
+    split = choose_test(cases, 0.2, 0)
+    by_patient: dict[str, set[str]] = {}
+    for case in cases:
+        by_patient.setdefault(case.patient, set()).add(split[case.case_id])
+    assert all(len(found) == 1 for found in by_patient.values())
+    assert sum(found == {"Ts"} for found in by_patient.values()) == 20
+    for domain in ("site0", "site1", "site2"):
+        own = [case for case in cases if case.domain == domain]
+        assert sum(split[c.case_id] == "Ts" for c in own) / len(own) == pytest.approx(0.2, abs=0.035)
+    many = {c.patient for c in cases if c.lesions >= 5}
+    assert sum("Ts" in by_patient[p] for p in many) / len(many) == pytest.approx(0.2, abs=0.05)
+
+
+def test_the_split_depends_on_the_seed_alone_and_stands_when_cases_are_added() -> None:
+    cases = cohort()
+    first = choose_test(cases[:150], 0.2, 1)
+    assert first == choose_test(list(reversed(cases[:150])), 0.2, 1)
+    assert first != choose_test(cases[:150], 0.2, 2)
+    assert first.items() <= choose_test(cases, 0.2, 1, first).items()
+
+
+@pytest.fixture
+def semantic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TaskFolder, dict[str, np.ndarray]]:
+    """A task whose masks hold class numbers, as nnU-Net has them, and the boxes of its lesions."""
+    monkeypatch.setenv("det_data", str(tmp_path))
+    task = make_tiny_task(tmp_path, classes=("cmb", "iron"), name="Task904_Seg")
+    boxes = {}
+    for split in ("Tr", "Ts"):
+        for case in Dataset.load(task).cases(split):
+            labels, truth = case.read_labels(), read_truth(case)
+            numbers = np.zeros(labels.mask.shape, np.uint8)
+            for instance, index in labels.classes.items():
+                numbers[labels.mask == instance] = index + 1
+            write_image(case.label, numbers, labels.grid)
+            case.classes_file.unlink()
+            boxes[case.case_id] = np.column_stack([truth.boxes, truth.labels])
+    return task, boxes
+
+
+def test_seg2det_numbers_every_lesion_and_keeps_the_masks(semantic: tuple[TaskFolder, dict[str, np.ndarray]]) -> None:
+    task, boxes = semantic
+    assert seg2det.main(["904", "-np", "0"]) == 0
+    assert_task_folder(task.root)
+    for split in ("Tr", "Ts"):
+        for case in Dataset.load(task).cases(split):
+            truth = read_truth(case)
+            found = np.column_stack([truth.boxes, truth.labels])
+            order = [array[np.lexsort(array.T)] for array in (found, boxes[case.case_id])]
+            np.testing.assert_array_equal(*order)
+            kept, _ = read_mask(task.raw / f"seg{split}" / f"{case.case_id}.nii.gz")
+            assert set(np.unique(kept)) <= {0, 1, 2}
+    before = (task.labels("Tr") / "sub-01.nii.gz").read_bytes()
+    assert seg2det.main(["904", "-np", "0"]) == 0
+    assert (task.labels("Tr") / "sub-01.nii.gz").read_bytes() == before
+
+
+def test_seg2det_takes_nndetections_entries(semantic: tuple[TaskFolder, dict[str, np.ndarray]]) -> None:
+    task, boxes = semantic
+    definition = task.root / "dataset.json"
+    write_json(definition, {**read_json(definition), "labels": {"0": "iron"}, "seg2det_things": [2]})
+    assert seg2det.main(["904", "-np", "0"]) == 0
+    truth = read_truth(Dataset.load(task).cases("Tr")[0])
+    assert len(truth) == np.count_nonzero(boxes["sub-01"][:, 6] == 1)
+    assert not truth.labels.any()
+
+
+def test_cls2fg_copies_the_task_with_one_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("det_data", str(tmp_path))
+    task = make_tiny_task(tmp_path, classes=("cmb", "iron"), name="Task905_Two")
+    assert cls2fg.main(["905"]) == 0
+    copy = TaskFolder(tmp_path / "Task905FG_Two")
+    assert_task_folder(copy.root)
+    dataset = Dataset.load(copy)
+    assert dataset.classes == ("fg",)
+    for ours, theirs in zip(dataset.cases("Tr"), Dataset.load(task).cases("Tr"), strict=True):
+        np.testing.assert_array_equal(read_truth(ours).boxes, read_truth(theirs).boxes)
+        assert not read_truth(ours).labels.any()
+    assert find_task("905").name == "Task905_Two"
+    assert cls2fg.main(["905"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert cls2fg.main(["905", "--overwrite"]) == 0

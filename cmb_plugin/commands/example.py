@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --task Task101_Sharp --protocol cuhk        0.45 x 0.45 x 1 mm
         nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
+        nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
 
     Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
         mixed
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
     """
     arguments = parser(main.__doc__)
-    arguments.add_argument("--task", default="Task100_Phantom", help="name of the Task folder (default: %(default)s)")
+    arguments.add_argument("--kind", choices=("phantom", "squares"), default="phantom", help="(default: %(default)s)")
+    arguments.add_argument("--task", help="name of the Task folder (default: Task100_Phantom or Task000D3_Example)")
     arguments.add_argument("--train", type=int, default=16, metavar="N", help="training cases (default: %(default)s)")
     arguments.add_argument("--test", type=int, default=8, metavar="N", help="test cases (default: %(default)s)")
     arguments.add_argument(
@@ -49,19 +51,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from cmb_plugin.workers import default_workers, failures
-    from cmb_plugin.workflows.example import make_example
+    from cmb_plugin.workflows.example import make_example, make_squares
 
-    report = make_example(
-        args.task,
-        train=60 if args.full and args.train == 16 else args.train,
-        test=20 if args.full and args.test == 8 else args.test,
-        healthy=args.healthy,
-        protocol=args.protocol,
-        modalities=args.modalities,
-        classes=args.classes,
-        seed=args.seed,
-        workers=default_workers() if args.num_processes is None else args.num_processes,
-        overwrite=args.overwrite,
+    train = 60 if args.full and args.train == 16 else args.train
+    test = 20 if args.full and args.test == 8 else args.test
+    workers = default_workers() if args.num_processes is None else args.num_processes
+    report = (
+        make_squares(args.task or "Task000D3_Example", train=train, test=test, seed=args.seed, workers=workers)
+        if args.kind == "squares"
+        else make_example(
+            args.task or "Task100_Phantom",
+            train=train,
+            test=test,
+            healthy=args.healthy,
+            protocol=args.protocol,
+            modalities=args.modalities,
+            classes=args.classes,
+            seed=args.seed,
+            workers=workers,
+            overwrite=args.overwrite,
+        )
     )
     console = Console()
     failed = failures(report.outcomes)

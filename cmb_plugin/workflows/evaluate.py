@@ -367,3 +367,34 @@ def _notes(loaded: Loaded, source: _Source) -> list[str]:
     if loaded.unlabelled:
         notes.append(f"left out, because they have no label: {', '.join(loaded.unlabelled)}")
     return notes
+
+
+def load_predictions(
+    dataset: Dataset,
+    cases: Sequence[Case],
+    predictions: Path,
+    words: Sequence[str] = (),
+    truths: dict[str, Truth] | None = None,
+    fold: FoldFolder | None = None,
+) -> tuple[list[CaseResult], EvaluationConfig, list[str]]:
+    """Labelled scans and a folder of predictions in any format, as ``evaluate`` measures them.
+
+    Args:
+        dataset, cases, predictions: the Task, which of its scans, and the folder.
+        words, truths: as for ``load_split``.
+        fold: whose sweep chose operating point and ranking; None takes those of the predictions.
+
+    Returns:
+        scans, the configuration with its operating point, and the names of the scans without predictions.
+
+    Raises:
+        UserError: nothing can be read, or a single scan is unreadable.
+    """
+    config: EvaluationConfig = Overrides.parse(words).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
+    source = _elsewhere(predictions)
+    if fold is not None:
+        source = dataclasses.replace(source, swept=swept_point([fold]))
+    loaded = _load(cases, {case.case_id: predictions for case in cases}, dataset, source, 0, truths)
+    if loaded.unreadable:
+        raise UserError(next(iter(loaded.unreadable.values())))
+    return loaded.cases, _with_operating_point(config, source, loaded)[0], loaded.missing

@@ -1,4 +1,4 @@
-"""``make_example``: a Task folder of phantoms, made by whichever task is registered as ``phantom``."""
+"""``make_example``, ``make_squares``: Task folders made by whichever tasks are registered as such."""
 
 from __future__ import annotations
 
@@ -44,3 +44,17 @@ def make_example(
     plugin = tasks.get("phantom")
     settings = plugin.settings(train, test, healthy, protocol, modalities, classes, seed)
     return plugin().write(TaskFolder(data_root() / task), settings, workers=workers, overwrite=overwrite)
+
+
+def make_squares(
+    task: str = "Task000D3_Example", *, train: int = 10, test: int = 10, seed: int = 0, workers: int = 0
+) -> Any:
+    """Writes nnDetection's example, cubes with and without a hole, to ``${det_data}/{task}``.
+
+    Raises:
+        UserError: a wrong argument, or the folder holds something else.
+    """
+    if not re.fullmatch(r"Task\d+[A-Za-z0-9]*_[A-Za-z0-9_.-]+", task):
+        raise UserError(f"--task {task}: not the name of a Task folder", remedy="name it like Task000D3_Example")
+    plugin = tasks.get("squares")
+    return plugin().write(TaskFolder(data_root() / task), plugin.settings(train, test, seed), workers=workers)

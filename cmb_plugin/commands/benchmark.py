@@ -1,0 +1,121 @@
+"""``nndet_benchmark``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .cli import add_overrides, command, parser
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cmb_plugin.workflows.benchmark_table import Row
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, predict and measure several methods on several tasks with the same budget and splits; one table.
+
+    Examples:
+        nndet_benchmark Task101_CMB                                      the trainers of this package
+        nndet_benchmark 101 --models CMBRetinaUNet,nnunet --seeds 3      against nnU-Net v2, three seeds each
+        nndet_benchmark 100 101 --budget 2000steps                       two tasks, 2000 optimisation steps each
+        nndet_benchmark 101 --models CMBRetinaUNet,path/to/predictions   against what another program predicted
+        nndet_benchmark 101 --only eval                                  the table of what is finished
+
+    Models: a trainer (nndet_train module=), with another plan as Trainer:D3V001_3d; nnunet, the installed nnU-Net v2
+    with its own commands; a folder of predictions of the task's test scans, in any format that nndet_eval reads.
+
+    Budget: 2000steps, or 30min or 2h of optimisation steps, from two short trials of each method; start-up, validation
+    and prediction come on top. The same number of steps is not the same work: the table names patches and time.
+
+    Interrupted or killed, the same command goes on where it was. Test scans are measured, or, where the task has none,
+    the validation scans of the folds, pooled. Files: --output holds benchmark.md, .csv and .html, and per task the
+    records and logs (docs/benchmark.md). Exit code 2 when something failed; the table then holds the rest.
+    """
+    arguments = parser(main.__doc__)
+    arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
+    arguments.add_argument(
+        "--models", default="RetinaUNetV001,CMBRetinaUNet", metavar="NAME,...", help="(default: %(default)s)"
+    )
+    arguments.add_argument("--folds", default="0", metavar="N,...", help="(default: %(default)s)")
+    arguments.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default: %(default)s)")
+    arguments.add_argument("--budget", default="2000steps", help="of each training (default: %(default)s)")
+    arguments.add_argument(
+        "--only", metavar="PHASE,...", help="of prep, train, predict, eval; eval writes the table (default: all)"
+    )
+    arguments.add_argument(
+        "--output", metavar="DIR", help="its name also marks the model folders (default: ${det_models}/benchmark)"
+    )
+    arguments.add_argument(
+        "--nnunet-memory", type=float, metavar="GB", help="that nnU-Net plans for; 8 with a GPU, 2 without by default"
+    )
+    arguments.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    add_overrides(arguments)
+    args = arguments.parse_args(argv)
+    import re
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from cmb_plugin.errors import UserError
+    from cmb_plugin.paths import models_root
+    from cmb_plugin.plugins import suggest
+    from cmb_plugin.workflows.benchmark import run_benchmark
+    from cmb_plugin.workflows.benchmark_entries import PHASES, Benchmark, Budget, parse_methods
+
+    console = Console()
+    phases = tuple(args.only.split(",")) if args.only else PHASES
+    for phase in phases:
+        if phase not in PHASES:
+            raise UserError(f"--only {phase}: no such phase", remedy=suggest(phase, PHASES))
+    if not re.fullmatch(r"\d+(,\d+)*", args.folds) or args.seeds < 1:
+        raise UserError("--folds or --seeds: not understood", remedy="give for instance --folds 0,1 --seeds 3")
+    output = Path(args.output).expanduser().resolve() if args.output else models_root() / "benchmark"
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", output.name):
+        raise UserError(f"--output {output.name}: cannot mark model folders", remedy="use letters, digits, _ . -")
+    run = run_benchmark(
+        Benchmark(
+            tasks=tuple(args.tasks),
+            methods=parse_methods(args.models),
+            folds=tuple(int(fold) for fold in args.folds.split(",")),
+            seeds=tuple(range(args.seeds)),
+            budget=Budget.parse(args.budget),
+            words=tuple(args.overrides),
+            output=output,
+            phases=phases,
+            nnunet_memory_gb=args.nnunet_memory,
+            resamples=args.resamples,
+        ),
+        say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    if run.table:
+        _show(run.table, console)
+    for name, log in run.failed.items():
+        console.print(f"failed: {name}, see {log}", markup=False, highlight=False, soft_wrap=True)
+    for file in run.files:
+        console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
+    return 2 if run.failed else 0
+
+
+def _show(rows: Sequence[Row], console: Console) -> None:
+    """One table per task, turned on its side: methods are columns, numbers are rows."""
+    from rich import box
+    from rich.table import Table
+
+    from cmb_plugin.workflows.benchmark_table import COSTS, cells, costs, headings
+
+    for task in dict.fromkeys(row.task for row in rows):
+        own = [row for row in rows if row.task == task]
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"{task}: {own[0].n_cases} scans", title_justify="left"
+        )
+        table.add_column("")
+        for row in own:
+            table.add_column(row.method, justify="right")
+        for index, heading in enumerate(headings(own)[1:], start=1):
+            table.add_row(heading, *(cells(row)[index] for row in own))
+        for index, heading in enumerate(COSTS[1:], start=1):
+            table.add_row(heading, *(costs(row)[index] for row in own))
+        console.print(table)

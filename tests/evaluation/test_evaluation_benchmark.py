@@ -1,0 +1,273 @@
+"""nndet_benchmark: the same splits and budget for all, nnU-Net's own layout, a table that survives a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_task import make_tiny_task
+
+from cmb_plugin.commands import benchmark as command
+from cmb_plugin.dataset import Dataset, make_splits, read_truth
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.images import read_mask, read_scan, write_image
+from cmb_plugin.workflows.benchmark_entries import Budget, parse_methods, split_words, steps_of
+from cmb_plugin.workflows.nnunet import NnunetTask, collect, components_as_detections, export_task
+
+SMALL = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path / "data"))
+    monkeypatch.setenv("det_models", str(tmp_path / "models"))
+    return make_tiny_task(tmp_path / "data", classes=("cmb", "iron"))
+
+
+def test_a_budget_is_steps_or_time():
+    assert (Budget.parse("2000steps"), Budget.parse("90 min"), Budget.parse("1.5h")) == (
+        Budget(2000, None),
+        Budget(None, 90.0),
+        Budget(None, 90.0),
+    )
+    for text in ("2000", "steps", "0steps", "-3min"):
+        with pytest.raises(UserError, match="2000steps, 30min or 2h"):
+            Budget.parse(text)
+
+
+@pytest.mark.parametrize("steps", [1, 6, 16, 17, 250, 2000, 12345])
+def test_epochs_times_steps_is_the_budget_within_a_thirtieth(steps):
+    epochs, per_epoch = steps_of(steps)
+    assert abs(epochs * per_epoch - steps) <= max(1, steps / 30)
+
+
+def test_methods_are_trainers_with_a_plan_nnunet_and_folders(tmp_path):
+    methods = parse_methods(f"RetinaUNetV001,CMBRetinaUNet:D3V001_3d,nnunet,{tmp_path}")
+    assert [(m.trainer, m.plan) for m in methods[:3]] == [
+        ("RetinaUNetV001", "D3CMB_3d"),
+        ("CMBRetinaUNet", "D3V001_3d"),
+        ("", ""),
+    ]
+    assert methods[3].folder == tmp_path.resolve()
+    with pytest.raises(UserError, match="RetinaUNetV001"):
+        parse_methods("RetinaUNetV01")
+    with pytest.raises(UserError, match="twice"):
+        parse_methods("nnunet,nnunet")
+
+
+def test_overrides_go_to_the_command_that_knows_them():
+    parts = split_words(["planner_cfg.seed=1", "eval_cfg.match_mm=3", "inference_cfg.overlap=0.3", "train=fast"])
+    assert parts == {
+        "prep": ["planner_cfg.seed=1"],
+        "eval": ["eval_cfg.match_mm=3"],
+        "predict": ["inference_cfg.overlap=0.3"],
+        "train": ["train=fast"],
+    }
+
+
+def test_a_task_goes_out_in_the_layout_of_nnunet_with_our_splits(task, tmp_path):
+    # One modality's header differs a little, as scanners write them: nnU-Net would refuse it.
+    phase, grid = read_scan(task.images("Tr") / "sub-02_0001.nii.gz")
+    moved = type(grid)(grid.shape, grid.spacing, (31.001, 42.5, -17.25), grid.direction)
+    phase[0, 0, 0] = np.nan
+    write_image(task.images("Tr") / "sub-02_0001.nii.gz", phase, moved)
+    splits = make_splits({"sub-01": 1, "sub-02": 2, "sub-04": 0}, folds=2)
+    target = NnunetTask(task, tmp_path / "nnunet")
+    for _ in range(2):  # the second time keeps what is there
+        export_task(target, splits)
+    assert target.raw.name == "Dataset900_Tiny"
+    assert sorted(path.name for path in (target.raw / "imagesTr").iterdir()) == [
+        f"{case}_000{m}.nii.gz" for case in ("sub-01", "sub-02", "sub-04") for m in (0, 1)
+    ]
+    definition = read_json(target.raw / "dataset.json")
+    assert definition["labels"] == {"background": 0, "cmb": 1, "iron": 2}
+    assert (definition["numTraining"], definition["channel_names"]) == (3, {"0": "swi", "1": "phase"})
+    assert read_json(target.preprocessed / "splits_final.json") == splits
+    exported, own = read_scan(target.raw / "imagesTr" / "sub-02_0001.nii.gz")
+    assert own.matches(grid, 1e-4)
+    assert np.isfinite(exported).all()
+    mask, _ = read_mask(task.labels("Tr") / "sub-01.nii.gz")
+    classes, _ = read_mask(target.raw / "labelsTr" / "sub-01.nii.gz")
+    listed = read_json(task.labels("Tr") / "sub-01.json")["instances"]
+    for number, label in listed.items():
+        assert set(np.unique(classes[mask == int(number)])) == {label + 1}
+    assert not read_mask(target.raw / "labelsTr" / "sub-04.nii.gz")[0].any()
+
+
+def test_components_come_back_as_detections_with_the_mean_probability(task, tmp_path):
+    cases = [case for case in Dataset.load(task).cases("Ts") if case.case_id == "sub-51"]
+    truth = read_truth(cases[0])
+    mask, _ = read_mask(cases[0].label)
+    probabilities = np.zeros((3, *mask.shape), np.float32)
+    listed = read_json(cases[0].classes_file)["instances"]
+    for number, label in listed.items():
+        probabilities[label + 1][mask == int(number)] = 0.5 + int(number) / 20
+    probabilities[0] = 1 - probabilities[1:].sum(axis=0)
+    found = components_as_detections(probabilities)
+    assert found.scores == pytest.approx([0.5 + n / 20 for n in range(len(truth), 0, -1)])
+    np.testing.assert_array_equal(found.boxes[::-1], truth.boxes)
+    assert found.labels[::-1].tolist() == truth.labels.tolist()
+    assert len(components_as_detections(np.ones((2, 4, 4, 4)) * [[[[0.9]]], [[[0.1]]]])) == 0
+
+    target = NnunetTask(task, tmp_path / "nnunet")
+    with pytest.raises(UserError, match="was not predicted"):
+        collect(target, cases, tmp_path, tmp_path / "out")
+    np.savez(tmp_path / "sub-51.npz", probabilities=probabilities)
+    collect(target, cases, tmp_path, tmp_path / "out")
+    assert read_json(tmp_path / "out" / "sub-51_boxes.json")["model"] == "nnunet"
+
+
+def start(*words):
+    code = "import sys; from cmb_plugin.commands.benchmark import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def rows_of(output: Path) -> list[list[str]]:
+    with (output / "benchmark.csv").open() as file:
+        return list(csv.reader(file))
+
+
+def running(words: str) -> bool:
+    """Whether any process was started with these words."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if words in path.read_bytes().replace(b"\0", b" ").decode(errors="replace"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="commands that die with their parent are Linux's")
+def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, capsys):
+    from cmb_plugin.dataset import boxes_file
+    from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictions
+    from cmb_plugin.detections import Detections
+
+    given = tmp_path / "perfect"
+    for case in Dataset.load(task).cases("Ts"):
+        truth = read_truth(case)
+        found = Detections(truth.boxes, np.linspace(0.9, 0.8, len(truth)), truth.labels)
+        write_case_predictions(given, CasePredictions(case.case_id, found, truth.grid, ("cmb", "iron"), 0.5))
+    assert boxes_file(given, "sub-51").is_file()
+    common = [
+        task.name,
+        "--models",
+        f"RetinaUNetV001,{given}",
+        "--budget",
+        "20steps",
+        "--resamples",
+        "100",
+        "-o",
+        *SMALL,
+    ]
+    whole, broken = tmp_path / "models" / "whole", tmp_path / "models" / "broken"
+    assert command.main([*common, "--output", str(whole)]) == 0
+    assert "FROC score" in capsys.readouterr().out
+    fold = tmp_path / "models" / task.name / "RetinaUNetV001_D3CMB_3d_broken_seed0" / "fold0"
+    for sign in (fold / "settings.yaml", fold / "model_last.ckpt"):
+        process = start(*common, "--output", str(broken))
+        deadline = time.monotonic() + 120
+        while not sign.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 10
+        while running("exp.tag=broken_seed0") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not running("exp.tag=broken_seed0"), "the training outlived the benchmark"
+    assert command.main([*common, "--output", str(broken)]) == 0
+    assert rows_of(broken) == rows_of(whole)
+
+    rows = [row for row in rows_of(whole)[1:] if row[2] in ("sensitivity", "difference:sensitivity")]
+    by_name = {(row[1], row[2]): float(row[3]) for row in rows}
+    assert by_name["perfect", "sensitivity"] == 1.0
+    expected = 1.0 - by_name["RetinaUNetV001", "sensitivity"]
+    assert by_name["perfect", "difference:sensitivity"] == pytest.approx(expected)
+    text = (whole / "benchmark.html").read_text()
+    assert "http" not in text
+    assert "perfect" in (whole / "benchmark.md").read_text()
+    # Nothing is left to do: the table alone is written anew; another budget is another benchmark.
+    before = (fold / "model_last.ckpt").stat().st_mtime_ns
+    assert command.main([*common, "--output", str(broken), "--only", "eval"]) == 0
+    assert command.main([*common[:3], "--budget", "40steps", "-o", *SMALL, "--output", str(broken)]) == 2
+    assert "another --output" in capsys.readouterr().err
+    assert (fold / "model_last.ckpt").stat().st_mtime_ns == before
+    assert json.loads((broken / task.name / "RetinaUNetV001_fold0_seed0.json").read_text())["finished"] == [
+        "train",
+        "predict",
+    ]
+
+
+def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
+    from cmb_plugin.workflows.benchmark import run_benchmark
+    from cmb_plugin.workflows.benchmark_entries import Benchmark
+
+    for path in task.labels("Ts").iterdir():
+        path.unlink()
+    splits = [{"train": ["sub-03"], "val": ["sub-01", "sub-02"]}, {"train": ["sub-01"], "val": ["sub-03", "sub-04"]}]
+    write_json(task.splits, splits)
+    given = tmp_path / "binary"
+    for case in Dataset.load(task).cases("Tr"):
+        mask, grid = read_mask(case.label)
+        write_image(given / f"{case.case_id}.nii.gz", (mask == 1).astype(np.uint8), grid)
+    benchmark = Benchmark(
+        tasks=(task.name,),
+        methods=parse_methods(str(given)),
+        folds=(0, 1),
+        seeds=(0,),
+        budget=Budget(1, None),
+        words=(),
+        output=tmp_path / "out",
+        phases=("eval",),
+        resamples=50,
+    )
+    (row,) = run_benchmark(benchmark, say=lambda _: None).table
+    assert (row.n_cases, len(row.statistics.subjects), row.missing) == (4, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--only", "training"], "train"),
+        (["--folds", "x"], "--folds 0,1"),
+        (["--models", "Nothing"], "known"),
+        (["--only", "eval"], "not prepared"),
+        (["--budget", "soon"], "30min"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line(task, capsys, words, hint):
+    assert command.main([task.name, *words]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert error.count("\n") == 1
+
+
+def test_the_squares_of_nndetection_are_solid_or_hollow(tmp_path, monkeypatch):
+    from cmb_plugin.commands import example
+    from cmb_plugin.dataset import check_dataset
+    from cmb_plugin.paths import find_task
+
+    monkeypatch.setenv("det_data", str(tmp_path))
+    words = ["--kind", "squares", "--train", "5", "--test", "1", "-np", "0"]
+    assert example.main(words) == 0
+    assert example.main(words) == 0
+    assert example.main([*words, "--seed", "1"]) == 2
+    task = find_task("Task000D3_Example")
+    dataset = Dataset.load(task)
+    assert dataset.classes == ("SquareHole", "Square")
+    assert not check_dataset(dataset).errors
+    for case in dataset.cases("Tr"):
+        truth = read_truth(case)
+        z, y, x = ((truth.boxes[0, :3] + truth.boxes[0, 3:]) / 2).astype(int)
+        mask, _ = read_mask(case.label)
+        assert bool(mask[z, y, x]) == (truth.labels[0] == 1)

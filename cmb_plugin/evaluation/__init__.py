@@ -8,7 +8,7 @@ from .components import ComponentCounts, label_components, match_components
 from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at
 from .intervals import headline_intervals
 from .matching import match_by_distance, match_by_iou, pair_distance, pair_inside, pair_iou
-from .metrics import evaluate
+from .metrics import evaluate, nndetection_results
 from .mimics import false_positive_kinds, mimic_distances, mimic_kinds
 from .operating import OperatingPoint, SweepConfig, find_operating_point
 from .precision import average_precision
@@ -45,6 +45,7 @@ __all__ = [
     "match_components",
     "mimic_distances",
     "mimic_kinds",
+    "nndetection_results",
     "pair_distance",
     "pair_inside",
     "pair_iou",

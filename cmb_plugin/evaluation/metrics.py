@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,25 @@ def evaluate(
         "overall": overall,
         "per_class": per_class,
     }
+
+
+def nndetection_results(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers of ``results_boxes.json`` under nnDetection's names, of IoU matching.
+
+    Args:
+        metrics: from ``evaluate``.
+
+    Returns:
+        ``AP_IoU_0.10``, ``mAP_IoU_0.10_0.50_0.05_MaxDet_100``, ``FROC_score_IoU_0.10`` and the same for each class with
+        its name before them. What is undefined is None, where nnDetection writes -1 or NaN.
+    """
+    iou = f"{metrics['matching']['iou']:.2f}"
+    blocks = {"": metrics["overall"]["iou"], **{f"{name}_": own["iou"] for name, own in metrics["per_class"].items()}}
+    results: dict[str, float | None] = {}
+    for prefix, block in blocks.items():
+        results |= {f"{prefix}{key}": value for key, value in block.items() if "AP_IoU" in key}
+        results[f"{prefix}FROC_score_IoU_{iou}"] = block["froc_score"]
+    return results
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, headline_intervals
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, headline_intervals, nndetection_results
 from cmb_plugin.evaluation import evaluate as measure
 from cmb_plugin.files import write_json, write_text
 from cmb_plugin.images import Grid, read_scan
@@ -70,7 +70,7 @@ def write_results(
     images: Mapping[str, Path],
     notes: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes metrics.json, detections.tsv, froc.png, gallery*.png and report.html; returns the paths.
+    """Writes metrics.json, results_boxes.json, detections.tsv, froc.png, gallery*.png, report.html; returns the paths.
 
     Args:
         folder: where to write.
@@ -95,8 +95,9 @@ def write_results(
 
     entries = list_entries(loaded.cases, config)
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / name for name in ("metrics.json", "detections.tsv", "froc.png")]
+    files = [folder / name for name in ("metrics.json", "detections.tsv", "froc.png", "results_boxes.json")]
     write_json(files[0], metrics)
+    write_json(files[3], nndetection_results(metrics))
     write_entries(files[1], entries, classes, loaded.grids)
     save_figure(froc_figure(metrics, title), files[2])
     files += write_gallery(folder, entries, classes, read, title)

@@ -21,7 +21,7 @@ from cmb_plugin.images import Grid
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.workflows.evaluate import evaluate, load_split, sweep
 
-FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json", "report.html"]
+FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json", "report.html", "results_boxes.json"]
 
 
 @pytest.fixture
@@ -63,8 +63,13 @@ def test_validation_scans_are_measured_and_every_file_is_written(task, fold, cap
     assert metrics["sensitivity"] == (metrics["n_lesions"] - 1) / metrics["n_lesions"]
     assert (metrics["precision"], metrics["fp_per_scan"], metrics["missing_cases"]) == (1.0, 0.0, [])
     assert metrics["operating_point"] == {"score": 0.5, "source": "predictions", "ranking": None}
+    boxes = json.loads((folder / "results_boxes.json").read_text())
+    names = ("AP_IoU_0.10", "mAP_IoU_0.10_0.50_0.05_MaxDet_100", "FROC_score_IoU_0.10")
+    assert set(boxes) == {*names, *(f"cmb_{name}" for name in names)}
+    assert boxes["AP_IoU_0.10"] == metrics["overall"]["iou"]["AP_IoU_0.10"]
     printed = capsys.readouterr().out
     assert "within 5 mm" in printed
+    assert f"95 % intervals over 2 patients: sensitivity {metrics['sensitivity']:.3f} (" in printed
     assert "froc.png" in printed
     with (folder / "detections.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))

@@ -1,6 +1,7 @@
 """Data sets as people have them become Task folders: label kinds, point growing, grids, DICOM, tables, the split."""
 
 from .case import Job, Record, convert_case, source_key
+from .evidence import doubt
 from .growing import Growth, grow_points
 from .instances import Drawn, draw_boxes, draw_points, instances_of_mask
 from .reading import SourceImage, read_source
@@ -52,6 +53,7 @@ __all__ = [
     "boxes_of_rows",
     "choose_test",
     "convert_case",
+    "doubt",
     "draw_boxes",
     "draw_points",
     "grow_points",

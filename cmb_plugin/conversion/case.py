@@ -23,6 +23,7 @@ from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import modality_kind, modality_polarity, work_key
 
 from .crops import write_crops
+from .evidence import Readings, score_readings
 from .grids import bring, bring_instances
 from .instances import Drawn, draw_boxes, draw_points, file_error, instances_of_mask
 from .reading import SourceImage, read_source, source_exists
@@ -64,6 +65,7 @@ class Record:
         lesions: a dictionary per instance: number, class, centre, diameter, how it was drawn.
         spacing: of the reference in mm, z, y, x.
         warnings: sentences.
+        readings: how far the points stand out as they were read, and read otherwise.
     """
 
     case_id: str
@@ -76,6 +78,7 @@ class Record:
     lesions: list[dict[str, Any]]
     spacing: tuple[float, ...]
     warnings: list[str] = field(default_factory=list)
+    readings: Readings = field(default_factory=dict)
 
     @property
     def weak(self) -> bool:
@@ -116,6 +119,7 @@ def convert_case(case: SourceCase, job: Job) -> Record:
         lesions,
         tuple(reference.grid.spacing),
         warnings,
+        {} if drawn is None else drawn.readings,
     )
     _write(record, drawn, arrays, reference.grid, job)
     return record
@@ -170,7 +174,9 @@ def _draw(case: SourceCase, job: Job, reference: SourceImage, array: np.ndarray)
                 f"{case.images[0]}: a lesion is not outlined on phase",
                 remedy="name another modality first (-o convert_cfg.modalities=[...]), or convert_cfg.growth=ball",
             )
-        return draw_points(values, grid, label, job.config, bright)
+        drawn = draw_points(values, grid, label, job.config, bright)
+        drawn.readings = {} if job.config.growth == "ball" else score_readings(values, grid, label, bright)
+        return drawn
     if isinstance(label, BoxLabel):
         return draw_boxes(grid, label)
     return Drawn(np.zeros(grid.shape, np.int32))

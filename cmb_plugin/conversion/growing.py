@@ -19,7 +19,7 @@ FRACTIONS = (0.5, 0.6, 0.7, 0.8)
 vessel or the edge of the brain."""
 
 SEED_MM = 1.5
-"""The core is looked for so close to the point."""
+"""The core is looked for so close to the point, and in every voxel that touches it."""
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -107,7 +107,7 @@ def _grow(
         to_others = np.minimum(to_others, np.linalg.norm((offsets - other) * spacing, axis=-1))
     allowed = (distance <= radius) & (distance < to_others) & ~_empty(image[place])
     ball = ball_voxels(point, ball_mm, spacing, image.shape)
-    near = allowed & (distance <= max(SEED_MM, float(np.min(spacing))))
+    near = allowed & (distance <= max(SEED_MM, float(np.linalg.norm(spacing)) / 2 + 1e-6))
     if not near.any():
         return Growth(ball, "ball")
     near_values = np.where(near, values, -np.inf)

@@ -28,6 +28,7 @@ class Drawn:
         how: instance -> ``mask``, ``grown``, ``ball``, ``diameter`` or ``box``.
         certainty: instance -> ``definite`` or ``possible``, where the source says so.
         warnings: sentences.
+        readings: of points, see ``score_readings``.
     """
 
     mask: np.ndarray
@@ -35,6 +36,7 @@ class Drawn:
     how: dict[int, str] = field(default_factory=dict)
     certainty: dict[int, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    readings: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 def instances_of_mask(

@@ -21,6 +21,7 @@ from cmb_plugin.conversion import (
     SourceCase,
     choose_test,
     convert_case,
+    doubt,
     source_key,
     write_html,
 )
@@ -152,6 +153,9 @@ def convert(
     if not records:
         first = f" ({failures[0].reason})" if failures else ""
         raise UserError(f"{source}: no case could be converted{first}", remedy="repair the source, see --help")
+    if found := doubt([record.readings for record in records]):
+        remedy = "look at conversion.html; correct the file or set convert_cfg.space, and add --overwrite"
+        failures.append(Failure("all points", f"{source}: points would hit darker places if they {found} - {remedy}"))
     splits = _split(folder, records, {case.case_id: case.split for case in cases if case.split}, test_fraction, seed)
     _finish(folder, converter, records, splits, settings)
     report = ConversionReport(folder, records, splits, failures, notes, len(fresh))

@@ -80,3 +80,11 @@ def test_the_cut_off_outside_of_the_brain_is_no_lesion() -> None:
     growth = grow_points(image, SPACING, np.array([[15.5, 30.5, 30.5]]))[0]
     assert growth.how == "grown"
     assert growth.voxels[:, 1].min() >= 28
+
+
+def test_a_point_between_two_thick_slices_is_grown_too() -> None:
+    image = np.random.default_rng(0).normal(100, 2, (12, 60, 60))
+    image[5:7, 29:32, 29:32] -= 60
+    growth = grow_points(image, (4.0, 0.5, 0.5), np.array([[6.0, 30.5, 30.5]]))[0]
+    assert growth.how == "grown"
+    assert len(growth.voxels) == 18

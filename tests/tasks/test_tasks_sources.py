@@ -64,6 +64,16 @@ def test_points_from_zero_are_taken_when_one_says_so(run: Convert, tmp_path: Pat
     assert run("cuhk", source, "convert_cfg.space=voxel0").exit_code == 0
 
 
+def test_points_that_all_lie_a_voxel_off_are_suspected(run: Convert, tmp_path: Path) -> None:
+    scans = miniatures.tiny_scans(6)
+    source = miniatures.write_cuhk(tmp_path / "in", scans)
+    for index, scan in enumerate(scans, start=1):
+        savemat(source / "ground_truth" / f"{index:02d}.mat", {"cen": miniatures.one_based(scan) - 1})
+    found = reasons(run("cuhk", source))
+    assert "points would hit darker places if they count from 0 - look at conversion.html" in found
+    assert run("cuhk", source, "convert_cfg.space=voxel0", overwrite=True).exit_code == 0
+
+
 def test_an_unreadable_scan_and_a_missing_mask_are_named(run: Convert, tmp_path: Path) -> None:
     source = miniatures.write_rodeja(tmp_path / "in", miniatures.tiny_scans(4))
     cut = source / "H001.nii.gz"

@@ -76,6 +76,8 @@ def test_modalities_stand_in_the_order_of_their_numbers(tmp_path):
         ({"test_labels": "no"}, "test_labels"),
         ({"annotation_style": "box"}, "annotation_style"),
         ({"session_id": ["a"]}, "session_id"),
+        ({"domain": "site1"}, "domain"),
+        ({"weak_cases": {"a": 1}}, "weak_cases"),
     ],
 )
 @pytest.mark.parametrize("name", ["dataset.json", "dataset.yaml"])

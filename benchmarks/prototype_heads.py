@@ -47,7 +47,6 @@ class Variant:
     embedding: int = 16
     gamma: float = 0.5
     concentration: float = 0.05
-    balance: float = 0.5
     hidden: int | None = 32
     dropout: float = 0.0
     placed: bool = True
@@ -55,13 +54,12 @@ class Variant:
 
 VARIANTS = {
     "as it is": Variant(),
-    "without balance": Variant(balance=0.0),
-    "without balance, prototypes begin at random": Variant(balance=0.0, placed=False),
+    "prototypes begin at random": Variant(placed=False),
     "32 dimensions, gamma 1, concentration 0.01": Variant(embedding=32, gamma=1.0, concentration=0.01, hidden=64),
     "dropout 0.3": Variant(dropout=0.3),
     "linear": Variant(hidden=0),
     "window 1": Variant(window=1),
-    "window 1, no embedding (Kim et al.)": Variant(window=1, hidden=None, gamma=0.1, concentration=0.01, balance=0.0),
+    "window 1, no embedding (Kim et al.)": Variant(window=1, hidden=None, gamma=0.1, concentration=0.01),
 }
 
 
@@ -150,7 +148,7 @@ def learn(variant: Variant, data: Tensor, classes: Tensor, seed: int) -> Prototy
         embeddings = head.embedding(data[chosen])
         if step == 0 and variant.placed:
             head.begin_at(embeddings.detach(), classes[chosen], generator)
-        loss = head.loss(embeddings, classes[chosen], variant.concentration, variant.balance)
+        loss = head.loss(embeddings, classes[chosen], variant.concentration)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

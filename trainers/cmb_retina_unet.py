@@ -37,8 +37,6 @@ class CMBRetinaConfig(RetinaConfig):
         window: side of the cube of feature vectors from which a place is embedded.
         gamma: how fast probability falls with squared distance.
         concentration: weight of the pull of an embedding to its prototype.
-        prototype_balance: weight of the term that makes the prototypes of a class share its embeddings; 0 leaves the
-            loss as published.
         prototype_weight: weight of the prototype loss beside the detector's.
         hspl_start: share of the main schedule after which mimics are mined; before it the scores say nothing.
         mimics_per_crop: highest-scoring places without a lesion that are taken from each crop.
@@ -55,7 +53,6 @@ class CMBRetinaConfig(RetinaConfig):
     window: int = 3
     gamma: float = 0.5
     concentration: float = 0.05
-    prototype_balance: float = 0.5
     prototype_weight: float = 1.0
     hspl_start: float = 0.2
     mimics_per_crop: int = 8
@@ -137,7 +134,7 @@ class CMBRetinaUNet(RetinaUNetV001):
         embeddings = self.prototypes(features, places)
         if self.is_mining and not self.prototypes.placed:
             self.place_prototypes(embeddings.detach(), classes)
-        loss = self.prototypes.loss(embeddings, classes, config.concentration, config.prototype_balance)
+        loss = self.prototypes.loss(embeddings, classes, config.concentration)
         # Multiplied by 0 rather than left out before mining begins: DDP wants a gradient for every weight.
         return loss * (config.prototype_weight if self.is_mining else 0.0)
 

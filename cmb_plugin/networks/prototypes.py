@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -112,7 +111,6 @@ class PrototypeHead(nn.Module):
             embeddings: [N, E].
             classes: [N] true classes.
             concentration: l, the weight of the term that pulls an embedding to its prototype.
-            balance: weight of ``imbalance``, which Yang et al. do not have.
 
         Returns:
             a scalar; 0, with a path for gradients, without embeddings.
@@ -123,26 +121,7 @@ class PrototypeHead(nn.Module):
         own = self.owner[None] == classes[:, None]
         nearest = self.squared_distances(embeddings).masked_fill(~own, torch.inf).amin(dim=1)
         each = cross_entropy + concentration * nearest
-        mean = torch.stack([each[classes == index].mean() for index in classes.unique()]).mean()
-        return mean + balance * self.imbalance(embeddings, classes) if balance else mean
-
-    def imbalance(self, embeddings: Tensor, classes: Tensor) -> Tensor:
-        """How unevenly the embeddings of a class share its prototypes: log K minus the entropy of their mean share,
-        averaged over the classes that occur. 0 when all prototypes have as many, log K when one has all.
-
-        Nothing in the loss of Yang et al. keeps a class from gathering around one prototype, and it does; then a mimic
-        "looks like" all other mimics.
-
-        Args:
-            embeddings: [N, E].
-            classes: [N].
-        """
-        closeness = -self.gamma * self.squared_distances(embeddings)
-        found = []
-        for index in classes.unique():
-            share = closeness[classes == index][:, self.owner == index].softmax(dim=1).mean(dim=0)
-            found.append((share * share.clamp(min=1e-8).log()).sum() + math.log(len(share)))
-        return torch.stack(found).mean()
+        return torch.stack([each[classes == index].mean() for index in classes.unique()]).mean()
 
 
 def windows(features: Tensor, places: Tensor, side: int) -> Tensor:

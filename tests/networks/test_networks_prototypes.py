@@ -36,17 +36,6 @@ def test_the_loss_is_the_papers_formula():
     assert model.loss(embeddings, classes, 0.05).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_imbalance_is_nothing_for_even_shares_and_log_k_for_a_single_prototype():
-    model = head(prototypes=(1, 4))
-    model.prototypes.data[1:] = 40 * torch.eye(5)[:4]
-    even, one = 40 * torch.eye(5)[:4], 40 * torch.eye(5)[:1].repeat(6, 1)
-    mimics = [torch.ones(len(embeddings), dtype=torch.long) for embeddings in (even, one)]
-    assert model.imbalance(even, mimics[0]).item() == pytest.approx(0, abs=1e-5)
-    assert model.imbalance(one, mimics[1]).item() == pytest.approx(math.log(4), abs=1e-5)
-    with_it, without = (model.loss(one, mimics[1], 0.0, weight) for weight in (0.5, 0.0))
-    assert (with_it - without).item() == pytest.approx(0.5 * math.log(4), abs=1e-5)
-
-
 def test_gradients_of_the_loss_are_those_of_finite_differences():
     model = head().double()
     model.prototypes.data = model.prototypes.data.double()

@@ -39,6 +39,7 @@ from .nnunet import NnunetTask, collect, export_task, is_planned, link_scans
 from .train import DEFAULT_PLAN
 
 PROBE = (4, 14)  # steps of the two trials that tell how long a step takes
+LONGEST_PROBE = 300
 
 
 @dataclass
@@ -205,26 +206,37 @@ def _steps(entry: Entry, say: Callable[[str], None]) -> int:
 
 
 def _seconds_per_step(entry: Entry, say: Callable[[str], None]) -> float:
-    """The difference of two trials: start-up and validation cancel out."""
-    taken = []
-    for steps in (PROBE[0], *PROBE):  # the first one fills caches
-        start = time.perf_counter()
-        if entry.method.name == NNUNET:
-            trial = NnunetTask(entry.task, entry.nnunet.root)
-            environment = trial.environment(999, 1, steps)
-            shutil.rmtree(trial.root / "results_seed999", ignore_errors=True)
-            code = _call(trial.train_command(999, entry.fold, _device()), entry.log, say, environment)
-            shutil.rmtree(trial.root / "results_seed999", ignore_errors=True)
-        else:
-            further = [f"exp.tag={entry.benchmark.output.name}_trial", "train.mode=overwrite"]
-            code = _call(_train_command(entry, 1, steps, further), entry.log, say)
-        if code:
-            raise UserError(f"{entry.name}: a trial of {steps} steps failed", remedy=f"see {entry.log}")
-        taken.append(time.perf_counter() - start)
+    """From the difference of a short and a longer trial: start-up and validation cancel out.
+
+    The longer one grows until the difference stands out from what start-up varies by.
+    """
+    few, many = PROBE
+    _trial(entry, few, say)  # fills caches
+    short, long = _trial(entry, few, say), _trial(entry, many, say)
+    while long - short < 0.3 * short and many < LONGEST_PROBE:
+        many *= 3
+        long = _trial(entry, many, say)
     if entry.method.trainer:
         trial_model = f"{entry.method.trainer}_{entry.method.plan}_{entry.benchmark.output.name}_trial"
         shutil.rmtree(models_root() / entry.task.name / trial_model, ignore_errors=True)
-    return max((taken[2] - taken[1]) / (PROBE[1] - PROBE[0]), 1e-3)
+    return max((long - short) / (many - few), 1e-3)
+
+
+def _trial(entry: Entry, steps: int, say: Callable[[str], None]) -> float:
+    """Seconds that a training of so many steps takes, with all that comes with it."""
+    start = time.perf_counter()
+    if entry.method.name == NNUNET:
+        results = entry.nnunet.root / "results_seed999"
+        shutil.rmtree(results, ignore_errors=True)
+        environment = entry.nnunet.environment(999, 1, steps)
+        code = _call(entry.nnunet.train_command(999, entry.fold, _device()), entry.log, say, environment)
+        shutil.rmtree(results, ignore_errors=True)
+    else:
+        further = [f"exp.tag={entry.benchmark.output.name}_trial", "train.mode=overwrite"]
+        code = _call(_train_command(entry, 1, steps, further), entry.log, say)
+    if code:
+        raise UserError(f"{entry.name}: a trial of {steps} steps failed", remedy=f"see {entry.log}")
+    return time.perf_counter() - start
 
 
 def _call(

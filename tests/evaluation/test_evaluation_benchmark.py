@@ -50,6 +50,27 @@ def test_epochs_times_steps_is_the_budget_within_a_thirtieth(steps):
     assert abs(epochs * per_epoch - steps) <= max(1, steps / 30)
 
 
+def test_a_trial_grows_until_it_stands_out_from_start_up(task, tmp_path, monkeypatch):
+    from cmb_plugin.workflows import benchmark as workflow
+    from cmb_plugin.workflows.benchmark_entries import Benchmark, Entry
+
+    method = parse_methods("nnunet")
+    asked = Benchmark((task.name,), method, (0,), (0,), Budget(None, 10.0), (), tmp_path / "out")
+    entry = Entry(asked, task, method[0], 0, 0)
+    tried = []
+
+    def trial(entry, steps, say):
+        tried.append(steps)
+        return 20 + 0.1 * steps + (1 if len(tried) == 2 else 0)  # a second that start-up took longer
+
+    monkeypatch.setattr(workflow, "_trial", trial)
+    steps = workflow._steps(entry, print)
+    assert tried == [4, 4, 14, 42, 126]
+    assert steps == pytest.approx(6000, rel=0.1)
+    assert workflow._steps(entry, print) == steps
+    assert len(tried) == 5  # the answer is kept
+
+
 def test_methods_are_trainers_with_a_plan_nnunet_and_folders(tmp_path):
     methods = parse_methods(f"RetinaUNetV001,CMBRetinaUNet:D3V001_3d,nnunet,{tmp_path}")
     assert [(m.trainer, m.plan) for m in methods[:3]] == [

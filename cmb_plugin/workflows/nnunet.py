@@ -31,11 +31,16 @@ READER = "SimpleITKIO"  # probabilities then come back as [class, z, y, x]
 
 TRAINER_FILE = '''"""nnU-Net's trainer with a given number of epochs and steps; written by nndet_benchmark."""
 
+import ctypes
 import os
+import sys
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+if sys.platform == "linux":  # the processes that draw patches end with the training, even when it is killed
+    os.register_at_fork(after_in_child=lambda: ctypes.CDLL(None).prctl(1, 9))
 
 
 class nnUNetTrainerBudget(nnUNetTrainer):

@@ -43,6 +43,9 @@ class RetinaConfig(ModelConfig):
         detections_per_patch: at most so many boxes leave a patch.
         segmentation_foreground_weight: weight of lesion voxels in the cross entropy of the segmentation head; 1 is
             nnDetection's, short schedules need more.
+        segment_weak: also learn the outlines of lesions that were drawn from points or boxes
+            (``annotation_style: weak`` in dataset.json). Without it such patches teach where lesions are, not how far
+            they reach.
     """
 
     head_convs: int = 1
@@ -55,6 +58,7 @@ class RetinaConfig(ModelConfig):
     nms_iou: float = 0.6
     detections_per_patch: int = 100
     segmentation_foreground_weight: float = 1.0
+    segment_weak: bool = False
 
 
 @register_trainer
@@ -112,11 +116,11 @@ class RetinaUNetV001(DetectionModule):
 
     def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
         """The losses of what the network said about a batch; a trainer that extends the family adds its own."""
-        return self.detection_losses(output, batch) | {
-            "segmentation": segmentation_loss(
-                output.segmentation, batch.foreground, self.model_cfg.segmentation_foreground_weight
-            )
-        }
+        logits, foreground = output.segmentation, batch.foreground
+        if batch.outlined is not None and not self.model_cfg.segment_weak:
+            logits, foreground = logits[batch.outlined], foreground[batch.outlined]
+        weight = self.model_cfg.segmentation_foreground_weight
+        return self.detection_losses(output, batch) | {"segmentation": segmentation_loss(logits, foreground, weight)}
 
     def detection_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
         """Classification over sampled anchors and GIoU over the positives among them."""

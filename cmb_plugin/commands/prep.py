@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         additional_imports=[module]     your own planners
 
     Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, and for each plan a folder with
-    plan.json and the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when a case could
-    not be used; the others are prepared all the same.
+    plan.json and the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when
+    a case could not be used; the others are prepared all the same.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")

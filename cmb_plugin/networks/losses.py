@@ -83,7 +83,8 @@ def segmentation_loss(
 ) -> Tensor:
     """0.5 cross entropy + 0.5 soft Dice loss of the foreground, the Dice over the whole batch as in nnDetection.
 
-    Over a batch without any foreground the Dice term would only push noise, so it is left out there.
+    Over a batch without any foreground the Dice term would only push noise, so it is left out there. Without any
+    image the loss is 0, with a path for gradients.
 
     Args:
         logits: [B, 2, Z, Y, X], background first.
@@ -94,6 +95,8 @@ def segmentation_loss(
             leaves that state only after thousands of steps.
         smooth: keeps the quotient defined.
     """
+    if len(logits) == 0:
+        return logits.sum() * 0
     weights = logits.new_tensor([1.0, foreground_weight])
     cross_entropy = F.cross_entropy(logits, foreground.long(), weights)
     probability = logits.softmax(dim=1)[:, 1]

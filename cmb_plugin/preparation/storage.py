@@ -50,6 +50,7 @@ class StoredCase:
         nonfinite: number of replaced NaN and infinite values.
         labelled: False for a scan without labels.
         key: what it was made from and how, see ``work_key``.
+        weak: the lesions were drawn from points or boxes, so that their outlines are nobody's judgement.
 
     Example:
         >>> case = StoredCase.open(folder, "sub-01")                      # doctest: +SKIP
@@ -71,6 +72,7 @@ class StoredCase:
     nonfinite: int
     labelled: bool
     key: str
+    weak: bool = False
 
     @classmethod
     def open(cls, folder: Path, case_id: str) -> StoredCase:
@@ -101,6 +103,7 @@ class StoredCase:
             nonfinite=content["nonfinite"],
             labelled=content["labelled"],
             key=content["key"],
+            weak=content.get("weak", False),
         )
 
     @cached_property
@@ -126,6 +129,7 @@ def save_case(
     *,
     patch_size: Sequence[int] = DEFAULT_PATCH,
     key: str = "",
+    weak: bool = False,
 ) -> None:
     """Writes a case; one that is there already is replaced.
 
@@ -136,6 +140,7 @@ def save_case(
         classes: instance number -> class index.
         patch_size: what will be read at a time; chunks and blocks are laid out for it.
         key: kept with the case, so that a later run knows whether it is still good.
+        weak: kept with the case: its lesions were drawn from points or boxes.
     """
     _json_path(folder, case_id).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +165,7 @@ def save_case(
         "truth": truth,
         "redrawn": prepared.redrawn,
         "nonfinite": prepared.nonfinite,
+        "weak": weak,
     }
     write_json(_json_path(folder, case_id), content)
 

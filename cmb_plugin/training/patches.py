@@ -29,22 +29,27 @@ class Batch:
         boxes: for each image [N, 6] in patch voxels.
         labels: for each image [N] class indices.
         foreground: [B, Z, Y, X], 1 inside lesions.
+        outlined: [B] False where a lesion of the patch was drawn from a point or a box, so that its outline teaches
+            nothing; None for all True.
     """
 
     images: Tensor
     boxes: list[Tensor]
     labels: list[Tensor]
     foreground: Tensor
+    outlined: Tensor | None = None
 
 
 @dataclass
 class Sample:
-    """One patch: image [C, Z, Y, X], boxes [N, 6], labels [N], foreground [Z, Y, X]."""
+    """One patch: image [C, Z, Y, X], boxes [N, 6], labels [N], foreground [Z, Y, X], and whether its lesions were
+    outlined by somebody."""
 
     image: Tensor
     boxes: Tensor
     labels: Tensor
     foreground: Tensor
+    outlined: bool = True
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -54,6 +59,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         [s.boxes for s in samples],
         [s.labels for s in samples],
         torch.stack([s.foreground for s in samples]),
+        torch.tensor([s.outlined for s in samples]),
     )
 
 
@@ -114,7 +120,9 @@ class PatchDataset(Dataset[Sample]):
         instances = torch.from_numpy(_read(case.instances, start, size).astype(np.int16))
         if self.augmentation:
             image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
-        return _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
+        sample = _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
+        sample.outlined = not (case.weak and len(sample.boxes))
+        return sample
 
     def _place(
         self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator

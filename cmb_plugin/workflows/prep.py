@@ -235,8 +235,11 @@ def _preprocess(
     ready = {}
     for item in items:
         folder, case_id = dataset.task.prepared(plan.name, item.split), item.case.case_id
-        if is_current(folder, case_id, _prepared_key(item.case, plan)):
-            ready[item] = _summary(item.split, StoredCase.open(folder, case_id), fresh=False)
+        if not is_current(folder, case_id, _prepared_key(item.case, plan)):
+            continue
+        stored = StoredCase.open(folder, case_id)
+        if stored.weak == dataset.is_weak(case_id):
+            ready[item] = _summary(item.split, stored, fresh=False)
     outcomes = run_cases(
         partial(_preprocess_case, dataset=dataset, plan=plan),
         [item for item in items if item not in ready],
@@ -267,7 +270,8 @@ def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummar
     brain = read_brain(case, grid) if plan.preprocessing.brain_channel is not None else None
     prepared = preprocess_case(images, grid, mask, plan.preprocessing, brain)
     classes = {} if labels is None else labels.classes
-    save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key)
+    weak = dataset.is_weak(case.case_id)
+    save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key, weak=weak)
     stored = StoredCase.open(folder, case.case_id)
     if mask is not None:
         # Counted in what was written, not in what was meant to be written.

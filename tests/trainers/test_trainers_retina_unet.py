@@ -84,6 +84,23 @@ def test_healthy_only_batches_train_without_regression(batch):
     sum(losses.values()).backward()
 
 
+def test_outlines_that_were_drawn_from_points_are_not_learned_unless_asked_for(batch):
+    def loss(outlined, **settings):
+        model = module()
+        model.model_cfg = dataclasses.replace(model.model_cfg, **settings)
+        batch.outlined = None if outlined is None else torch.tensor(outlined)
+        return model.losses(batch)
+
+    everything = loss(None)
+    assert loss([True, True])["segmentation"] == everything["segmentation"]
+    assert loss([False, True], segment_weak=True)["segmentation"] == everything["segmentation"]
+    half, none = loss([False, True]), loss([False, False])
+    assert 0 < half["segmentation"] < everything["segmentation"]  # the patch without lesions still teaches background
+    assert none["segmentation"] == 0
+    assert none["classification"] == everything["classification"]
+    sum(none.values()).backward()
+
+
 def test_detections_stay_inside_the_patch_and_are_sorted(batch):
     model = module().eval()
     model.model_cfg.score_threshold = 0.0

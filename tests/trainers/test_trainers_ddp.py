@@ -26,7 +26,7 @@ def test_two_processes_train_the_default_model(tmp_path: Path, monkeypatch: pyte
     script = tmp_path / "train.py"
     script.write_text("import sys\nfrom cmb_plugin.commands.train import main\nsys.exit(main(sys.argv[1:]))\n")
     command = [sys.executable, str(script), "900", "-o", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Trained ") == 1  # the second process keeps quiet
     fold = resolve("900", words).fold

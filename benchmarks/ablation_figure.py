@@ -73,7 +73,8 @@ def _kinds(axes: Axes, study: Study) -> None:
     axes.set_title(
         f"where {100 * study.sensitivity['definite']:.2f} % of the lesions are found", fontsize=10, loc="left"
     )
-    axes.legend(title="lies on", frameon=False, fontsize=9, loc="lower right")
+    # Beside the bars: inside it would cover the longest of them.
+    axes.legend(title="lies on", frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _bars(axes: Axes, study: Study, rows: list[str], kind: str, colour: str, left: np.ndarray) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.paths import FoldFolder, ModelFolder, find_task, models_root
+from cmb_plugin.workers import default_workers
 
 PHASES = ("train", "predict", "eval")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
@@ -120,9 +121,8 @@ class Commands:
     """Runs commands side by side and can stop them all."""
 
     def __init__(self, jobs: int) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.jobs = jobs
-        self.threads = max(1, cores // jobs)
+        self.threads = max(1, default_workers() // jobs)
         self.running: set[subprocess.Popen[bytes]] = set()
         self.lock = threading.Lock()
         self.stopped = False

@@ -15,7 +15,6 @@ from cmb_plugin.planning import (
     Plan,
     PlannerConfig,
     default_free_anchors,
-    estimate_training_gb,
     fit_by_size,
     fit_free_anchors,
 )
@@ -189,16 +188,9 @@ class D3CMB(D3V001):
             steps.append((batches[-1], width, wide))
         return steps
 
-    def estimate_gb(self, architecture: Architecture, patch: Triple, batch: int, fingerprint: Fingerprint) -> float:
-        return estimate_training_gb(
-            architecture,
-            patch,
-            batch,
-            modalities=len(fingerprint.modalities),
-            classes=len(fingerprint.classes),
-            anchors_per_location=self.config.anchors,
-            fused_maps=self.fused_maps,
-        )
+    @property
+    def anchors_per_location(self) -> int:
+        return self.config.anchors
 
     def fit_anchors(
         self, box_sizes: np.ndarray, spacing: Spacing, architecture: Architecture

@@ -47,6 +47,7 @@ class D3V001(Planner):
         floor_side: side of the cube under whose volume a patch does not shrink while batch or widths can give way.
         least_batch: down to this the batch is halved before the widths are.
         least_features: narrowest first stage.
+        fused_maps: maps of the pyramid's width that a fusion of levels keeps in memory; the baseline fuses none.
         weak_fit: mean best-anchor IoU under which the plan says what a finer level would give.
         batch_size, base_features, pyramid_channels: what the settings of these names are where nobody gives them.
     """
@@ -58,6 +59,7 @@ class D3V001(Planner):
     floor_side: ClassVar[int] = 48
     least_batch: ClassVar[int] = 1
     least_features: ClassVar[int] = 8
+    fused_maps: ClassVar[int] = 0
     weak_fit: ClassVar[float] = 0.45
     batch_size: ClassVar[int] = 4
     base_features: ClassVar[int] = 32
@@ -258,8 +260,14 @@ class D3V001(Planner):
             batch,
             modalities=len(fingerprint.modalities),
             classes=len(fingerprint.classes),
-            anchors_per_location=self.config.anchors_per_axis**3,
+            anchors_per_location=self.anchors_per_location,
+            fused_maps=self.fused_maps,
         )
+
+    @property
+    def anchors_per_location(self) -> int:
+        """Anchors that every location of a detection level carries."""
+        return self.config.anchors_per_axis**3
 
     def fit_anchors(
         self, box_sizes: np.ndarray, spacing: Spacing, architecture: Architecture

@@ -67,9 +67,9 @@ def evaluate(
     for index, name in enumerate(classes):
         of_class = _Selection(pool, index)
         per_class[name] = {
-            "distance": _distance_block(of_class, distance, score, config),
+            "distance": _precision_block(of_class, distance, score, config, f"distance_{config.match_mm:g}mm"),
             "iou": _iou_block(of_class, by_iou, score, config),
-            "centre_inside": _inside_block(of_class, inside, score, config),
+            "centre_inside": _precision_block(of_class, inside, score, config, "centre_inside"),
         }
     everything = _Selection(pool, None)
     overall = {
@@ -177,18 +177,13 @@ def _block(selection: _Selection, status: np.ndarray, score: float, config: Eval
     }
 
 
-def _distance_block(
-    selection: _Selection, status: np.ndarray, score: float, config: EvaluationConfig
+def _precision_block(
+    selection: _Selection, status: np.ndarray, score: float, config: EvaluationConfig, name: str
 ) -> dict[str, Any]:
+    """The numbers of one matching, and its average precision under ``AP_{name}``."""
     within = selection.pool.rank < config.max_detections
     precision = average_precision(selection.curve(status, within))
-    return {**_block(selection, status, score, config), f"AP_distance_{config.match_mm:g}mm": precision}
-
-
-def _inside_block(selection: _Selection, status: np.ndarray, score: float, config: EvaluationConfig) -> dict[str, Any]:
-    within = selection.pool.rank < config.max_detections
-    precision = average_precision(selection.curve(status, within))
-    return {**_block(selection, status, score, config), "AP_centre_inside": precision}
+    return {**_block(selection, status, score, config), f"AP_{name}": precision}
 
 
 def _iou_block(

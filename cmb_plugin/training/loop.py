@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from cmb_plugin.networks import resolve_precision
 from cmb_plugin.paths import FoldFolder
+from cmb_plugin.workers import default_workers
 
 from .augmentation import Augmentation
 from .averaging import WeightAveraging
@@ -111,7 +111,7 @@ def _loader(
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = default_workers()
         workers = 0 if cores <= 2 else min(12, cores - 1)
     return DataLoader(
         dataset,

@@ -28,22 +28,18 @@ MOST_CASES = 12
 
 def describe_prototypes(
     task: TaskFolder, module: DetectionModule, fold: FoldFolder, case_ids: Sequence[str], settings: InferenceConfig
-) -> bool:
+) -> None:
     """Writes ``prototypes.json`` (names, and what lies nearest to each prototype) and ``embedding.png``.
 
     Args:
         task: the Task folder; where it lists mimics by kind, prototypes are named after them.
-        module: trained, on the device that shall predict.
+        module: trained, with a ``prototype_space``, on the device that shall predict.
         fold: its folder.
         case_ids: scans to look at, the first ``MOST_CASES`` of them; prepared and labelled.
         settings: of tiled prediction.
-
-    Returns:
-        False when the trainer learns no prototypes, and nothing was written.
     """
     space = module.prototype_space()
-    if space is None:
-        return False
+    assert space is not None, "the trainer learns no prototypes"
     prototypes, kinds = space[0].float().cpu().numpy(), space[1]
     dataset = Dataset.load(task)
     chosen = set(case_ids[:MOST_CASES])
@@ -75,7 +71,6 @@ def describe_prototypes(
     title = f"{task.name}, {fold.root.parent.name}, {fold.root.name}: {len(cases)} scans"
     figure = embedding_figure(points, seen, prototypes, names, dataset.classes, title)
     save_figure(figure, fold.root / "embedding.png")
-    return True
 
 
 def _predict(module: DetectionModule, folder: Path, case_id: str, settings: InferenceConfig) -> Detections:

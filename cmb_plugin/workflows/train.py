@@ -132,8 +132,9 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         resume=run.mode == "resume" and run.fold.last.is_file(),
     )
     if is_first_process():
-        trained = run.trainer.load(run.fold, module.device)
-        describe_prototypes(run.task, trained, run.fold, val_ids or train_ids, run.settings["inference_cfg"])
+        if module.prototype_space() is not None:
+            trained = run.trainer.load(run.fold, module.device)
+            describe_prototypes(run.task, trained, run.fold, val_ids or train_ids, run.settings["inference_cfg"])
         if val_ids:
             _validate(run, sweep)
     return run

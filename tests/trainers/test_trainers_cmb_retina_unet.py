@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from small_plan import PLAN
 
 from cmb_plugin.files import write_json
 from cmb_plugin.inference import InferenceConfig, predict_array
@@ -15,26 +16,11 @@ from cmb_plugin.settings import write_settings
 from cmb_plugin.training import Batch, TrainerConfig
 
 CMBRetinaUNet = trainers.get("CMBRetinaUNet")
-ISOTROPIC = Plan(
-    name="test_3d",
-    planner="test",
-    task="Task000_Test",
-    modalities=("swi",),
+ISOTROPIC = dataclasses.replace(
+    PLAN,
     classes=("cmb",),
-    preprocessing=Preprocessing(spacing=(1.5, 1.0, 1.0)),
-    patch_size=(16, 16, 16),
-    batch_size=2,
-    architecture=Architecture(
-        features=(8, 16, 32),
-        strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)),
-        kernels=((3, 3, 3),) * 3,
-        convs_per_stage=(1, 1, 1),
-        pyramid_channels=16,
-        detection_levels=(0,),
-    ),
-    anchors=Anchors(sizes=(((3.0, 3.0, 3.0), (2.0, 4.0, 4.0)),)),
-    memory_gb=1.0,
-    memory_estimate_gb=0.1,
+    architecture=dataclasses.replace(PLAN.architecture, detection_levels=(0,)),
+    anchors=Anchors(sizes=PLAN.anchors.sizes[:1]),
 )
 THICK = dataclasses.replace(
     ISOTROPIC,

@@ -38,16 +38,17 @@ def locate(detections: Detections, regions: RegionMap, outlines: np.ndarray | No
           tissue: what a lesion counts as that lies a little beside the brain;
         - ``border_mm``: to the nearest tissue of another group than ``nearest_group``;
         - ``surface_mm``: to the surface of the brain (tissue and ventricles), positive inside, negative outside;
-        - ``csf_mm``: to the nearest ventricle or CSF.
+        - ``csf_mm``: to the nearest ventricle or CSF;
+        - ``tissue_mm``: to the nearest tissue, 0 within it: how deep in a ventricle, or how far outside.
 
         A distance is NaN where the map holds nothing to measure to, all are for a map that is not trusted.
     """
     if not len(detections):
-        return _with_columns(detections, [], [], [], np.zeros((0, 3)))
+        return _with_columns(detections, [], [], [], np.zeros((0, 4)))
     if not regions.trusted or not regions.labels.size:
         unknown = [Place(UNKNOWN)] * len(detections)
         return _with_columns(
-            detections, unknown, unknown, [""] * len(detections), np.full((len(detections), 3), np.nan)
+            detections, unknown, unknown, [""] * len(detections), np.full((len(detections), 4), np.nan)
         )
     codes = regions.group_codes()
     found = [_main_place(regions, codes, voxels) for voxels in _volumes(detections, regions.grid, outlines)]
@@ -71,7 +72,8 @@ def locate(detections: Detections, regions: RegionMap, outlines: np.ndarray | No
     plane = regions.midplane or middle_plane(codes != CODES["outside"], regions.grid)
     left = regions.grid.to_world(detections.centres) @ np.array(plane[:3]) + plane[3] > 0
     sides = [place.side or ("left" if value else "right") for place, value in zip(nearest, left, strict=True)]
-    return _with_columns(detections, found, nearest, sides, np.stack([border, surface, to_fluid], axis=1))
+    distances = np.stack([border, surface, to_fluid, distance_to_tissue], axis=1)
+    return _with_columns(detections, found, nearest, sides, distances)
 
 
 class _Surroundings:
@@ -198,5 +200,6 @@ def _with_columns(
         "border_mm": distances[:, 0],
         "surface_mm": distances[:, 1],
         "csf_mm": distances[:, 2],
+        "tissue_mm": distances[:, 3],
     }
     return dataclasses.replace(detections, columns={**detections.columns, **columns})

@@ -41,6 +41,7 @@ class CMBRetinaConfig(RetinaConfig):
         hspl_start: share of the main schedule after which mimics are mined; before it the scores say nothing.
         mimics_per_crop: highest-scoring places without a lesion that are taken from each crop.
         mimic_distance_mm: how far from every lesion they lie.
+        replay: share of the lesion-free crops that are drawn again where the detector was most wrong before.
     """
 
     segmentation_foreground_weight: float = 100.0
@@ -50,13 +51,14 @@ class CMBRetinaConfig(RetinaConfig):
     lesion_prototypes: int = 4
     mimic_prototypes: int = 8
     embedding: int = 16
-    window: int = 3
+    window: int = 1
     gamma: float = 0.5
     concentration: float = 0.05
-    prototype_weight: float = 1.0
+    prototype_weight: float = 0.25
     hspl_start: float = 0.2
     mimics_per_crop: int = 8
     mimic_distance_mm: float = 5.0
+    replay: float = 0.5
 
 
 @register_trainer
@@ -93,6 +95,10 @@ class CMBRetinaUNet(RetinaUNetV001):
         return self.model_cfg.hspl
 
     @property
+    def replay_fraction(self) -> float:
+        return self.model_cfg.replay if self.model_cfg.hspl else 0.0
+
+    @property
     def prototypes(self) -> PrototypeHead:
         """The prototype head; only with ``model_cfg.hspl``."""
         assert isinstance(self.network, RetinaUNet)
@@ -117,6 +123,8 @@ class CMBRetinaUNet(RetinaUNetV001):
         """The prototype loss of lesions and mined mimics, weighted; 0 in the start-up phase."""
         config, features = self.model_cfg, output.features[0]
         scores = self.score_map(output, len(batch.boxes))
+        # In the start-up phase scores say nothing, and nothing is remembered.
+        self.hardness = scores.flatten(1).amax(dim=1) if self.is_mining else None
         places, classes = self.lesion_places(batch, features.shape[2:])
         # A detection is embedded where its score peaks, which may be beside the lesion's middle: both are learned.
         places, classes = torch.cat([places, peaks_near(scores, places)]), torch.cat([classes, classes])

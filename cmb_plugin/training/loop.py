@@ -22,9 +22,13 @@ from .averaging import WeightAveraging
 from .callbacks import AtomicCheckpointIO, Checkpoints, TrainingProgress
 from .config import AugmentConfig
 from .history import History
-from .module import DetectionModule
+from .module import DetectionModule, read_checkpoint
 from .patches import PatchDataset, Sample, StepSampler, collate
+from .replay import Replay
 from .validation import Validation
+
+REPLAYED_PLACES = 256
+"""Places that a trainer which replays remembers."""
 
 
 def fit(
@@ -64,6 +68,7 @@ def fit(
         averaging,
         history,
     )
+    replay = Replay(REPLAYED_PLACES, module.plan.patch_size) if module.replay_fraction > 0 else None
     _quiet_lightning()
     trainer = Trainer(
         default_root_dir=folder.root,
@@ -74,7 +79,10 @@ def fit(
         max_epochs=config.epochs + config.swa_epochs,
         gradient_clip_val=config.gradient_clip or None,
         # Lightning calls checkpoint callbacks last, so the order here is: average, validate, record, show, save.
-        callbacks=[averaging, validation, history, TrainingProgress(history), Checkpoints(folder, validation)],
+        callbacks=[
+            *([replay] if replay else []),
+            *(averaging, validation, history, TrainingProgress(history), Checkpoints(folder, validation)),
+        ],
         plugins=[AtomicCheckpointIO()],
         logger=_logger(folder.root),
         deterministic="warn" if config.deterministic else False,
@@ -84,8 +92,12 @@ def fit(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    loader = _loader(module, prepared, train_ids, augment_cfg, trainer)
+    loader = _loader(module, prepared, train_ids, augment_cfg, trainer, replay)
     module.to(memory_format=torch.channels_last_3d)
+    if resume:
+        # Worker processes begin to draw before Lightning says which epoch it is.
+        assert isinstance(loader.sampler, StepSampler)
+        loader.sampler.set_epoch(read_checkpoint(folder.last)["epoch"] + 1)
     try:
         trainer.fit(module, loader, ckpt_path=folder.last if resume else None, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C and SIGTERM, with exit codes 1 and 0
@@ -94,7 +106,12 @@ def fit(
 
 
 def _loader(
-    module: DetectionModule, prepared: Path, train_ids: Sequence[str], augment_cfg: AugmentConfig, trainer: Trainer
+    module: DetectionModule,
+    prepared: Path,
+    train_ids: Sequence[str],
+    augment_cfg: AugmentConfig,
+    trainer: Trainer,
+    replay: Replay | None,
 ) -> DataLoader[Sample]:
     config, plan = module.trainer_cfg, module.plan
     batch_size = config.batch_size or plan.batch_size
@@ -103,10 +120,12 @@ def _loader(
         train_ids,
         batch_size=batch_size,
         foreground_fraction=config.foreground_fraction,
-        augmentation=Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg),
+        augmentation=Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg, module.mirror_axes),
         patch_size=plan.patch_size,
         seed=module.seed,
         lesion_free_background=module.lesion_free_background,
+        replay=replay.places if replay else None,
+        replay_fraction=module.replay_fraction,
     )
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers

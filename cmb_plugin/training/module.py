@@ -36,6 +36,8 @@ class DetectionModule(LightningModule):
     Class attributes to override:
         model_config: dataclass of the network's settings.
         presets: further named presets, ``{name: {dotted key: value}}``, or changes to the common ones.
+        target: what it learns, as in ``Plan.target``.
+        default_plan: plan that ``nndet_train`` takes where none is named; empty for the program's own.
 
     Args:
         plan: what the planner decided.
@@ -46,6 +48,8 @@ class DetectionModule(LightningModule):
 
     model_config: ClassVar[type[ModelConfig]] = ModelConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    target: ClassVar[str] = "lesions"
+    default_plan: ClassVar[str] = ""
 
     def __init__(
         self, plan: Plan, model_cfg: ModelConfig | None = None, trainer_cfg: TrainerConfig | None = None, seed: int = 0
@@ -62,6 +66,19 @@ class DetectionModule(LightningModule):
     def lesion_free_background(self) -> bool:
         """Whether the patches of a batch that are not drawn around a lesion must hold none; else they lie anywhere."""
         return False
+
+    @property
+    def replay_fraction(self) -> float:
+        """Share of the patches not drawn around a lesion that are drawn again where ``hardness`` was highest."""
+        return 0.0
+
+    hardness: Tensor | None = None
+    """[B] how wrong the network was in each patch of the last training batch; for trainers that replay."""
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored in training and prediction."""
+        return (0, 1, 2)
 
     keep_embeddings: bool = False
     """Whether detections carry the column ``embedding`` [N, E], where a trainer learns a space of prototypes."""

@@ -31,6 +31,8 @@ class Batch:
         foreground: [B, Z, Y, X], 1 inside lesions.
         outlined: [B] False where a lesion of the patch was drawn from a point or a box, so that its outline teaches
             nothing; None for all True.
+        places: int64 [B, 4] where each patch was read: number of the case, first voxel z, y, x; None if unknown.
+        class_map: uint8 [B, Z, Y, X]: 0 background, else 1 + class index of the lesion or region; None if unknown.
     """
 
     images: Tensor
@@ -38,18 +40,22 @@ class Batch:
     labels: list[Tensor]
     foreground: Tensor
     outlined: Tensor | None = None
+    places: Tensor | None = None
+    class_map: Tensor | None = None
 
 
 @dataclass
 class Sample:
-    """One patch: image [C, Z, Y, X], boxes [N, 6], labels [N], foreground [Z, Y, X], and whether its lesions were
-    outlined by somebody."""
+    """One patch: image [C, Z, Y, X], boxes [N, 6], labels [N], foreground [Z, Y, X], whether its lesions were
+    outlined by somebody, where it was read: number of the case, first voxel z, y, x, and the class map [Z, Y, X]."""
 
     image: Tensor
     boxes: Tensor
     labels: Tensor
     foreground: Tensor
     outlined: bool = True
+    place: tuple[int, ...] = (-1, 0, 0, 0)
+    class_map: Tensor | None = None
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -60,6 +66,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         [s.labels for s in samples],
         torch.stack([s.foreground for s in samples]),
         torch.tensor([s.outlined for s in samples]),
+        torch.tensor([s.place for s in samples]),
+        torch.stack([s.class_map for s in samples if s.class_map is not None]),
     )
 
 
@@ -68,7 +76,8 @@ class PatchDataset(Dataset[Sample]):
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
     drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
-    anywhere, or, with ``lesion_free_background``, where they hold no lesion.
+    anywhere, or, with ``lesion_free_background``, where they hold no lesion; with ``replay`` a share of them near the
+    places that stand in it at the time.
 
     Args:
         folder: prepared cases (``preprocessed/{plan}/imagesTr``).
@@ -79,6 +88,8 @@ class PatchDataset(Dataset[Sample]):
         patch_size: size of a patch, z, y, x.
         seed: of everything random here.
         lesion_free_background: keep lesions out of the patches that are not drawn around one.
+        replay: int64 [K, 4] places to draw again, as in ``Batch.places``, with -1 for none; others may write to it.
+        replay_fraction: share of the patches not drawn around a lesion that come from ``replay``, once it holds any.
     """
 
     def __init__(
@@ -92,6 +103,8 @@ class PatchDataset(Dataset[Sample]):
         patch_size: Sequence[int],
         seed: int,
         lesion_free_background: bool = False,
+        replay: Tensor | None = None,
+        replay_fraction: float = 0.5,
     ) -> None:
         self.folder = folder
         self.case_ids = list(case_ids)
@@ -101,6 +114,8 @@ class PatchDataset(Dataset[Sample]):
         self.patch_size = tuple(patch_size)
         self.seed = seed
         self.lesion_free_background = lesion_free_background
+        self.replay = replay
+        self.replay_fraction = replay_fraction
         self._open: dict[str, StoredCase] = {}
         self.positive_ids = [case_id for case_id in self.case_ids if len(self.case(case_id).boxes)]
         self._open.clear()  # file handles are not carried into worker processes
@@ -115,36 +130,58 @@ class PatchDataset(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, index])
         wants_lesion = index % self.batch_size >= self.batch_size - self.n_foreground and bool(self.positive_ids)
         size = self.augmentation.source_size(rng) if self.augmentation else self.patch_size
-        case, start = self._place(wants_lesion, size, rng)
+        case_id, start = self._place(wants_lesion, size, rng)
+        case = self.case(case_id)
         image = torch.from_numpy(_read(case.data, start, size))
         instances = torch.from_numpy(_read(case.instances, start, size).astype(np.int16))
         if self.augmentation:
             image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
         sample = _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
         sample.outlined = not (case.weak and len(sample.boxes))
+        first = start + (np.asarray(size) - self.patch_size) // 2
+        sample.place = (self.case_ids.index(case_id), *first.tolist())
         return sample
 
-    def _place(
-        self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator
-    ) -> tuple[StoredCase, np.ndarray]:
+    def _place(self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndarray]:
         """A case and the first voxel of the region of ``size`` to read from it."""
         ids = self.positive_ids if wants_lesion else self.case_ids
+        replayed = None if wants_lesion else self._replayed(rng)
         for _ in range(MOST_TRIES):
-            case = self.case(ids[rng.integers(len(ids))])
-            start = self._start(case, wants_lesion, size, rng)
+            case_id = self.case_ids[replayed[0]] if replayed is not None else ids[rng.integers(len(ids))]
+            case = self.case(case_id)
+            start = self._start(case, wants_lesion, size, rng, None if replayed is None else replayed[1:])
             if wants_lesion or not self.lesion_free_background or not _touched(case.mask_boxes, start, size).any():
                 break
-        return case, start
+        return case_id, start
 
-    def _start(self, case: StoredCase, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    def _replayed(self, rng: np.random.Generator) -> np.ndarray | None:
+        """A remembered place, or None if this patch is to come from anywhere."""
+        if self.replay is None:
+            return None
+        known = self.replay[self.replay[:, 0] >= 0].numpy()
+        if not len(known) or rng.random() >= self.replay_fraction:
+            return None
+        place: np.ndarray = known[rng.integers(len(known))]
+        return place
+
+    def _start(
+        self,
+        case: StoredCase,
+        wants_lesion: bool,
+        size: Sequence[int],
+        rng: np.random.Generator,
+        near: np.ndarray | None = None,
+    ) -> np.ndarray:
         """First voxel of the region of ``size`` to read; the patch lies in its middle and may hang over the edge of
-        the scan."""
+        the scan. With ``near``, the first voxel of an earlier patch, it lies within a quarter of a patch of it."""
         patch, shape = np.asarray(self.patch_size), np.asarray(case.shape)
         lowest, highest = np.minimum(0, shape - patch), np.maximum(0, shape - patch)
         if wants_lesion:
             box = case.boxes[rng.integers(len(case.boxes))]
             place = rng.uniform(0.1, 0.9, size=3)  # where in the patch the lesion's centre comes to lie
             start = np.clip(np.round((box[:3] + box[3:]) / 2 - place * patch).astype(int), lowest, highest)
+        elif near is not None:
+            start = np.clip(near + rng.integers(-(patch // 4), patch // 4 + 1), lowest, highest)
         else:
             start = rng.integers(lowest, highest + 1)
         around: np.ndarray = start - (np.asarray(size) - patch) // 2
@@ -173,11 +210,14 @@ def _sample(image: Tensor, instances: Tensor, classes: dict[int, int]) -> Sample
     mask = instances.numpy()
     found = [(i, place) for i, place in enumerate(ndimage.find_objects(mask), start=1) if place is not None]
     boxes = [[*(s.start for s in place), *(s.stop for s in place)] for _, place in found]
+    of_instance = np.zeros(1 + max(classes, default=0), dtype=np.uint8)
+    of_instance[list(classes)] = [1 + label for label in classes.values()]
     return Sample(
         image=image,
         boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6),
         labels=torch.tensor([classes[i] for i, _ in found], dtype=torch.int64),
         foreground=(instances > 0).to(torch.uint8),
+        class_map=torch.from_numpy(of_instance[mask]),
     )
 
 

@@ -54,23 +54,23 @@ CONFIG = TrainerConfig(
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(0)
-    for name in "abc":
+    for name in ("a", "b", "c", "healthy"):
         image = rng.normal(size=(1, 24, 24, 24)).astype(np.float32)
         mask = np.zeros((24, 24, 24), dtype=np.int16)
-        mask[10:13, 8:11, 12:15] = 1
-        image[0, mask > 0] -= 6
-        save_case(
-            folder, name, preprocess_case(image, Grid((24, 24, 24), (1.0,) * 3), mask, PLAN.preprocessing), {1: 0}
-        )
+        if name != "healthy":
+            mask[10:13, 8:11, 12:15] = 1
+            image[0, mask > 0] -= 6
+        case = preprocess_case(image, Grid((24, 24, 24), (1.0,) * 3), mask, PLAN.preprocessing)
+        save_case(folder, name, case, {1: 0} if mask.any() else {})
     return folder
 
 
-def run(prepared, folder, *, resume=False, seed=0, **changes):
+def run(prepared, folder, *, resume=False, seed=0, trainer="RetinaUNetV001", ids=("a", "b"), **changes):
     seed_all(seed)
     config = dataclasses.replace(CONFIG, **changes)
-    module = trainers.get("RetinaUNetV001")(PLAN, trainer_cfg=config, seed=seed)
+    module = trainers.get(trainer)(PLAN, trainer_cfg=config, seed=seed)
     fold = FoldFolder(folder)
-    history = fit(module, fold, prepared, ["a", "b"], ["c"], AugmentConfig(), resume)
+    history = fit(module, fold, prepared, ids, ["c"], AugmentConfig(), resume)
     return history, torch.load(fold.last, weights_only=True)
 
 
@@ -116,9 +116,27 @@ def test_killed_and_resumed_equals_not_killed(prepared, whole, tmp_path, monkeyp
     monkeypatch.undo()
     history, checkpoint = run(prepared, tmp_path, resume=FoldFolder(tmp_path).last.is_file())
     assert history.rows == whole[1].rows
+    assert_same_weights(checkpoint, whole[2])
+
+
+def assert_same_weights(checkpoint, expected):
     for kind in ("state_dict", "averaged_weights"):
-        for name, value in whole[2][kind].items():
+        for name, value in expected[kind].items():
             assert torch.equal(checkpoint[kind][name], value), name
+
+
+def test_prototypes_and_replayed_mimics_resume_too(prepared, tmp_path, monkeypatch):
+    """The memory of mimics decides which patches are drawn after the first epoch, so losing it would show."""
+    cmb = {"trainer": "CMBRetinaUNet", "ids": ("a", "healthy"), "num_workers": 1}
+    _, expected = run(prepared, tmp_path / "whole", **cmb)
+    memory = next(state for name, state in expected["callbacks"].items() if name.startswith("Replay"))
+    assert memory["places"]
+    monkeypatch.setattr(loop, "TrainingProgress", lambda history: DiesAt(13))
+    with pytest.raises(KeyError, match="killed"):
+        run(prepared, tmp_path / "killed", **cmb)
+    monkeypatch.undo()
+    _, checkpoint = run(prepared, tmp_path / "killed", resume=True, **cmb)
+    assert_same_weights(checkpoint, expected)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SIGTERMException])

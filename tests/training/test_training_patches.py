@@ -52,6 +52,30 @@ def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0):
     )
 
 
+def test_a_patch_says_where_it_was_read(folder):
+    data = dataset(folder, "ab")
+    for sample in items(data):
+        case, *first = sample.place
+        stored = np.asarray(data.case(data.case_ids[case]).data[:])
+        z, y, x = (slice(max(0, start), start + side) for start, side in zip(first, PATCH, strict=True))
+        inside = sample.image[(slice(None), *(slice(max(0, -s), None) for s in first))]
+        expected = torch.from_numpy(stored[:, z, y, x])
+        torch.testing.assert_close(inside[(slice(None), *(slice(0, n) for n in expected.shape[1:]))], expected)
+
+
+def test_remembered_places_are_drawn_again(folder):
+    data = dataset(folder, "ac", fraction=0.0)
+    replay = torch.full((5, 4), -1)
+    data.replay, data.replay_fraction = replay, 1.0
+    anywhere = [sample.place for sample in items(data)]
+    replay[2] = torch.tensor([1, 9, 11, 20])
+    near = torch.tensor([sample.place for sample in items(data)])
+    assert len({place[0] for place in anywhere}) == 2  # an empty memory changes nothing
+    assert (near[:, 0] == 1).all()
+    assert ((near[:, 1:] - replay[2, 1:]).abs() <= torch.tensor(PATCH) // 4).all()
+    assert len(near.unique(dim=0)) > 1
+
+
 def items(data, count=24) -> Iterator:
     return (data[index] for index in range(count))
 

@@ -15,6 +15,12 @@ from .regions import CODES, GROUPS, NOT_TISSUE, OUTSIDE, UNKNOWN, Place, RegionM
 TISSUE = [CODES[group] for group in GROUPS]
 FLUID = [CODES["ventricle"], CODES["csf"]]
 NOT_BRAIN = [CODES["csf"], CODES["outside"]]
+COLUMNS = (
+    *("region_group", "region", "side", "nearest_group", "nearest_region"),
+    *("border_mm", "surface_mm", "csf_mm", "tissue_mm"),
+)
+"""What ``locate`` adds to detections."""
+
 MARGIN_VOXELS = 2  # kept around the brain and the detections, so that the brain's surface lies within the crop
 
 

@@ -16,6 +16,8 @@ from cmb_plugin.images import Grid
 
 SCHEMA = 1
 ENDING = "_boxes.json"
+REMOVED = "removed"
+"""Column that says why a detection was removed, "" where it was not."""
 
 _PLACE_KEYS = ("box", "centre", "centre_lps_mm", "box_lps_mm", "diameter_mm", "volume_mm3")
 _OWN_KEYS = {"instance", "score", "label", "class", "reported", *_PLACE_KEYS}
@@ -40,6 +42,7 @@ class CasePredictions:
         folds: which of its folds predicted together.
         volumes_mm3: for each detection the volume of its instance in the mask; None where it is not drawn.
         key: changes when scan, model or settings change, so that a later run knows whether the case is still good.
+        regions: where the places of the detections come from, as plain data; None where nobody asked for them.
     """
 
     case_id: str
@@ -51,12 +54,29 @@ class CasePredictions:
     folds: tuple[int, ...] = ()
     volumes_mm3: tuple[float | None, ...] | None = None
     key: str = ""
+    regions: dict[str, Any] | None = None
+
+    @property
+    def removed(self) -> np.ndarray:
+        """[N] True where a rule about its place removed the detection: its column ``removed`` says why."""
+        reasons = self.detections.columns.get(REMOVED)
+        return np.zeros(len(self.detections), dtype=bool) if reasons is None else reasons.astype(bool)
+
+    @property
+    def kept(self) -> Detections:
+        """What no rule removed: the detections that are measured and counted."""
+        return self.detections[~self.removed]
 
     @property
     def reported(self) -> np.ndarray:
-        """[N] True where the score reaches the operating point."""
+        """[N] True where the score reaches the operating point and no rule removed the detection."""
+        return self.reached(self.operating_point) & ~self.removed
+
+    def reached(self, score: float) -> np.ndarray:
+        """[N] True where the score is at least so high."""
         # The file holds decimals, scores are float32: 0.7 must count as reaching 0.7.
-        return np.round(self.detections.scores.astype(float), 6) >= self.operating_point
+        reached: np.ndarray = np.round(self.detections.scores.astype(float), 6) >= score
+        return reached
 
     @property
     def diameters_mm(self) -> np.ndarray:
@@ -128,6 +148,7 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
             "grid": grid.to_json(),
             "classes": list(predictions.classes),
             "operating_point": {"score": predictions.operating_point},
+            **({} if predictions.regions is None else {"regions": predictions.regions}),
             "detections": rows,
         },
     )
@@ -164,6 +185,7 @@ def read_case_predictions(path: Path) -> CasePredictions:
             folds=tuple(content.get("folds", ())),
             volumes_mm3=tuple(row.get("volume_mm3") for row in rows),
             key=content.get("key", ""),
+            regions=content.get("regions"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -173,7 +195,7 @@ def read_case_predictions(path: Path) -> CasePredictions:
 
 def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
     """Writes ``lesions.tsv``: one row per reported lesion; further columns of the detections come last."""
-    extra = sorted({name for case in cases for name, v in case.detections.columns.items() if v.ndim == 1})
+    extra = sorted({name for case in cases for name, v in case.detections.columns.items() if v.ndim == 1} - {REMOVED})
     rows = []
     for case in cases:
         found = case.detections

@@ -19,6 +19,7 @@ from .metrics import at_score
 from .pool import pool_cases
 
 RULES = {"fp_per_scan": 1.0, "sensitivity": 0.9, "f1": None}  # rule -> its default target
+POSSIBLE_FP = 1.0  # further false positives per scan at which a detection still counts as possible
 
 
 @dataclass
@@ -43,6 +44,8 @@ class OperatingPoint:
     """The content of ``operating_point.json``: the score, and how it did on the scans that it was chosen on.
 
     ``ranking`` names the score where the model gives several; ``froc_scores`` holds the FROC score of each of them.
+    From ``possible_score`` on a detection that is not reported counts as possible (MARS): the lowest score with at most
+    ``POSSIBLE_FP`` more false positives per scan; None where nothing could be chosen.
 
     Those numbers are better than what new scans will show, the more so the fewer the scans.
     """
@@ -60,6 +63,7 @@ class OperatingPoint:
     fp_per_scan: float | None
     ranking: str | None = None
     froc_scores: dict[str, float | None] = field(default_factory=dict)
+    possible_score: float | None = None
 
 
 def find_operating_point(
@@ -91,6 +95,7 @@ def find_operating_point(
         **{key: reached[key] for key in ("sensitivity", "precision", "f1", "fp_per_scan")},
         ranking=ranking,
         froc_scores=froc_scores,
+        possible_score=_possible(curve, score),
     )
 
 
@@ -158,6 +163,14 @@ def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float, str]:
         first = last = int(np.argmax(curve.true / (curve.n_lesions + curve.true + curve.false)))
         why = "highest F1"
     return _between(curve.thresholds, first, last), why
+
+
+def _possible(curve: Curve, score: float) -> float | None:
+    """The lowest threshold with at most ``POSSIBLE_FP`` false positives per scan more than ``score`` has."""
+    if not curve.true.any():
+        return None
+    allowed = np.flatnonzero(curve.false <= curve.counts_at(score)[1] + POSSIBLE_FP * curve.n_cases)
+    return min(score, _between(curve.thresholds, allowed[-1], allowed[-1])) if len(allowed) else score
 
 
 def _between(thresholds: np.ndarray, first: int, last: int) -> float:

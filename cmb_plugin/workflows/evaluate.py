@@ -29,6 +29,7 @@ from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
 
 from .operating import Swept, swept_point
+from .removal import choose_removal
 from .results import EvaluationRun, Loaded, measure_loaded, write_results
 
 SPLITS = {"val": "Tr", "test": "Ts"}
@@ -158,11 +159,14 @@ def sweep(task: str, model: str | None = None, fold: int | None = None, words: S
     if len(source.folds) > 1:
         numbers = ", ".join(map(str, source.folds))
         raise UserError(f"{source.words}: each fold has its own operating point", remedy=f"name one: {numbers}")
-    loaded = _load(*_cases(dataset, source, "val"), dataset, source, workers=0)
+    loaded = _load(*_cases(dataset, source, "val"), dataset, source, workers=0, removed_too=True)
     _must_be_complete(loaded, source)
+    # Of all detections, removed ones included: the score then holds with and without regions.
     point = find_operating_point(loaded.cases, settings["sweep_cfg"], settings["eval_cfg"])
     (folder,) = source.folds.values()
-    write_json(folder.operating_point, {"schema": 1, **dataclasses.asdict(point)})
+    removal = choose_removal(loaded.cases, source.predictions[0], settings["eval_cfg"])
+    content = {"schema": 1, **dataclasses.asdict(point)}
+    write_json(folder.operating_point, content if removal is None else {**content, "removal": removal})
     return point
 
 
@@ -230,7 +234,9 @@ def _load(
     workers: int,
     truths: dict[str, Truth] | None = None,
     connectivity: int | None = None,
+    removed_too: bool = False,
 ) -> Loaded:
+    """``removed_too``: also detections that a rule about their place removed, to choose rules and scores anew."""
     if not any(foreign_cases(folder) for folder in source.predictions):
         raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
     loaded = Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
@@ -244,6 +250,7 @@ def _load(
         truths=truths,
         sessions=dataset.session_id,
         connectivity=connectivity,
+        removed_too=removed_too,
     )
     for outcome in run_cases(read, labelled, workers=workers):
         case_id = outcome.item.case_id
@@ -274,6 +281,7 @@ def _load_case(
     truths: dict[str, Truth] | None = None,
     sessions: Mapping[str, str] | None = None,
     connectivity: int | None = None,
+    removed_too: bool = False,
 ) -> tuple[CaseResult, Grid, bool, float | None]:
     """One case, its grid, whether it was predicted and at which operating point; other programs name none."""
     known = {} if truths is None else truths
@@ -288,7 +296,8 @@ def _load_case(
         _check_fit(path, predicted, truth.grid, case, classes)
         if ranking is not None and len(predicted.detections) and ranking not in predicted.detections.columns:
             raise UserError(f"{path}: has no {ranking}, by which the model ranks now", remedy="predict the case again")
-        detections, operating_point = predicted.detections.ranked_by(ranking), predicted.operating_point
+        found = predicted.detections if removed_too else predicted.kept
+        detections, operating_point = found.ranked_by(ranking), predicted.operating_point
     elif path is not None:
         foreign = read_foreign(path, case.case_id, truth.grid, classes)
         detections, mask = foreign.detections, foreign.mask

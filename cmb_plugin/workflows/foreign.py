@@ -132,7 +132,7 @@ def _load_case(item: _Item, classes: Sequence[str], connectivity: int) -> tuple[
         own = read_case_predictions(path)
         if own.grid.shape != truth.grid.shape or own.grid.corner_distance(truth.grid) >= min(truth.grid.spacing) / 2:
             raise UserError(f"{path}: was predicted on another grid than {item.label}", remedy="predict its scan")
-        detections, point = own.detections, own.operating_point
+        detections, point = own.kept, own.operating_point
     elif path is not None:
         foreign = read_foreign(path, item.case_id, truth.grid, classes)
         detections, mask = foreign.detections, foreign.mask

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cmb_plugin.anatomy.rules import RemovalRules, widest
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.paths import FoldFolder
@@ -18,11 +19,15 @@ class Swept:
         score: a detection is reported from it on.
         ranking: column of the detections that is compared with it; None for the score that the model gives.
         folds: names of the folds that chose it.
+        possible: a detection below ``score`` counts as possible from this one on; None where no sweep said so.
+        removal: rules for impossible places by kind of region maps, each chosen on validation.
     """
 
     score: float
     ranking: str | None
     folds: tuple[str, ...]
+    possible: float | None = None
+    removal: dict[str, RemovalRules] = field(default_factory=dict)
 
 
 def swept_point(folds: Sequence[FoldFolder]) -> Swept | None:
@@ -34,19 +39,44 @@ def swept_point(folds: Sequence[FoldFolder]) -> Swept | None:
     Raises:
         UserError: a file holds no score.
     """
-    chosen: dict[str, tuple[float, str | None]] = {}
+    chosen: dict[str, _Chosen] = {}
     for fold in folds:
         path = fold.operating_point
         if not path.is_file():
             continue
         content = read_json(path)
         try:
-            chosen[fold.root.name] = float(content["score"]), content.get("ranking")
+            chosen[fold.root.name] = _Chosen(
+                float(content["score"]),
+                content.get("ranking"),
+                content.get("possible_score"),
+                RemovalRules.from_json(content["removal"]) if content.get("removal") else None,
+            )
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file") from None
     if not chosen:
         return None
-    rankings = [ranking for _, ranking in chosen.values()]
+    rankings = [one.ranking for one in chosen.values()]
     ranking = max(dict.fromkeys(rankings), key=rankings.count)
-    agreeing = {name: score for name, (score, its) in chosen.items() if its == ranking}
-    return Swept(round(sum(agreeing.values()) / len(agreeing), 6), ranking, tuple(agreeing))
+    agreeing = {name: one for name, one in chosen.items() if one.ranking == ranking}
+    possible = [one.possible for one in agreeing.values() if one.possible is not None]
+    rules = [one.removal for one in chosen.values() if one.removal is not None]
+    return Swept(
+        _mean([one.score for one in agreeing.values()]),
+        ranking,
+        tuple(agreeing),
+        _mean(possible) if len(possible) == len(agreeing) else None,
+        {kind: widest([rule for rule in rules if rule.source == kind]) for kind in {rule.source for rule in rules}},
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    score: float
+    ranking: str | None
+    possible: float | None
+    removal: RemovalRules | None
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return round(sum(scores) / len(scores), 6)

@@ -135,3 +135,19 @@ def test_unsorted_detections_and_clashing_columns_are_refused(tmp_path):
         write_case_predictions(tmp_path, wrong)
     with pytest.raises(ValueError, match="diameter_mm"):
         write_case_predictions(tmp_path, case(diameter_mm=np.ones(3)))
+
+
+def test_removed_detections_stay_in_the_file_but_are_not_reported(tmp_path):
+    given = case(removed=np.array(["", "outside the brain", "outside the brain"]))
+    given.regions = {"source": "atlas:builtin"}
+    path = write_case_predictions(tmp_path, given)
+    content = json.loads(path.read_text())
+    assert content["regions"] == {"source": "atlas:builtin"}
+    assert [(row["instance"], row["reported"], row["removed"]) for row in content["detections"]] == [
+        (1, True, ""), (None, False, "outside the brain"), (None, False, "outside the brain")]  # fmt: skip
+    assert content["detections"][1]["score"] == 0.7
+    read = read_case_predictions(path)
+    assert (len(read.detections), len(read.kept)) == (3, 1)
+    write_lesions(tmp_path / "lesions.tsv", [read])
+    assert [row["lesion"] for row in rows(tmp_path / "lesions.tsv")] == ["1"]
+    assert "removed" not in rows(tmp_path / "lesions.tsv")[0]

@@ -115,3 +115,11 @@ def test_scores_that_not_every_scan_has_are_no_choice():
     cases = with_scores(score_rpn=[0.5, 0.4, 0.9, 0.8])
     point = find_operating_point([*cases, *scans([0.7], [], n_cases=1)])
     assert point.ranking is None
+
+
+def test_a_possible_lesion_costs_at_most_one_further_false_positive_per_scan():
+    cases = scans([0.9, 0.8], [0.3, 0.25, 0.2, 0.15, 0.1, 0.05], n_cases=2)
+    point = find_operating_point(cases, SweepConfig("sensitivity", 1.0))
+    assert point.fp_per_scan == 0.0
+    assert 0.2 < point.possible_score <= 0.25  # 2 scans: two false positives more
+    assert find_operating_point(scans([], [0.9])).possible_score is None

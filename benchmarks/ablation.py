@@ -1,20 +1,19 @@
 """The ablation of Kim et al. 2023 on phantoms: what feature fusion and hard-sample prototypes add to the baseline.
 
     nndet_example --task Task110_Mixed --protocol mixed --train 42 --test 42 --healthy 0.25
-    nndet_prep Task110_Mixed -o planner=D3CMB
-    python benchmarks/ablation.py Task110_Mixed --jobs 2                  train, predict, evaluate, report
-    python benchmarks/ablation.py Task110_Mixed --rows baseline,both --seeds 0
-    python benchmarks/ablation.py Task110_Mixed --only report             tables and figure of what is finished
-    python benchmarks/ablation.py Task110_Mixed --overrides train=fast    another schedule, the same for all rows
+    python benchmarks/ablation.py Task110_Mixed --jobs 2                  prepare, train, predict, tables and figure
+    python benchmarks/ablation.py Task110_Mixed --rows baseline,both --seeds 1
+    python benchmarks/ablation.py Task110_Mixed --only eval               tables and figure of what is finished
+    python benchmarks/ablation.py Task110_Mixed --budget 20000steps -o train=v001          with a GPU
 
-Rows (--rows): baseline (RetinaUNetV001), ffm, hspl, both (CMBRetinaUNet with these parts). All rows have the same plan,
-scans, seeds, steps and patches. Seeds are worked off one after the other, each with all rows, so that a study that was
-stopped early compares all rows on the seeds that it has. Run it again to go on.
+It is nndet_benchmark with these rows as its models (the first is the reference of ratios) and a longer report; its
+options and how it goes on after a stop are described in docs/benchmark.md. All rows have the same plan, scans, seeds,
+steps and patches. Rows: baseline (RetinaUNetV001), ffm, hspl, both (CMBRetinaUNet with these parts); --models gives
+others.
 
-Other rows: --row NAME module=X model_cfg.y=z (repeatable) replaces them; the first row is the reference of ratios.
-
-Records, logs, runs.csv and table.md land in ${det_models}/{task}/ablation (--output). The report goes between the
-markers of --page (docs/ablation.md) and to --figure (docs/images/ablation.png), where they are given.
+Records, logs, runs.csv, table.md and froc.png land in --output (${det_models}/ablation) below the task's name. The
+report also goes between the markers of --page (docs/ablation.md) and to --figure (docs/images/ablation.png), where
+they are given.
 """
 
 from __future__ import annotations
@@ -24,112 +23,74 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runs import Run, check_plan, run_all, say
-
+from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.errors import UserError
-from cmb_plugin.paths import find_task, models_root
+from cmb_plugin.paths import find_task
 from cmb_plugin.plugins import suggest
+from cmb_plugin.workflows.benchmark_entries import Benchmark
 
-CMB = "module=CMBRetinaUNet"
-ROWS: dict[str, tuple[str, tuple[str, ...]]] = {  # name on the command line: name in tables, overrides
-    "baseline": ("RetinaUNetV001", ("module=RetinaUNetV001",)),
-    "ffm": ("+ FFM", (CMB, "model_cfg.ffm=true", "model_cfg.hspl=false")),
-    "hspl": ("+ HSPL", (CMB, "model_cfg.ffm=false", "model_cfg.hspl=true")),
-    "both": ("+ FFM + HSPL", (CMB, "model_cfg.ffm=true", "model_cfg.hspl=true")),
+ROWS = {  # name on the command line: as nndet_benchmark --models takes it
+    "baseline": "RetinaUNetV001",
+    "ffm": "+ FFM: CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=false",
+    "hspl": "+ HSPL: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=true",
+    "both": "+ FFM + HSPL: CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=true",
 }
 
-# A schedule for two CPU cores; on a GPU give --overrides train=fast, or train=v001 for nnDetection's own.
-OVERRIDES = ("train=demo", "trainer_cfg.epochs=16", "trainer_cfg.steps_per_epoch=75")
 
-
-def add_study_options(arguments: argparse.ArgumentParser, study: str) -> None:
-    """The options that every study of several runs has; ``study`` names its folder."""
-    arguments.add_argument("--plan", default="D3CMB_3d", help="of all rows (default: %(default)s)")
-    arguments.add_argument("--rows", metavar="NAME,...", help=f"of {', '.join(ROWS)}; default: all")
+def study_options(doc: str, rows: Sequence[str] = tuple(ROWS)) -> argparse.ArgumentParser:
+    """Those of nndet_benchmark and of the report; ``rows`` are the default ones."""
+    arguments = parser(doc)
+    add_options(arguments)
     arguments.add_argument(
-        "--row", action="append", nargs="+", default=[], metavar="WORD", help="a row of your own: name, then overrides"
-    )
-    arguments.add_argument("--seeds", default="0,1,2", metavar="N,...", help="(default: %(default)s)")
-    arguments.add_argument("--fold", type=int, default=0, help="(default: %(default)s)")
-    arguments.add_argument(
-        "--overrides",
-        nargs="*",
-        default=list(OVERRIDES),
-        metavar="KEY=VALUE",
-        help=f"settings of every training, instead of: {' '.join(OVERRIDES)}",
-    )
-    arguments.add_argument(
-        "--predict-overrides", nargs="*", default=[], metavar="KEY=VALUE", help="such as inference_cfg.overlap=0.25"
-    )
-    arguments.add_argument("--eval-overrides", nargs="*", default=[], metavar="KEY=VALUE", help="eval_cfg.*")
-    arguments.add_argument("--suffix", default="", help="of the model folders' names, to keep several studies apart")
-    arguments.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
-    arguments.add_argument("--only", choices=("run", "report"), help="one half of the work")
-    arguments.add_argument(
-        "--output", type=Path, metavar="DIR", help=f"default: ${{det_models}}/TASK/{study}, plus the suffix"
+        "--rows", default=",".join(rows), metavar="NAME,...", help=f"of {', '.join(ROWS)} (default: %(default)s)"
     )
     arguments.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose marked part is replaced")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="PNG of the FROC curves")
-    arguments.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    arguments.set_defaults(models=None, seeds=3, budget="1200steps")  # for two CPU cores
+    return arguments
 
 
-def study_runs(args: argparse.Namespace, task: str, output: Path, rows: Sequence[str] = tuple(ROWS)) -> list[Run]:
-    """The runs that the options ask for, all rows of one seed before the next.
+def study(args: argparse.Namespace, name: str) -> Benchmark:
+    """The benchmark that the options ask for; ``name`` is that of its default folder.
 
     Raises:
-        UserError: an unknown row, or a seed that is no number.
+        UserError: an unknown row, several tasks or folds.
     """
-    chosen = {row[0]: (row[0], tuple(row[1:])) for row in args.row}
-    for name, (_, words) in chosen.items():
-        if not any(word.startswith("module=") for word in words):
-            raise UserError(f"--row {name}: names no module", remedy="add module=RetinaUNetV001 or another trainer")
-    if not chosen:
-        names = args.rows.split(",") if args.rows else list(rows)
-        for name in names:
-            if name not in ROWS:
-                raise UserError(f"--rows: no row '{name}'", remedy=suggest(name, ROWS))
-        chosen = {name: ROWS[name] for name in names}
-    if not all(seed.isdecimal() for seed in args.seeds.split(",")):
-        raise UserError(f"--seeds {args.seeds}: not numbers", remedy="give for instance 0,1,2")
-    suffix = f"_{args.suffix}" if args.suffix else ""
-    return [
-        Run(
-            row=title,
-            tag=f"{name}_seed{seed}{suffix}",
-            seed=int(seed),
-            task=task,
-            words=(*words, f"plan={args.plan}", *args.overrides),
-            fold=args.fold,
-            predict_words=tuple(args.predict_overrides),
-            eval_words=tuple(args.eval_overrides),
-            output=output,
+    for row in args.rows.split(","):
+        if row not in ROWS:
+            raise UserError(f"--rows: no row '{row}'", remedy=suggest(row, ROWS))
+    args.models = args.models or ", ".join(ROWS[row] for row in args.rows.split(","))
+    benchmark = benchmark_of(args, name)
+    if len(benchmark.tasks) > 1 or len(benchmark.folds) > 1:
+        raise UserError("a study is of one task and one fold", remedy="call it for each, with an --output of its own")
+    return benchmark
+
+
+def run_and_report(benchmark: Benchmark, args: argparse.Namespace, marker: str) -> int:
+    """Returns the exit code."""
+    failed = run(benchmark).failed
+    if "eval" in benchmark.phases:
+        from ablation_report import write_report
+
+        task = find_task(benchmark.tasks[0])
+        files = write_report(
+            benchmark.entries(task),
+            benchmark.output / task.name,
+            page=args.page,
+            figure=args.figure,
+            resamples=benchmark.resamples,
+            marker=marker,
         )
-        for seed in args.seeds.split(",")
-        for name, (title, words) in chosen.items()
-    ]
+        for path in files:
+            print(f"wrote {path}")
+    return 2 if failed else 0
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser(__doc__)
-    arguments.add_argument("task", help="number, name or path of a prepared Task folder")
-    add_study_options(arguments, "ablation")
-    args = arguments.parse_args(argv)
-    task = find_task(args.task).name if args.only == "report" else check_plan(args.task, args.plan)
-    output = args.output or models_root() / task / ("ablation" + (f"_{args.suffix}" if args.suffix else ""))
-    runs = study_runs(args, task, output)
-    failed = 0
-    if args.only == "report":
-        runs = [run.as_recorded() for run in runs]
-    else:
-        failed = run_all(runs, args.jobs)
-    if args.only != "run":
-        from ablation_report import write_report
-
-        for path in write_report(runs, output, page=args.page, figure=args.figure, resamples=args.resamples):
-            say(f"wrote {path}")
-    return 1 if failed else 0
+    args = study_options(__doc__ or "").parse_args(argv)
+    return run_and_report(study(args, "ablation"), args, "ablation")
 
 
 if __name__ == "__main__":

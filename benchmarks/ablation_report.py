@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from runs import Run, say
 
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
@@ -36,9 +35,9 @@ from cmb_plugin.evaluation.matching import optimal_status
 from cmb_plugin.evaluation.metrics import evaluate
 from cmb_plugin.evaluation.pool import pool_cases
 from cmb_plugin.files import read_json, write_text
-from cmb_plugin.paths import find_task
-from cmb_plugin.settings import read_settings
-from cmb_plugin.workflows.evaluate import load_split
+from cmb_plugin.workflows.benchmark_entries import Entry, trained_steps
+from cmb_plugin.workflows.benchmark_machine import in_words
+from cmb_plugin.workflows.benchmark_table import load_entry
 
 PAPER = 0.9466  # sensitivity of Kim et al. 2023
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, PAPER)
@@ -53,7 +52,7 @@ SCOPES = {
 class Result:
     """One finished run: its scans, once with possible lesions set aside (``definite``) and once with all alike."""
 
-    run: Run
+    entry: Entry
     state: dict[str, Any]
     cases: dict[str, list[CaseResult]]
     config: EvaluationConfig
@@ -85,10 +84,12 @@ class Study:
     kinds: list[str]
 
     def of_row(self, row: str) -> list[Result]:
-        return [result for result in self.results if result.run.row == row and result.run.seed in self.seeds]
+        return [
+            result for result in self.results if result.entry.method.name == row and result.entry.seed in self.seeds
+        ]
 
 
-def load_study(runs: Sequence[Run], resamples: int) -> Study:
+def load_study(entries: Sequence[Entry], resamples: int) -> Study:
     """Reads what is finished and resamples it.
 
     Raises:
@@ -96,24 +97,24 @@ def load_study(runs: Sequence[Run], resamples: int) -> Study:
     """
     truths: dict[str, Truth] = {}
     results = []
-    for run in runs:
-        if run.is_finished():
-            say(f"reading {run.tag}")
-            results.append(_load(run, truths))
+    for entry in entries:
+        if entry.is_finished():
+            print(f"reading {entry.name}")
+            results.append(_load(entry, truths))
     if not results:
-        raise UserError(f"{runs[0].output}: holds no finished run", remedy="leave --only report out")
-    rows = list(dict.fromkeys(result.run.row for result in results))
-    seeds_of = {row: {result.run.seed for result in results if result.run.row == row} for row in rows}
+        raise UserError(f"{entries[0].folder}: holds no finished run", remedy="leave --only eval out")
+    rows = list(dict.fromkeys(result.entry.method.name for result in results))
+    seeds_of = {row: {r.entry.seed for r in results if r.entry.method.name == row} for row in rows}
     seeds = sorted(set.intersection(*seeds_of.values()))
     if not seeds:
-        raise UserError(f"{runs[0].output}: no seed is finished in all rows", remedy="go on with the runs")
-    done = {result.run.tag for result in results}
-    study = Study(results, rows, seeds, [run.tag for run in runs if run.tag not in done], {}, {}, [])
+        raise UserError(f"{entries[0].folder}: no seed is finished in all rows", remedy="go on with the runs")
+    missing = [f"{entry.method.name} seed {entry.seed}" for entry in entries if not entry.is_finished()]
+    study = Study(results, rows, seeds, missing, {}, {}, [])
     used = [result for row in rows for result in study.of_row(row)]
     for scope in SCOPES:
         lowest = min(result.highest(scope) for result in used)
         study.sensitivity[scope] = PAPER if lowest >= PAPER else lowest
-    patients = Dataset.load(find_task(runs[0].task)).patients([case.case_id for case in used[0].cases["definite"]])
+    patients = Dataset.load(entries[0].task).patients([case.case_id for case in used[0].cases["definite"]])
     for row in rows:
         study.statistics[row] = {
             scope: _statistics(study.of_row(row), scope, study.sensitivity[scope], patients, resamples)
@@ -124,16 +125,17 @@ def load_study(runs: Sequence[Run], resamples: int) -> Study:
     return study
 
 
-def _load(run: Run, truths: dict[str, Truth]) -> Result:
-    words = [word for word in run.eval_words if not word.startswith("eval_cfg.sensitivities")]
-    cases, config = load_split(run.task, run.model.name, run.fold, "test", words, truths)
+def _load(entry: Entry, truths: dict[str, Truth]) -> Result:
+    cases, config, absent = load_entry(entry, Dataset.load(entry.task), truths)
+    if absent:
+        raise UserError(f"{entry.predictions('test')}: no predictions of {absent[0]}", remedy="predict it again")
     by_scope = {"definite": cases, "all": [dataclasses.replace(case, certainty=None) for case in cases]}
     curves = {}
     for scope, scans in by_scope.items():
         pool = pool_cases(scans, config)
         status = optimal_status(pool.near, len(pool.scores), pool.possible)
         curves[scope] = froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)
-    return Result(run, run.state(), by_scope, config, curves)
+    return Result(entry, entry.state(), by_scope, config, curves)
 
 
 def _statistics(
@@ -154,7 +156,7 @@ def _statistics(
 
 
 def write_report(
-    runs: Sequence[Run],
+    entries: Sequence[Entry],
     output: Path,
     *,
     page: Path | None = None,
@@ -170,7 +172,7 @@ def write_report(
 
     from cmb_plugin.evaluation.figures import save_figure
 
-    study = load_study(runs, resamples)
+    study = load_study(entries, resamples)
     text = markdown(study, resamples)
     files = [output / "table.md", output / "runs.csv", output / "froc.png"]
     write_text(files[0], text)
@@ -302,16 +304,13 @@ def _runs_table(study: Study) -> list[str]:
 
 def _provenance(study: Study) -> list[str]:
     state = study.of_row(study.rows[0])[0].state
-    machine = state["machine"]
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "lightning", "numpy", "nnunetv2"))
-    where = f"{machine['processor']}, {machine['cores']} cores" + (f", {machine['gpu']}" if machine["gpu"] else "")
     commits = sorted({result.state["machine"]["commit"] for result in study.results})
     commands = []
     for row in study.rows:
         commands += study.of_row(row)[0].state["commands"].values()
     return [
-        f"{where}; {state['jobs']} runs at a time with {_count(range(state['threads']), 'thread')} each; {versions}; "
-        f"code {', '.join(commits)}. Seconds are those of the whole commands; training includes validation.",
+        f"{in_words(state)}; code {', '.join(filter(None, commits)) or 'unknown'}. "
+        "Seconds are those of the whole commands; training includes validation.",
         "",
         f"Commands of seed {study.seeds[0]}:",
         "",
@@ -325,20 +324,20 @@ def _numbers(study: Study) -> list[dict[str, Any]]:
     """One dictionary per finished run and scope."""
     collected = []
     for result in study.results:
-        settings = read_settings(result.run.folder.settings)["trainer_cfg"]
-        point = result.run.folder.operating_point
+        entry = result.entry
+        point = entry.fold_folder.operating_point
         for scope, cases in result.cases.items():
-            classes = Dataset.load(find_task(result.run.task)).classes
+            classes = Dataset.load(entry.task).classes
             config = dataclasses.replace(result.config, sensitivities=TARGETS)
             metrics = evaluate(cases, classes, config)
             kinds = metrics["false_positive_kinds"]
             shared = fp_at_sensitivity(result.curves[scope], study.sensitivity[scope])
             collected.append(
                 {
-                    "row": result.run.row,
-                    "seed": result.run.seed,
+                    "row": entry.method.name,
+                    "seed": entry.seed,
                     "lesions": scope,
-                    "model": result.run.model.name,
+                    "model": result.state.get("model", entry.name),
                     "n_cases": metrics["n_cases"],
                     "n_lesions": metrics["n_lesions"],
                     "operating_point": metrics["operating_point"]["score"],
@@ -350,7 +349,7 @@ def _numbers(study: Study) -> list[dict[str, Any]]:
                     "fp_at_shared_sensitivity": shared,
                     "highest_sensitivity": result.highest(scope),
                     **{f"fp_{kind}": value for kind, value in (kinds["per_scan"] if kinds else {}).items()},
-                    "steps": (settings["epochs"] + settings["swa_epochs"]) * settings["steps_per_epoch"],
+                    "steps": trained_steps(entry),
                     **{f"{phase}_seconds": round(value) for phase, value in result.state["seconds"].items()},
                     "threads": result.state["threads"],
                     "jobs": result.state["jobs"],
@@ -384,5 +383,5 @@ def _number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
 
 
-def _count(items: Sequence[Any] | range, word: str) -> str:
+def _count(items: Sequence[Any], word: str) -> str:
     return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"

@@ -2,30 +2,29 @@
 
     nndet_example --task Task110_Mixed --protocol mixed --train 42 --test 42 --healthy 0.25
     python benchmarks/generalisation.py Task110_Mixed --jobs 2
-    python benchmarks/generalisation.py Task110_Mixed --only report --page docs/ablation.md
+    python benchmarks/generalisation.py Task110_Mixed --only eval --page docs/ablation.md
 
 Makes the Task folder --target beside TASK (hard links where the file system has them): its training cases are the
 training cases of --train-protocols, its test cases all cases of --test-protocols, those of TASK's training part
-included, because nothing is trained on them here. Prepares it, trains the rows on it and tests them without retraining.
-Rows, seeds, overrides and the rest are as for ablation.py; the default rows are the baseline and both parts together.
+included, because nothing is trained on them here. Trains the rows on it and tests them without retraining. All options
+are those of ablation.py; the default rows are the baseline and both parts together.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from ablation import add_study_options, study_runs
-from runs import Commands, run_all, say
+from ablation import run_and_report, study, study_options
 
-from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.cli import command
 from cmb_plugin.dataset import Case, Dataset, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
-from cmb_plugin.paths import TaskFolder, find_task, models_root
+from cmb_plugin.paths import TaskFolder, find_task
 
 EXTRAS = ("mimics", "lesions", "regions", "brain")
 
@@ -74,7 +73,7 @@ def build(source: Dataset, target: TaskFolder, train: Sequence[str], test: Seque
         target_class=source.target_class,
         generalisation=made_of,
     )
-    say(f"{target.root}: {len(chosen['Tr'])} training and {len(chosen['Ts'])} test cases")
+    print(f"{target.root}: {len(chosen['Tr'])} training and {len(chosen['Ts'])} test cases")
 
 
 def _link_case(case: Case, target: TaskFolder, split: str) -> None:
@@ -95,49 +94,16 @@ def _link_case(case: Case, target: TaskFolder, split: str) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser(__doc__)
-    arguments.add_argument("task", help="number, name or path of a Task folder of phantoms")
+    arguments = study_options(__doc__ or "", rows=("baseline", "both"))
     arguments.add_argument("--target", default="Task111_OtherScanners", help="(default: %(default)s)")
     arguments.add_argument("--train-protocols", default="cuhk,csiro,ukb", help="(default: %(default)s)")
     arguments.add_argument("--test-protocols", default="valdo1,valdo3", help="(default: %(default)s)")
-    arguments.add_argument(
-        "--prep-overrides", nargs="*", default=["planner=D3CMB"], metavar="KEY=VALUE", help="of nndet_prep"
-    )
-    add_study_options(arguments, "generalisation")
     args = arguments.parse_args(argv)
-    source = Dataset.load(find_task(args.task))
+    benchmark = study(args, "generalisation")
+    source = Dataset.load(find_task(benchmark.tasks[0]))
     target = TaskFolder(source.task.root.parent / args.target)
-    output = args.output or models_root() / target.name / (
-        "generalisation" + (f"_{args.suffix}" if args.suffix else "")
-    )
-    runs = study_runs(args, target.name, output, rows=("baseline", "both"))
-    failed = 0
-    if args.only == "report":
-        runs = [run.as_recorded() for run in runs]
-    else:
-        build(source, target, args.train_protocols.split(","), args.test_protocols.split(","))
-        _prepare(target, args.prep_overrides, output)
-        if not target.plan(args.plan).is_file():
-            raise UserError(f"{target.root}: has no plan '{args.plan}'", remedy="name it with --plan")
-        failed = run_all(runs, args.jobs)
-    if args.only != "run":
-        from ablation_report import write_report
-
-        written = write_report(
-            runs, output, page=args.page, figure=args.figure, resamples=args.resamples, marker="generalisation"
-        )
-        for path in written:
-            say(f"wrote {path}")
-    return 1 if failed else 0
-
-
-def _prepare(target: TaskFolder, words: Sequence[str], output: Path) -> None:
-    """What is prepared already is kept."""
-    log = output / "prep.log"
-    say(f"nndet_prep {target.name} -o {' '.join(words)}")
-    code = Commands(jobs=1).call(["nndet_prep", target.name, *(["-o", *words] if words else [])], log)
-    if code:
-        raise UserError(f"{target.root}: nndet_prep failed with exit code {code}", remedy=f"see {log}")
+    build(source, target, args.train_protocols.split(","), args.test_protocols.split(","))
+    return run_and_report(dataclasses.replace(benchmark, tasks=(str(target.root),)), args, "generalisation")
 
 
 if __name__ == "__main__":

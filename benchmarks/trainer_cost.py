@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from runs import check_plan, machine
 
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.errors import UserError
@@ -36,6 +35,7 @@ from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import read_settings
 from cmb_plugin.training import Batch, DetectionModule
 from cmb_plugin.training.patches import PatchDataset, collate
+from cmb_plugin.workflows.benchmark_machine import machine
 from cmb_plugin.workflows.train import resolve
 
 ROWS = {
@@ -177,7 +177,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--models: {len(args.models)} named", remedy=f"name one for each of {', '.join(ROWS)}")
     if args.threads:
         torch.set_num_threads(args.threads)
-    check_plan(args.task, args.plan)
     folder, device = find_task(args.task), torch.device(args.device)
     everything = [] if args.models else ["model_cfg.score_threshold=0"]
     modules = {

@@ -1,4 +1,4 @@
-"""The studies of benchmarks/: what they run, that they go on where they were, and what their report says."""
+"""The studies of benchmarks/: which rows they run, and what their report says."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.settings import write_settings
+from cmb_plugin.workflows.benchmark_machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import ablation
 from ablation_report import put_between_markers, write_report
 from generalisation import build
-from runs import PHASES, Run
 
 
 @pytest.fixture
@@ -35,79 +35,63 @@ def task(tmp_path, monkeypatch):
     return task
 
 
-def runs_of(task, output, seeds=(0, 1), rows=("baseline", "both")):
-    return [
-        Run(row, f"{row}_seed{seed}", seed, task.name, ("module=X", "plan=P"), 0, (), (), output)
-        for seed in seeds
-        for row in rows
-    ]
+def study_of(*words):
+    args = ablation.study_options("").parse_args(["Task900_Tiny", *words])
+    return ablation.study(args, "ablation")
 
 
-def finish(run, task, n_false):
+def finish(entry, n_false):
     """A run that found every lesion, and ``n_false`` things at the vein that score more."""
-    folder = run.folder
+    folder = entry.fold_folder
     folder.root.mkdir(parents=True)
-    folder.last.touch()
     write_settings(folder.settings, {"trainer_cfg": {"epochs": 2, "swa_epochs": 1, "steps_per_epoch": 5}})
-    write_json(folder.results("test") / "metrics.json", {})
-    for case in Dataset.load(task).cases("Ts"):
+    for case in Dataset.load(entry.task).cases("Ts"):
         truth = read_truth(case)
         boxes = np.concatenate([np.array([[0, 0, 0, 2, 2, 2]] * n_false).reshape(-1, 6), truth.boxes])
         found = Detections(boxes, np.linspace(0.9, 0.6, len(boxes)), np.zeros(len(boxes)))
         predictions = CasePredictions(case.case_id, found, truth.grid, ("cmb",), 0.5)
         write_case_predictions(folder.predictions("test"), predictions)
-    machine = dict.fromkeys(("processor", "gpu", "python", "torch", "lightning", "numpy", "nnunetv2", "commit"), "x")
-    state = {**run.state(), "finished": list(PHASES), "words": list(run.words), "machine": machine | {"cores": 2}}
-    state |= {"seconds": dict.fromkeys(PHASES, 1.0), "commands": {"train": "nndet_train"}, "threads": 1, "jobs": 2}
-    write_json(run.record, state)
+    state = {**entry.state(), "finished": ["train", "predict"], "machine": machine(), "steps": 1}
+    state |= {"seconds": {"train": 1.0, "predict": 1.0}, "commands": {"train": "nndet_train"}, "threads": 1, "jobs": 2}
+    write_json(entry.record, state)
 
 
-def test_all_rows_of_a_seed_come_before_the_next_seed(task, tmp_path):
-    arguments = ablation.parser("")
-    ablation.add_study_options(arguments, "ablation")
-    args = arguments.parse_args(["--seeds", "0,1", "--rows", "baseline,both", "--overrides", "train=fast"])
-    runs = ablation.study_runs(args, task.name, tmp_path)
-    assert [run.tag for run in runs] == ["baseline_seed0", "both_seed0", "baseline_seed1", "both_seed1"]
-    words = (
-        "-o module=CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=true plan=D3CMB_3d train=fast exp.fold=0 exp.seed=1"
-    )
-    assert runs[3].command("train") == ["nndet_train", task.name, *words.split(), "exp.tag=both_seed1"]
+def test_all_rows_of_a_seed_come_before_the_next_seed(task):
+    study = study_of("--seeds", "2", "--rows", "baseline,both", "-o", "train=fast")
+    entries = study.entries(task)
+    assert [entry.name for entry in entries] == [
+        "RetinaUNetV001_fold0_seed0",
+        "FFM_HSPL_fold0_seed0",
+        "RetinaUNetV001_fold0_seed1",
+        "FFM_HSPL_fold0_seed1",
+    ]
+    assert entries[3].words == ("train=fast", "model_cfg.ffm=true", "model_cfg.hspl=true")
+    assert entries[3].model.name == "CMBRetinaUNet_D3CMB_3d_ablation_FFM_HSPL_seed1"
     with pytest.raises(UserError, match="baseline"):
-        ablation.study_runs(arguments.parse_args(["--rows", "baselin"]), task.name, tmp_path)
-
-
-def test_a_run_goes_on_where_it_was_and_refuses_other_overrides(task, tmp_path):
-    (run,) = runs_of(task, tmp_path / "out", seeds=(0,), rows=("baseline",))
-    assert not run.is_finished()
-    assert "train.mode=resume" not in run.command("train")
-    run.folder.root.mkdir(parents=True)
-    run.folder.last.touch()
-    assert run.command("train")[-1] == "train.mode=resume"
-    write_json(run.record, {"finished": ["train"], "words": list(run.words), "seconds": {}})
-    assert run.state()["finished"] == ["train"]
-    write_json(run.record, {"finished": ["train"], "words": ["module=X", "plan=Q"], "seconds": {}})
-    with pytest.raises(UserError, match="plan=P plan=Q"):
-        run.is_finished()
-    assert run.as_recorded().words == ("module=X", "plan=Q")  # which is all that a report needs
+        study_of("--rows", "baselin")
+    with pytest.raises(UserError, match="one fold"):
+        study_of("--folds", "0,1")
 
 
 def test_the_report_compares_rows_on_the_seeds_that_all_of_them_have(task, tmp_path):
-    runs = runs_of(task, tmp_path / "out")
-    for run, n_false in zip(runs[:3], (3, 1, 0), strict=True):  # both_seed1 is not finished
-        finish(run, task, n_false)
+    output = tmp_path / "out"
+    rows = "baseline: RetinaUNetV001, both: CMBRetinaUNet model_cfg.hspl=true"
+    entries = study_of("--seeds", "2", "--models", rows, "--output", str(output)).entries(task)
+    for entry, n_false in zip(entries[:3], (3, 1, 0), strict=True):  # both of seed 1 is not finished
+        finish(entry, n_false)
     page = tmp_path / "page.md"
     page.write_text("By hand.\n<!-- begin ablation -->\nold\n<!-- end ablation -->\nBelow.\n")
-    files = write_report(runs, tmp_path / "out", page=page, figure=tmp_path / "figure.png", resamples=50)
+    files = write_report(entries, output, page=page, figure=tmp_path / "figure.png", resamples=50)
     assert all(path.is_file() for path in files)
     text = page.read_text()
     assert text.startswith("By hand.\n")
     assert text.endswith("Below.\n")
     assert "old" not in text
     assert "1 seed (0)" in text
-    assert "Not finished, so not in these numbers: both_seed1" in text
+    assert "Not finished, so not in these numbers: both seed 1" in text
     row = next(line for line in text.splitlines() if line.startswith("| both |"))
     assert row.split(" | ")[2:5] == ["1.00 (1.00-1.00)", "1.00 (1.00-1.00)", "0.33 (0.33-0.33)"]
-    with (tmp_path / "out" / "runs.csv").open() as file:
+    with (output / "runs.csv").open() as file:
         numbers = [line for line in csv.DictReader(file) if line["lesions"] == "definite"]
     assert [(line["row"], line["seed"], line["fp_vein"]) for line in numbers] == [
         ("baseline", "0", "3.0"),
@@ -119,7 +103,7 @@ def test_the_report_compares_rows_on_the_seeds_that_all_of_them_have(task, tmp_p
 
 def test_a_report_without_a_finished_run_says_so(task, tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        write_report(runs_of(task, tmp_path / "out"), tmp_path / "out")
+        write_report(study_of().entries(task), tmp_path / "out")
 
 
 def test_a_block_is_added_to_a_page_that_has_none(tmp_path):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from cmb_plugin.errors import UserError
 
 from .cli import add_overrides, command, parser
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cmb_plugin.workflows.benchmark import BenchmarkRun
+    from cmb_plugin.workflows.benchmark_entries import Benchmark
     from cmb_plugin.workflows.benchmark_table import Row
 
 
@@ -20,12 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples:
         nndet_benchmark Task101_CMB                                      the trainers of this package
         nndet_benchmark 101 --models CMBRetinaUNet,nnunet --seeds 3      against nnU-Net v2, three seeds each
-        nndet_benchmark 100 101 --budget 2000steps                       two tasks, 2000 optimisation steps each
+        nndet_benchmark 100 101 --budget 2000steps --jobs 2              two tasks; two networks train at a time
         nndet_benchmark 101 --models CMBRetinaUNet,path/to/predictions   against what another program predicted
+        nndet_benchmark 101 --models "CMBRetinaUNet, no mimics: CMBRetinaUNet model_cfg.hspl=false"    an ablation
         nndet_benchmark 101 --only eval                                  the table of what is finished
 
     Models: a trainer (nndet_train module=), with another plan as Trainer:D3V001_3d; nnunet, the installed nnU-Net v2
-    with its own commands; a folder of predictions of the task's test scans, in any format that nndet_eval reads.
+    with its own commands; a folder of predictions of the task's test scans, in any format that nndet_eval reads. A
+    trainer may have overrides of its own, and any of them a name for the tables: "NAME: TRAINER KEY=VALUE ...".
 
     Budget: 2000steps, or 30min or 2h of optimisation steps, from two short trials of each method; start-up, validation
     and prediction come on top. The same number of steps is not the same work: the table names patches and time.
@@ -35,13 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     records and logs (docs/benchmark.md). Exit code 2 when something failed; the table then holds the rest.
     """
     arguments = parser(main.__doc__)
+    add_options(arguments)
+    benchmark = benchmark_of(arguments.parse_args(argv))
+    return 2 if run(benchmark).failed else 0
+
+
+def add_options(arguments: argparse.ArgumentParser) -> None:
+    """The options of a benchmark, which studies in benchmarks/ have too."""
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
     arguments.add_argument(
-        "--models", default="RetinaUNetV001,CMBRetinaUNet", metavar="NAME,...", help="(default: %(default)s)"
+        "--models", default="RetinaUNetV001,CMBRetinaUNet", metavar="MODEL,...", help="(default: %(default)s)"
     )
     arguments.add_argument("--folds", default="0", metavar="N,...", help="(default: %(default)s)")
     arguments.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default: %(default)s)")
     arguments.add_argument("--budget", default="2000steps", help="of each training (default: %(default)s)")
+    arguments.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="networks that train side by side, each with its share of the cores (default: %(default)s)",
+    )
     arguments.add_argument(
         "--only", metavar="PHASE,...", help="of prep, train, predict, eval; eval writes the table (default: all)"
     )
@@ -53,50 +74,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     add_overrides(arguments)
-    args = arguments.parse_args(argv)
+
+
+def benchmark_of(args: argparse.Namespace, name: str = "benchmark") -> Benchmark:
+    """What the options ask for; ``name`` is that of the default output folder.
+
+    Raises:
+        UserError: an option that cannot be understood.
+    """
     import re
     from pathlib import Path
 
-    from rich.console import Console
-
-    from cmb_plugin.errors import UserError
     from cmb_plugin.paths import models_root
-    from cmb_plugin.plugins import suggest
-    from cmb_plugin.workflows.benchmark import run_benchmark
+    from cmb_plugin.plugins import import_additional, suggest
+    from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.benchmark_entries import PHASES, Benchmark, Budget, parse_methods
 
-    console = Console()
     phases = tuple(args.only.split(",")) if args.only else PHASES
     for phase in phases:
         if phase not in PHASES:
             raise UserError(f"--only {phase}: no such phase", remedy=suggest(phase, PHASES))
-    if not re.fullmatch(r"\d+(,\d+)*", args.folds) or args.seeds < 1:
-        raise UserError("--folds or --seeds: not understood", remedy="give for instance --folds 0,1 --seeds 3")
-    output = Path(args.output).expanduser().resolve() if args.output else models_root() / "benchmark"
+    if not re.fullmatch(r"\d+(,\d+)*", args.folds) or args.seeds < 1 or args.jobs < 1:
+        raise UserError("--folds, --seeds or --jobs: not understood", remedy="give for instance --folds 0,1 --seeds 3")
+    output = Path(args.output).expanduser().resolve() if args.output else models_root() / name
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", output.name):
         raise UserError(f"--output {output.name}: cannot mark model folders", remedy="use letters, digits, _ . -")
-    run = run_benchmark(
-        Benchmark(
-            tasks=tuple(args.tasks),
-            methods=parse_methods(args.models),
-            folds=tuple(int(fold) for fold in args.folds.split(",")),
-            seeds=tuple(range(args.seeds)),
-            budget=Budget.parse(args.budget),
-            words=tuple(args.overrides),
-            output=output,
-            phases=phases,
-            nnunet_memory_gb=args.nnunet_memory,
-            resamples=args.resamples,
-        ),
-        say=lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+    import_additional(Overrides.parse(args.overrides).take_imports())
+    return Benchmark(
+        tasks=tuple(args.tasks),
+        methods=parse_methods(args.models),
+        folds=tuple(int(fold) for fold in args.folds.split(",")),
+        seeds=tuple(range(args.seeds)),
+        budget=Budget.parse(args.budget),
+        words=tuple(args.overrides),
+        output=output,
+        phases=phases,
+        nnunet_memory_gb=args.nnunet_memory,
+        resamples=args.resamples,
+        jobs=args.jobs,
     )
-    if run.table:
-        _show(run.table, console)
-    for name, log in run.failed.items():
-        console.print(f"failed: {name}, see {log}", markup=False, highlight=False, soft_wrap=True)
-    for file in run.files:
-        console.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
-    return 2 if run.failed else 0
+
+
+def run(benchmark: Benchmark) -> BenchmarkRun:
+    """Runs it and prints the table, what failed, and the files."""
+    import time
+
+    from rich.console import Console
+
+    from cmb_plugin.workflows.benchmark import run_benchmark
+
+    console = Console()
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def timed(text: str) -> None:
+        say(f"[{time.strftime('%H:%M:%S')}] {text}")
+
+    done = run_benchmark(benchmark, say=timed)
+    if done.table:
+        _show(done.table, console)
+    for name, log in done.failed.items():
+        say(f"failed: {name}, see {log}")
+    for file in done.files:
+        say(f"wrote {file}")
+    return done
 
 
 def _show(rows: Sequence[Row], console: Console) -> None:

@@ -6,15 +6,9 @@ v2 through its own commands, and folders of predictions that somebody else made.
 
 from __future__ import annotations
 
-import ctypes
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,15 +20,9 @@ from cmb_plugin.paths import TaskFolder, find_task, models_root
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
 
-from .benchmark_entries import (
-    NNUNET,
-    Benchmark,
-    Entry,
-    measured_cases,
-    measured_split,
-    split_words,
-    steps_of,
-)
+from .benchmark_commands import Commands
+from .benchmark_entries import Benchmark, Entry, measured_cases, measured_split, split_words, steps_of
+from .benchmark_machine import machine
 from .nnunet import NnunetTask, collect, export_task, is_planned, link_scans
 from .train import DEFAULT_PLAN
 
@@ -60,28 +48,26 @@ def run_benchmark(benchmark: Benchmark, say: Callable[[str], None] = print) -> B
 
     Raises:
         UserError: an unknown task, fold or method; records of another budget; nothing to compare.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished is recorded.
     """
     from .benchmark_table import write_table
 
     import_additional(Overrides.parse(benchmark.words).take_imports())
-    folders = [find_task(task) for task in benchmark.tasks]
-    done = BenchmarkRun()
-    for task in folders:
+    commands = Commands(benchmark.jobs, say)
+    entries: list[Entry] = []
+    for task in [find_task(task) for task in benchmark.tasks]:
         if "prep" in benchmark.phases:
-            _prepare(benchmark, task, say)
-        entries = [
-            Entry(benchmark, task, method, fold, seed)
-            for seed in benchmark.seeds
-            for fold in benchmark.folds
-            for method in benchmark.methods
-            if method.folder is None or (seed, fold) == (benchmark.seeds[0], benchmark.folds[0])
-        ]
+            _prepare(benchmark, task, commands)
         _check_folds(task, benchmark.folds)
-        for entry in entries:
-            if {"train", "predict"} & set(benchmark.phases) and not _finish(entry, say):
-                done.failed[f"{task.name} {entry.name}"] = entry.log
-            if entry.is_finished():
-                done.finished.append(entry)
+        entries += benchmark.entries(task)
+    todo = [entry for entry in entries if not entry.is_finished()]  # refuses records of other words at once
+    done = BenchmarkRun()
+    if {"train", "predict"} & set(benchmark.phases):
+        say(f"{len(entries)} entries, {len(entries) - len(todo)} of them finished; {benchmark.jobs} at a time")
+        succeeded = commands.work_off(partial(_finish, commands=commands), todo)
+        pairs = zip(todo, succeeded, strict=True)
+        done.failed = {f"{entry.task.name} {entry.name}": entry.log for entry, good in pairs if not good}
+    done.finished = [entry for entry in entries if entry.is_finished()]
     if "eval" in benchmark.phases:
         if not done.finished:
             raise UserError(f"{benchmark.output}: nothing is finished", remedy="leave --only out")
@@ -89,22 +75,22 @@ def run_benchmark(benchmark: Benchmark, say: Callable[[str], None] = print) -> B
     return done
 
 
-def _prepare(benchmark: Benchmark, task: TaskFolder, say: Callable[[str], None]) -> None:
+def _prepare(benchmark: Benchmark, task: TaskFolder, commands: Commands) -> None:
     plans = dict.fromkeys(method.plan for method in benchmark.methods if method.trainer)
     log = benchmark.output / task.name / "prep.log"
     words = split_words(benchmark.words)["prep"]
     for plan in plans or {DEFAULT_PLAN: None}:
         if not task.plan(plan).is_file() or not task.splits.is_file() or not _is_prepared(task, plan):
             command = ["nndet_prep", str(task.root), "-o", f"planner={plan.removesuffix('_3d')}", *words]
-            if _call(command, log, say) not in (0, 2):
+            if commands.call(command, log) not in (0, 2):
                 raise UserError(f"{task.name}: preparation failed", remedy=f"see {log}")
-    if any(method.name == NNUNET for method in benchmark.methods):
+    if any(method.is_nnunet for method in benchmark.methods):
         target = NnunetTask(task, benchmark.output / task.name / "nnunet")
         if not is_planned(target):
-            say(f"{task.name}: exporting to nnU-Net's layout in {target.raw}")
+            commands.say(f"{task.name}: exporting to nnU-Net's layout in {target.raw}")
             export_task(target, read_json(task.splits))
             command = target.plan_command(_memory(benchmark), 1 if _device() == "cpu" else 4)
-            if _call(command, log, say, target.environment()) != 0:
+            if commands.call(command, log, target.environment()) != 0:
                 raise UserError(f"{task.name}: nnU-Net could not plan", remedy=f"see {log}")
             export_task(target, read_json(task.splits))  # its planning may have written splits of its own
 
@@ -122,29 +108,35 @@ def _check_folds(task: TaskFolder, folds: Sequence[int]) -> None:
             raise UserError(f"{task.splits}: no fold {fold}", remedy=f"choose --folds from 0 to {count - 1}")
 
 
-def _finish(entry: Entry, say: Callable[[str], None]) -> bool:
+def _finish(entry: Entry, commands: Commands) -> bool:
     """The phases of an entry that are missing; False when one failed."""
-    if entry.method.folder is not None:
-        return True
-    state = entry.state()
-    if "train" not in state["finished"] and "train" in entry.benchmark.phases:
-        if state["steps"] is None:
-            state["steps"] = _steps(entry, say)
-            write_json(entry.record, state)
-        epochs, per_epoch = steps_of(state["steps"])
-        if not _timed(entry, state, "train", partial(_train, entry, epochs, per_epoch, say)):
-            return False
-        say(f"{entry.task.name} {entry.name}: trained in {state['seconds']['train']:.0f} s")
-    if "train" in state["finished"] and "predict" not in state["finished"] and "predict" in entry.benchmark.phases:
-        if not _timed(entry, state, "predict", partial(_predict, entry, say)):
-            return False
-        say(f"{entry.task.name} {entry.name}: predicted in {state['seconds']['predict']:.0f} s")
+    state = entry.state() | {"machine": machine(), "jobs": commands.jobs, "threads": commands.threads}
+    if entry.method.trainer:
+        state["model"] = entry.model.name
+    try:
+        for phase, work in (("train", _train), ("predict", _predict)):
+            if phase in state["finished"] or phase not in entry.benchmark.phases:
+                continue
+            if phase == "predict" and "train" not in state["finished"]:
+                return True  # --only predict, of what is trained
+            if not _timed(entry, state, phase, work, commands):
+                return False
+            commands.say(f"{entry.task.name} {entry.name}: {phase} took {state['seconds'][phase]:.0f} s")
+    except UserError as error:
+        commands.say(f"{entry.task.name} {entry.name}: {error}")
+        return False
     return True
 
 
-def _timed(entry: Entry, state: dict[str, Any], phase: str, work: Callable[[], int]) -> bool:
+Work = Callable[[Entry, dict[str, Any], Commands], int]
+
+
+def _timed(entry: Entry, state: dict[str, Any], phase: str, work: Work, commands: Commands) -> bool:
+    if phase == "train" and state["steps"] is None:
+        state["steps"] = _steps(entry, commands)
+    write_json(entry.record, state)
     start = time.perf_counter()
-    code = work()
+    code = work(entry, state, commands)
     state["seconds"][phase] = round(state["seconds"].get(phase, 0.0) + time.perf_counter() - start, 1)
     if code == 0:
         state["finished"].append(phase)
@@ -152,17 +144,22 @@ def _timed(entry: Entry, state: dict[str, Any], phase: str, work: Callable[[], i
     return code == 0
 
 
-def _train(entry: Entry, epochs: int, per_epoch: int, say: Callable[[str], None]) -> int:
-    if entry.method.name == NNUNET:
-        environment = entry.nnunet.environment(entry.seed, epochs, per_epoch)
-        return _call(entry.nnunet.train_command(entry.seed, entry.fold, _device()), entry.log, say, environment)
-    mode = ["train.mode=resume"] if entry.fold_folder.last.is_file() else ["train.mode=overwrite"]
-    tag = f"exp.tag={entry.benchmark.output.name}_seed{entry.seed}"
-    return _call(_train_command(entry, epochs, per_epoch, [tag, *mode]), entry.log, say)
+def _train(entry: Entry, state: dict[str, Any], commands: Commands) -> int:
+    epochs, per_epoch = steps_of(state["steps"])
+    if entry.method.is_nnunet:
+        command = entry.nnunet.train_command(entry.seed, entry.fold, _device())
+        state["commands"]["train"] = " ".join(command)
+        return commands.call(command, entry.log, _nnunet_environment(entry, commands, epochs, per_epoch))
+    command = _train_command(entry, epochs, per_epoch, entry.tag)
+    state["commands"]["train"] = " ".join(command)
+    if entry.fold_folder.last.is_file():
+        return commands.call([*command, "train.mode=resume"], entry.log)
+    state["seconds"].pop("train", None)  # what was stopped within its first epoch begins anew
+    return commands.call([*command, "train.mode=overwrite"], entry.log)
 
 
-def _train_command(entry: Entry, epochs: int, per_epoch: int, further: Sequence[str]) -> list[str]:
-    words = split_words(entry.benchmark.words)["train"]
+def _train_command(entry: Entry, epochs: int, per_epoch: int, tag: str) -> list[str]:
+    words = split_words(entry.words)["train"]
     preset = [] if any(word.startswith("train=") for word in words) else ["train=demo"]
     averaged = epochs // 5
     return [
@@ -170,109 +167,90 @@ def _train_command(entry: Entry, epochs: int, per_epoch: int, further: Sequence[
         *(f"module={entry.method.trainer}", f"plan={entry.method.plan}", *preset),
         *(f"trainer_cfg.epochs={epochs - averaged}", f"trainer_cfg.swa_epochs={averaged}"),
         *(f"trainer_cfg.steps_per_epoch={per_epoch}", f"trainer_cfg.validate_every={max(1, epochs // 2)}"),
-        *(*words, f"exp.fold={entry.fold}", f"exp.seed={entry.seed}", *further),
+        *(*words, f"exp.fold={entry.fold}", f"exp.seed={entry.seed}", f"exp.tag={tag}"),
     ]
 
 
-def _predict(entry: Entry, say: Callable[[str], None]) -> int:
+def _nnunet_environment(entry: Entry, commands: Commands, epochs: int = 1, steps: int = 1) -> dict[str, str]:
+    return entry.nnunet.environment(entry.seed, epochs, steps, commands.threads)
+
+
+def _predict(entry: Entry, state: dict[str, Any], commands: Commands) -> int:
     split = measured_split(entry.task)
-    if entry.method.name == NNUNET:
-        cases = measured_cases(entry.task, entry.fold)
-        target = entry.predictions(split)
-        source = entry.nnunet.root / (f"scans_fold{entry.fold}" if split == "val" else "scans_test")
-        link_scans(cases, source)
-        given = target.with_name(f"{target.name}_nnunet")
-        command = entry.nnunet.predict_command(source, given, entry.fold, _device())
-        code = _call(command, entry.log, say, entry.nnunet.environment(entry.seed))
-        if code == 0:
-            collect(entry.nnunet, cases, given, target)
-        return code
+    if entry.method.is_nnunet:
+        return _predict_with_nnunet(entry, split, state, commands)
     if split == "val":
         return 0  # nndet_train has predicted them
-    words = split_words(entry.benchmark.words)["predict"]
+    words = split_words(entry.words)["predict"]
     command = ["nndet_predict", str(entry.task.root), str(entry.model.root), "-f", str(entry.fold)]
-    return _call([*command, *(["-o", *words] if words else [])], entry.log, say)
+    command += ["-o", *words] if words else []
+    state["commands"]["predict"] = " ".join(command)
+    return commands.call(command, entry.log)
 
 
-def _steps(entry: Entry, say: Callable[[str], None]) -> int:
+def _predict_with_nnunet(entry: Entry, split: str, state: dict[str, Any], commands: Commands) -> int:
+    cases = measured_cases(entry.task, entry.fold)
+    target = entry.predictions(split)
+    source = entry.nnunet.root / (f"scans_fold{entry.fold}" if split == "val" else "scans_test")
+    with commands.alone(str(source)):  # other seeds predict the same scans
+        link_scans(cases, source)
+    given = target.with_name(f"{target.name}_nnunet")
+    command = entry.nnunet.predict_command(source, given, entry.fold, _device())
+    state["commands"]["predict"] = " ".join(command)
+    code = commands.call(command, entry.log, _nnunet_environment(entry, commands))
+    if code == 0:
+        collect(entry.nnunet, cases, given, target)
+    return code
+
+
+def _steps(entry: Entry, commands: Commands) -> int:
     """Steps of the budget; of a budget in minutes as many as two short trials say that fit."""
     budget = entry.benchmark.budget
     if budget.steps is not None:
         return budget.steps
-    known = entry.folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', entry.method.name)}_step.json"
-    if not known.is_file():
-        write_json(known, {"seconds_per_step": _seconds_per_step(entry, say)})
+    known = entry.folder / f"{entry.method.slug}_step.json"
+    with commands.alone(str(known)):
+        if not known.is_file():
+            write_json(known, {"seconds_per_step": _seconds_per_step(entry, commands)})
     return max(1, int(60 * (budget.minutes or 0.0) / float(read_json(known)["seconds_per_step"])))
 
 
-def _seconds_per_step(entry: Entry, say: Callable[[str], None]) -> float:
+def _seconds_per_step(entry: Entry, commands: Commands) -> float:
     """From the difference of a short and a longer trial: start-up and validation cancel out.
 
     The longer one grows until the difference stands out from what start-up varies by.
     """
     few, many = PROBE
-    _trial(entry, few, say)  # fills caches
-    short, long = _trial(entry, few, say), _trial(entry, many, say)
+    _trial(entry, few, commands)  # fills caches
+    short, long = _trial(entry, few, commands), _trial(entry, many, commands)
     while long - short < 0.3 * short and many < LONGEST_PROBE:
         many *= 3
-        long = _trial(entry, many, say)
+        long = _trial(entry, many, commands)
     if entry.method.trainer:
-        trial_model = f"{entry.method.trainer}_{entry.method.plan}_{entry.benchmark.output.name}_trial"
+        trial_model = f"{entry.method.trainer}_{entry.method.plan}_{_trial_tag(entry)}"
         shutil.rmtree(models_root() / entry.task.name / trial_model, ignore_errors=True)
     return max((long - short) / (many - few), 1e-3)
 
 
-def _trial(entry: Entry, steps: int, say: Callable[[str], None]) -> float:
+def _trial_tag(entry: Entry) -> str:
+    return f"{entry.benchmark.output.name}{entry.method.mark}_trial"
+
+
+def _trial(entry: Entry, steps: int, commands: Commands) -> float:
     """Seconds that a training of so many steps takes, with all that comes with it."""
     start = time.perf_counter()
-    if entry.method.name == NNUNET:
+    if entry.method.is_nnunet:
         results = entry.nnunet.root / "results_seed999"
         shutil.rmtree(results, ignore_errors=True)
-        environment = entry.nnunet.environment(999, 1, steps)
-        code = _call(entry.nnunet.train_command(999, entry.fold, _device()), entry.log, say, environment)
+        environment = entry.nnunet.environment(999, 1, steps, commands.threads)
+        code = commands.call(entry.nnunet.train_command(999, entry.fold, _device()), entry.log, environment)
         shutil.rmtree(results, ignore_errors=True)
     else:
-        further = [f"exp.tag={entry.benchmark.output.name}_trial", "train.mode=overwrite"]
-        code = _call(_train_command(entry, 1, steps, further), entry.log, say)
+        command = _train_command(entry, 1, steps, _trial_tag(entry))
+        code = commands.call([*command, "train.mode=overwrite"], entry.log)
     if code:
         raise UserError(f"{entry.name}: a trial of {steps} steps failed", remedy=f"see {entry.log}")
     return time.perf_counter() - start
-
-
-def _call(
-    command: Sequence[str], log: Path, say: Callable[[str], None], environment: Mapping[str, str] | None = None
-) -> int:
-    """Runs a command of this installation with its output added to ``log``; it ends when this process does."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(command[0])
-    if program is None:
-        raise UserError(f"{command[0]} is not installed", remedy="pip install nnunetv2")
-    say(" ".join(command))
-    with log.open("a") as output:
-        output.write(f"\n$ {' '.join(command)}\n")
-        output.flush()
-        process = subprocess.Popen(
-            [program, *command[1:]],
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-        try:
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if code:
-        tail = "\n".join(f"    {line}" for line in log.read_text(errors="replace").rstrip().splitlines()[-5:])
-        say(f"{command[0]} ended with exit code {code}: {log}\n{tail}")
-    return code
-
-
-def _die_with_parent() -> None:
-    """Asks the kernel to kill the command when the benchmark is killed: two must never train one network."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _device() -> str:

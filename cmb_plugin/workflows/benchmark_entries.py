@@ -13,6 +13,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
 from cmb_plugin.plugins import trainers
+from cmb_plugin.settings import read_settings
 
 from .nnunet import NnunetTask, batch_size
 from .train import DEFAULT_PLAN
@@ -20,6 +21,15 @@ from .train import DEFAULT_PLAN
 PHASES = ("prep", "train", "predict", "eval")
 NNUNET = "nnunet"
 EPOCHS = 16  # a budget of steps is cut into about so many epochs
+TAKEN = {  # settings that the benchmark decides, and how
+    "module": "--models TRAINER",
+    "plan": "--models TRAINER:PLAN",
+    "planner": "--models TRAINER:PLAN",
+    "train.mode": "nothing: what has begun goes on",
+    "exp.fold": "--folds",
+    "exp.seed": "--seeds",
+    "exp.tag": "--output, whose name marks the model folders",
+}
 
 
 @dataclass(frozen=True)
@@ -49,20 +59,37 @@ class Method:
     """One row of the table.
 
     Attributes:
-        name: as the user wrote it, of a folder its last part.
+        name: in tables; as the user wrote it, of a folder its last part.
         trainer, plan: of a method of this installation; empty for others.
+        words: overrides of its own, on top of the benchmark's.
         folder: predictions of somebody else.
     """
 
     name: str
     trainer: str = ""
     plan: str = ""
+    words: tuple[str, ...] = ()
     folder: Path | None = None
+
+    @property
+    def is_nnunet(self) -> bool:
+        return not self.trainer and self.folder is None
+
+    @property
+    def slug(self) -> str:
+        """The name as it stands in file names: of ``+ FFM + HSPL`` it is ``FFM_HSPL``."""
+        return re.sub(r"[^A-Za-z0-9.-]+", "_", self.name).strip("_")
+
+    @property
+    def mark(self) -> str:
+        """What tells its model folders from those of the plain trainer with the same plan."""
+        plain = not self.words and self.name in (self.trainer, f"{self.trainer}:{self.plan}")
+        return "" if plain else f"_{self.slug}"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one call was asked for."""
+    """What one call was asked for; ``words`` are overrides of all methods, ``jobs`` networks train side by side."""
 
     tasks: tuple[str, ...]
     methods: tuple[Method, ...]
@@ -74,6 +101,20 @@ class Benchmark:
     phases: tuple[str, ...] = PHASES
     nnunet_memory_gb: float | None = None
     resamples: int = 2000
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        check_words(self.words)
+
+    def entries(self, task: TaskFolder) -> list[Entry]:
+        """Every network of a task: a seed with all methods, then the next. Folders of predictions stand there once."""
+        return [
+            Entry(self, task, method, fold, seed)
+            for seed in self.seeds
+            for fold in self.folds
+            for method in self.methods
+            if method.folder is None or (seed, fold) == (self.seeds[0], self.folds[0])
+        ]
 
 
 @dataclass(frozen=True)
@@ -88,7 +129,11 @@ class Entry:
 
     @property
     def name(self) -> str:
-        return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', self.method.name)}_fold{self.fold}_seed{self.seed}"
+        return f"{self.method.slug}_fold{self.fold}_seed{self.seed}"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (*self.benchmark.words, *self.method.words)
 
     @property
     def folder(self) -> Path:
@@ -103,9 +148,12 @@ class Entry:
         return self.folder / f"{self.name}.log"
 
     @property
+    def tag(self) -> str:
+        return f"{self.benchmark.output.name}{self.method.mark}_seed{self.seed}"
+
+    @property
     def model(self) -> ModelFolder:
-        tag = f"{self.benchmark.output.name}_seed{self.seed}"
-        return ModelFolder(models_root() / self.task.name / f"{self.method.trainer}_{self.method.plan}_{tag}")
+        return ModelFolder(models_root() / self.task.name / f"{self.method.trainer}_{self.method.plan}_{self.tag}")
 
     @property
     def fold_folder(self) -> FoldFolder:
@@ -120,7 +168,7 @@ class Entry:
         if self.method.folder is not None:
             own = self.method.folder / self.task.name
             return own if own.is_dir() else self.method.folder
-        if self.method.name == NNUNET:
+        if self.method.is_nnunet:
             return self.folder / "nnunet" / f"{split}_predictions_fold{self.fold}_seed{self.seed}"
         return self.fold_folder.predictions(split)
 
@@ -130,16 +178,19 @@ class Entry:
         Raises:
             UserError: it was begun with another budget or other overrides.
         """
-        asked = {"words": list(self.benchmark.words), "budget": _plain(self.benchmark.budget)}
+        asked = {"words": list(self.words), "budget": _plain(self.benchmark.budget)}
         if not self.record.is_file():
-            return {**asked, "finished": [], "seconds": {}, "steps": None}
-        state = dict(read_json(self.record))
+            about = {"method": self.method.name, "fold": self.fold, "seed": self.seed}
+            return {**about, **asked, "finished": [], "seconds": {}, "steps": None, "commands": {}}
+        state = {"commands": {}, **read_json(self.record)}
         for key, value in asked.items():
             if state.get(key) != value and {"train", "predict", "prep"} & set(self.benchmark.phases):
                 raise UserError(
-                    f"{self.record}: was begun with {key} {state.get(key)}, now it is {value}",
+                    f"{self.record}: was begun with {key} {_shown(state.get(key))}, now it is {_shown(value)}",
                     remedy="use the same as before, or another --output",
                 )
+        if self.method.trainer and not self.fold_folder.root.is_dir():
+            state["finished"] = []  # somebody removed the model to have it trained anew
         return state
 
     def is_finished(self) -> bool:
@@ -147,28 +198,57 @@ class Entry:
 
 
 def parse_methods(text: str) -> tuple[Method, ...]:
-    """``RetinaUNetV001,CMBRetinaUNet:D3V001_3d,nnunet,path/to/predictions``.
+    """``RetinaUNetV001, nnunet, path/to/predictions, no mimics: CMBRetinaUNet:D3CMB_3d model_cfg.hspl=false``.
+
+    Commas stand between methods (those in brackets do not count). Each is ``[NAME: ]WHAT [KEY=VALUE ...]``.
 
     Raises:
-        UserError: an unknown trainer, a folder that is not there, or a method twice.
+        UserError: an unknown trainer, a folder that is not there, a method twice, an override that it cannot have.
     """
-    methods = []
-    for word in (word.strip() for word in text.split(",") if word.strip()):
-        if word == NNUNET:
-            methods.append(Method(word))
-        elif "/" in word or Path(word).is_dir():
-            path = Path(word).expanduser().resolve()
-            if not path.is_dir():
-                raise UserError(f"--models: {path} is no folder", remedy="name a folder of predictions")
-            methods.append(Method(path.name, folder=path))
-        else:
-            name, _, plan = word.partition(":")
-            trainers.get(name)
-            methods.append(Method(word, trainer=name, plan=plan or DEFAULT_PLAN))
-    names = [method.name for method in methods]
-    if not methods or len(set(names)) < len(names):
+    methods = [_method(part.strip()) for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    slugs = [method.slug.casefold() for method in methods]
+    models = [(method.trainer, method.plan, method.mark) for method in methods if method.trainer]
+    if not methods or len(set(slugs)) < len(slugs) or len(set(models)) < len(models):
         raise UserError(f"--models {text}: a method is missing or named twice", remedy="name each once")
     return tuple(methods)
+
+
+def _method(text: str) -> Method:
+    title, named, rest = text.partition(": ")
+    body = rest.strip() if named else text
+    name = title.strip() if named else body
+    what, *words = body.split() or [""]
+    if "/" in what or Path(body).is_dir():
+        path = Path(body).expanduser().resolve()
+        if not path.is_dir():
+            raise UserError(f"--models: {path} is no folder", remedy="name a folder of predictions")
+        return Method(name if named else path.name, folder=path)
+    check_words(words)
+    parts = split_words(words)
+    if parts["prep"] or parts["eval"] or (what == NNUNET and words):
+        raise UserError(
+            f"--models {text}: these overrides cannot be of one method alone",
+            remedy="eval_cfg, planner_cfg, additional_imports go to -o, another plan to TRAINER:PLAN; nnunet has none",
+        )
+    if what == NNUNET:
+        return Method(name)
+    trainer, _, plan = what.partition(":")
+    trainers.get(trainer)
+    return Method(name, trainer, plan or DEFAULT_PLAN, tuple(words))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuses overrides of what the benchmark decides.
+
+    Raises:
+        UserError: naming the option that says it.
+    """
+    for word in words:
+        key, equals, _ = word.lstrip("+").partition("=")
+        if not equals:
+            raise UserError(f"override '{word}' is not key=value", remedy="write for instance model_cfg.hspl=false")
+        if key in TAKEN:
+            raise UserError(f"'{word}': is decided by the benchmark", remedy=f"say it by {TAKEN[key]}")
 
 
 def measured_split(task: TaskFolder) -> str:
@@ -200,7 +280,8 @@ def split_words(words: Sequence[str]) -> dict[str, list[str]]:
             parts["prep"].append(word)
         elif key.startswith("eval_cfg."):
             parts["eval"].append(word)
-        elif key.startswith("inference_cfg."):
+        elif key.startswith("inference_cfg."):  # training predicts its validation scans, which the sweep reads
+            parts["train"].append(word)
             parts["predict"].append(word)
         elif key == "additional_imports":
             for phase in ("prep", "train", "predict"):
@@ -210,13 +291,27 @@ def split_words(words: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
+def _shown(value: Any) -> str:
+    return " ".join(value) or "none" if isinstance(value, list) else str(value)
+
+
 def _plain(budget: Budget) -> dict[str, Any]:
     return {"steps": budget.steps, "minutes": budget.minutes}
 
 
 def patches_per_step(entry: Entry) -> int | None:
     """Patches of a step, by which budgets of different methods can be compared."""
-    if entry.method.name == NNUNET:
+    if entry.method.is_nnunet:
         return batch_size(entry.nnunet)
     plan = entry.fold_folder.plan
     return int(read_json(plan)["batch_size"]) if plan.is_file() and "batch_size" in read_json(plan) else None
+
+
+def trained_steps(entry: Entry) -> int | None:
+    """Optimisation steps: those of the model's own settings, which overrides may have changed, else of the budget."""
+    settings = entry.fold_folder.settings
+    if entry.method.trainer and settings.is_file():
+        schedule = read_settings(settings)["trainer_cfg"]
+        return int((schedule["epochs"] + schedule["swa_epochs"]) * schedule["steps_per_epoch"])
+    steps = entry.state()["steps"]
+    return None if steps is None else int(steps)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +26,16 @@ from cmb_plugin.evaluation.report import STYLE, table
 from cmb_plugin.files import write_text
 from cmb_plugin.settings import Overrides
 
-from .benchmark_entries import Benchmark, Entry, measured_cases, measured_split, patches_per_step, split_words
+from .benchmark_entries import (
+    Benchmark,
+    Entry,
+    measured_cases,
+    measured_split,
+    patches_per_step,
+    split_words,
+    trained_steps,
+)
+from .benchmark_machine import in_words
 from .evaluate import load_predictions
 
 NUMBERS = (  # name in the bootstrap, heading, decimals
@@ -92,6 +98,7 @@ def write_table(
     files = [folder / "benchmark.md", folder / "benchmark.csv", folder / "benchmark.html"]
     config = _config(benchmark)
     rule = RULE.format(mm=config.match_mm, resamples=benchmark.resamples)
+    notes += _provenance(entries)
     write_text(files[0], markdown(rows, rule, notes))
     write_text(files[1], numbers(rows))
     write_text(files[2], page(rows, rule, notes))
@@ -142,7 +149,7 @@ def _rows_of_task(
             missing=missing,
             statistics=statistics,
             estimates=estimates,
-            steps=states[0]["steps"] if states else None,
+            steps=trained_steps(chosen[0]) if states else None,
             patches=patches_per_step(chosen[0]) if states else None,
             train_minutes=_mean([s["seconds"].get("train", 0.0) / 60 for s in states]),
             predict_seconds=_mean([s["seconds"].get("predict", 0.0) / max(n_cases, 1) for s in states]),
@@ -159,7 +166,6 @@ def _counts(
     """One entry of the list per run. On validation scans the folds of a seed are one run: its cases are pooled."""
     task, split = entries[0].task, measured_split(entries[0].task)
     dataset = Dataset.load(task)
-    words = split_words(entries[0].benchmark.words)["eval"]
     groups: list[list[tuple[Entry, int]]]
     if split == "test":
         groups = [[(entry, entry.fold)] for entry in entries]
@@ -174,10 +180,7 @@ def _counts(
         configs = []
         missing = 0
         for entry, fold in group:
-            swept = entry.fold_folder if entry.method.trainer else None
-            own, config, absent = load_predictions(
-                dataset, measured_cases(task, fold), entry.predictions(split), words, truths, swept
-            )
+            own, config, absent = load_entry(entry, dataset, truths, fold)
             cases += own
             configs.append(config)
             missing += len(absent)
@@ -187,6 +190,23 @@ def _counts(
         counts.append(subject_counts(cases, config, patients))
         n_cases, n_lesions = len(cases), sum(int((~case.possible).sum()) for case in cases)
     return counts, n_cases, n_lesions, missing
+
+
+def load_entry(
+    entry: Entry, dataset: Dataset, truths: dict[str, Truth], fold: int | None = None
+) -> tuple[list[CaseResult], EvaluationConfig, list[str]]:
+    """What an entry found, as ``evaluate.load_predictions`` returns it.
+
+    Args:
+        entry: a finished one.
+        dataset: its task.
+        truths: lesions by case, filled here and used by the next call.
+        fold: whose validation scans; None for the entry's own.
+    """
+    cases = measured_cases(entry.task, entry.fold if fold is None else fold)
+    swept = entry.fold_folder if entry.method.trainer else None
+    words = split_words(entry.benchmark.words)["eval"]
+    return load_predictions(dataset, cases, entry.predictions(measured_split(entry.task)), words, truths, swept)
 
 
 def headings(rows: Sequence[Row]) -> list[str]:
@@ -246,7 +266,7 @@ def markdown(rows: Sequence[Row], rule: str, notes: Sequence[str]) -> str:
         for columns, content in ((headings(own), [cells(row) for row in own]), (COSTS, [costs(row) for row in own])):
             lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
             lines += [f"| {' | '.join(line)} |" for line in content] + [""]
-    lines += [rule, *(["", *(f"- {note}" for note in notes)] if notes else []), "", machine()]
+    lines += [rule, *(["", *(f"- {note}" for note in notes)] if notes else [])]
     return "\n".join(lines) + "\n"
 
 
@@ -276,18 +296,16 @@ def page(rows: Sequence[Row], rule: str, notes: Sequence[str]) -> str:
             table(headings(own), [cells(row) for row in own]),
             table(COSTS, [costs(row) for row in own]),
         ]
-    parts += [f'<p class="note">{escape(text)}</p>' for text in (rule, *notes, machine())]
+    parts += [f'<p class="note">{escape(text)}</p>' for text in (rule, *notes)]
     head = f'<meta charset="utf-8"><title>Benchmark</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
 
 
-def machine() -> str:
-    """What the table was made with, in one line."""
-    import torch
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("cmb_plugin", "torch", "nnunetv2", "numpy"))
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{platform.machine()}, {os.cpu_count()} cores{gpu}; Python {platform.python_version()}, {versions}."
+def _provenance(entries: Sequence[Entry]) -> list[str]:
+    """What the networks were trained with, as their records say."""
+    states = [entry.state() for entry in entries if not entry.method.folder]
+    lines = (f"{in_words(s)}; code {s['machine']['commit'] or 'unknown'}" for s in states if "machine" in s)
+    return list(dict.fromkeys(lines))
 
 
 def _heading(key: str) -> str:

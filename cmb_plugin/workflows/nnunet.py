@@ -23,6 +23,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json, write_text
 from cmb_plugin.images import boxes_of_instances, read_grid, read_scan, write_image
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.workers import default_workers
 
 TRAINER = "nnUNetTrainerBudget"
 PLANS = "nnUNetPlansBudget"
@@ -98,8 +99,8 @@ class NnunetTask:
     def preprocessed(self) -> Path:
         return self.root / "preprocessed" / self.name
 
-    def environment(self, seed: int = 0, epochs: int = 1, steps: int = 1) -> dict[str, str]:
-        """nnU-Net's variables; each seed has results of its own."""
+    def environment(self, seed: int = 0, epochs: int = 1, steps: int = 1, cores: int | None = None) -> dict[str, str]:
+        """nnU-Net's variables; each seed has results of its own. ``cores``: how many it may use, None for all."""
         hidden = {}
         if importlib.util.find_spec("torchvision") is None:
             paths = [str(self.root / "without_torchvision"), os.environ.get("PYTHONPATH", "")]
@@ -114,7 +115,7 @@ class NnunetTask:
             "NNDET_STEPS_PER_EPOCH": str(steps),
             "NNDET_SEED": str(seed),
             "nnUNet_compile": "f",
-            "nnUNet_n_proc_DA": str(min(4, max(1, (os.cpu_count() or 2) - 1))),
+            "nnUNet_n_proc_DA": str(min(4, max(1, (cores or default_workers()) - 1))),
         }
 
     def fold_folder(self, seed: int, fold: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -20,7 +21,8 @@ from cmb_plugin.dataset import Dataset, make_splits, read_truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan, write_image
-from cmb_plugin.workflows.benchmark_entries import Budget, parse_methods, split_words, steps_of
+from cmb_plugin.workflows.benchmark_commands import Commands
+from cmb_plugin.workflows.benchmark_entries import Benchmark, Budget, Entry, parse_methods, split_words, steps_of
 from cmb_plugin.workflows.nnunet import NnunetTask, collect, components_as_detections, export_task
 
 SMALL = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
@@ -52,22 +54,22 @@ def test_epochs_times_steps_is_the_budget_within_a_thirtieth(steps):
 
 def test_a_trial_grows_until_it_stands_out_from_start_up(task, tmp_path, monkeypatch):
     from cmb_plugin.workflows import benchmark as workflow
-    from cmb_plugin.workflows.benchmark_entries import Benchmark, Entry
 
     method = parse_methods("nnunet")
     asked = Benchmark((task.name,), method, (0,), (0,), Budget(None, 10.0), (), tmp_path / "out")
     entry = Entry(asked, task, method[0], 0, 0)
     tried = []
 
-    def trial(entry, steps, say):
+    def trial(entry, steps, commands):
         tried.append(steps)
         return 20 + 0.1 * steps + (1 if len(tried) == 2 else 0)  # a second that start-up took longer
 
     monkeypatch.setattr(workflow, "_trial", trial)
-    steps = workflow._steps(entry, print)
+    commands = workflow.Commands(1, print)
+    steps = workflow._steps(entry, commands)
     assert tried == [4, 4, 14, 42, 126]
     assert steps == pytest.approx(6000, rel=0.1)
-    assert workflow._steps(entry, print) == steps
+    assert workflow._steps(entry, commands) == steps
     assert len(tried) == 5  # the answer is kept
 
 
@@ -83,6 +85,92 @@ def test_methods_are_trainers_with_a_plan_nnunet_and_folders(tmp_path):
         parse_methods("RetinaUNetV01")
     with pytest.raises(UserError, match="twice"):
         parse_methods("nnunet,nnunet")
+    with pytest.raises(UserError, match="twice"):  # which would train in one folder
+        parse_methods("CMBRetinaUNet,CMBRetinaUNet:D3CMB_3d")
+
+
+def test_a_method_has_a_name_and_overrides_of_its_own(task, tmp_path):
+    rows = f"CMBRetinaUNet, + FFM: CMBRetinaUNet:D3V001_3d model_cfg.hspl=false x=[1,2], other lab: {tmp_path}"
+    plain, ffm, other = parse_methods(rows)
+    assert (ffm.name, ffm.slug, ffm.trainer, ffm.plan) == ("+ FFM", "FFM", "CMBRetinaUNet", "D3V001_3d")
+    assert ffm.words == ("model_cfg.hspl=false", "x=[1,2]")
+    assert (other.name, other.folder) == ("other lab", tmp_path.resolve())
+    asked = Benchmark((task.name,), (plain, ffm), (0,), (0,), Budget(1, None), ("train=fast",), tmp_path / "out")
+    entries = asked.entries(task)
+    assert [entry.model.name for entry in entries] == [
+        "CMBRetinaUNet_D3CMB_3d_out_seed0",
+        "CMBRetinaUNet_D3V001_3d_out_FFM_seed0",
+    ]
+    assert entries[1].words == ("train=fast", "model_cfg.hspl=false", "x=[1,2]")  # its own are the last word
+    (unnamed,) = parse_methods("CMBRetinaUNet model_cfg.hspl=false")
+    assert unnamed.name == "CMBRetinaUNet model_cfg.hspl=false"
+    for wrong in ("nnunet x=1", "CMBRetinaUNet eval_cfg.match_mm=3", "CMBRetinaUNet planner_cfg.seed=1"):
+        with pytest.raises(UserError, match="one method alone"):
+            parse_methods(wrong)
+
+
+@pytest.mark.parametrize(
+    ("word", "option"), [("module=X", "--models"), ("plan=X", "TRAINER:PLAN"), ("exp.seed=3", "--seeds")]
+)
+def test_what_the_benchmark_decides_cannot_be_overridden(word, option, tmp_path):
+    with pytest.raises(UserError, match=option):
+        Benchmark((), (), (0,), (0,), Budget(1, None), (word,), tmp_path)
+    with pytest.raises(UserError, match=option):
+        parse_methods(f"CMBRetinaUNet {word}")
+
+
+def test_a_record_of_other_overrides_is_refused_before_anything_begins(task, tmp_path):
+    (method,) = parse_methods("x: CMBRetinaUNet model_cfg.hspl=false")
+    asked = Benchmark((task.name,), (method,), (0,), (0,), Budget(1, None), (), tmp_path / "out")
+    (entry,) = asked.entries(task)
+    write_json(entry.record, {**entry.state(), "words": ["model_cfg.hspl=true"], "finished": ["train", "predict"]})
+    with pytest.raises(UserError, match=r"hspl=true, now it is model_cfg\.hspl=false"):
+        entry.state()
+    table = dataclasses.replace(entry, benchmark=dataclasses.replace(asked, phases=("eval",)))
+    assert table.state()["finished"] == []  # its model is gone
+    entry.fold_folder.root.mkdir(parents=True)
+    assert table.is_finished()
+
+
+def test_jobs_work_side_by_side_with_a_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("cmb_plugin.workflows.benchmark_commands.default_workers", lambda: 6)
+    commands = Commands(2, lambda _: None)
+    # Each waits for the file of the other, which one after the other would never see.
+    code = (
+        "import os, pathlib, sys, time; own, other = map(pathlib.Path, sys.argv[1:]); "
+        "own.write_text(os.environ['OMP_NUM_THREADS']); end = time.monotonic() + 30\n"
+        "while not other.is_file() and time.monotonic() < end: time.sleep(0.01)\n"
+        "sys.exit(not other.is_file())"
+    )
+    pairs = [(tmp_path / "a", tmp_path / "b"), (tmp_path / "b", tmp_path / "a")]
+
+    def call(pair):
+        return commands.call([sys.executable, "-c", code, *map(str, pair)], tmp_path / "log")
+
+    assert commands.work_off(call, pairs) == [0, 0]
+    assert [path.read_text() for path, _ in pairs] == ["3", "3"]
+
+
+def test_sigterm_ends_the_commands_and_begins_no_other(tmp_path):
+    script = (
+        "import os, sys, threading, time\n"
+        "from pathlib import Path\n"
+        "from cmb_plugin.workflows.benchmark_commands import Commands\n"
+        "folder = Path(sys.argv[1]); commands = Commands(2, lambda _: None)\n"
+        "child = 'import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)'\n"
+        "def call(n):\n"
+        "    return commands.call([sys.executable, '-c', child, str(folder / str(n))], folder / 'log')\n"
+        "try: commands.work_off(call, range(4))\n"
+        "except KeyboardInterrupt: sys.exit(3)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "0").is_file() and (tmp_path / "1").is_file()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(20) == 3
+    assert not running(str(tmp_path / "0"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "log"]
 
 
 def test_overrides_go_to_the_command_that_knows_them():
@@ -91,7 +179,7 @@ def test_overrides_go_to_the_command_that_knows_them():
         "prep": ["planner_cfg.seed=1"],
         "eval": ["eval_cfg.match_mm=3"],
         "predict": ["inference_cfg.overlap=0.3"],
-        "train": ["train=fast"],
+        "train": ["inference_cfg.overlap=0.3", "train=fast"],  # whose validation scans choose the operating point
     }
 
 
@@ -231,7 +319,6 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
 
 def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
     from cmb_plugin.workflows.benchmark import run_benchmark
-    from cmb_plugin.workflows.benchmark_entries import Benchmark
 
     for path in task.labels("Ts").iterdir():
         path.unlink()

@@ -1,0 +1,125 @@
+"""Runs commands of this installation side by side, and ends them all when this process is to end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.workers import default_workers
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load it
+
+
+class Commands:
+    """Calls commands, ``jobs`` of them at a time, each with its share of the cores as threads.
+
+    Two networks with one thread each are faster than one after the other with two. A single job has what the
+    environment gives it.
+
+    Attributes:
+        jobs, threads: how many commands at a time, and threads of each.
+        say: is given sentences about what is done.
+        stopped: they were asked to end, and no further one begins.
+    """
+
+    def __init__(self, jobs: int, say: Callable[[str], None]) -> None:
+        self.jobs = jobs
+        self.threads = max(1, default_workers() // jobs)
+        self.say = say
+        self.stopped = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._alone: dict[str, threading.Lock] = {}
+
+    def alone(self, name: str) -> threading.Lock:
+        """The lock of something that two jobs must not do at once."""
+        with self._lock:
+            return self._alone.setdefault(name, threading.Lock())
+
+    def call(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+        """Runs a command with its output added to ``log``; returns its exit code. It ends when this process does.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(command[0])
+        if program is None:
+            raise UserError(f"{command[0]} is not installed", remedy="pip install nnunetv2")
+        share = dict.fromkeys(THREADS, str(self.threads)) if self.jobs > 1 else {}
+        with log.open("a") as output:
+            output.write(f"\n$ {' '.join(command)}\n")
+            output.flush()
+            with self._lock:
+                if self.stopped:
+                    return -signal.SIGTERM
+                self.say(" ".join(command))
+                process = subprocess.Popen(
+                    [program, *command[1:]],
+                    stdout=output,
+                    stderr=output,
+                    env={**os.environ, **share, "PYTHONUNBUFFERED": "1", **(environment or {})},
+                    start_new_session=True,  # Ctrl-C reaches it through ``stop`` alone, once
+                    preexec_fn=_die_with_parent if _LIBC else None,
+                )
+                self._running.add(process)
+            try:
+                code = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+        if code and not self.stopped:
+            tail = "\n".join(f"    {line}" for line in log.read_text(errors="replace").rstrip().splitlines()[-5:])
+            self.say(f"{command[0]} ended with exit code {code}: {log}\n{tail}")
+        return code
+
+    def work_off(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Calls ``function`` for each of ``items`` in their order, ``jobs`` at a time.
+
+        Ctrl-C and SIGTERM stop the running commands, which keep what they have finished, and raise.
+        """
+
+        def terminate(number: int, frame: Any) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, terminate)
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                return list(pool.map(function, items))
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stop()
+                self.say("stopping; the same command goes on from here")
+                raise
+            finally:
+                signal.signal(signal.SIGTERM, before)
+
+    def _stop(self) -> None:
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.send_signal(signal.SIGTERM)
+
+
+def _die_with_parent() -> None:
+    """Asks the kernel to kill the command when the benchmark is killed: two must never train one network."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)

@@ -1,0 +1,65 @@
+"""What numbers were measured with: processor, GPU, versions, state of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("cmb_plugin", "torch", "lightning", "numpy", "nnunetv2")
+
+
+def machine() -> dict[str, Any]:
+    """The facts, as they stand in the records of a benchmark."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": _first_line(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def in_words(record: Mapping[str, Any]) -> str:
+    """What a record was made with, in one sentence without the commit, of which a long study may have several."""
+    facts, threads = record["machine"], record["threads"]
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("python", *PACKAGES) if facts.get(name))
+    share = f"{record['jobs']} at a time with {threads} thread{'' if threads == 1 else 's'} each"
+    return f"{facts['processor']}, {facts['cores']} cores, {facts['gpu'] or 'no GPU'}; {share}; {versions}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _commit() -> str:
+    """Of an installation from a clone; an environment that merely stands within some repository has none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    if not _first_line([*git, "ls-files", Path(__file__).name]):
+        return ""
+    return _first_line([*git, "describe", "--always", "--dirty"])
+
+
+def _first_line(command: Sequence[str]) -> str:
+    """What a program answers; nothing where it is not installed or fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip().partition("\n")[0] if answer.returncode == 0 else ""

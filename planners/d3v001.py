@@ -223,7 +223,7 @@ class D3V001(Planner):
             notes.append(f"Batch {batch} instead of {wanted[0]}, to fit the memory.")
         if base < wanted[1]:
             notes.append(f"Widths start at {base} instead of {wanted[1]}, to fit the memory.")
-        if architecture.detection_levels[0] < finest:
+        if architecture.detection_levels and architecture.detection_levels[0] < finest:
             begins = architecture.detection_levels[0]
             notes.append(f"The network has {len(architecture.strides)} stages: detection begins at stage {begins}.")
         return patch, batch, architecture, estimate, notes

@@ -18,6 +18,8 @@ from cmb_plugin.paths import TaskFolder
 SPLITS = ("Tr", "Ts")
 DEFINITION_FILES = ("dataset.json", "dataset.yaml", "dataset.yml")
 ANNOTATION_STYLES = ("seg", "weak")
+REGIONS = ("lobar", "deep", "infratentorial")
+"""What the numbers 1, 2 and 3 in ``regionsTr`` mean where dataset.json does not say."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Dataset:
         session_id: case -> patient, for the cases that have other sessions; those are never split.
         domain: case -> site, cohort or protocol, where the data set says so.
         weak_cases: where masks were made from points or boxes in some cases only, those; otherwise empty.
+        regions: names of the numbers 1, 2, ... in ``regionsTr``; 0 is outside of all.
     """
 
     task: TaskFolder
@@ -113,6 +116,7 @@ class Dataset:
     session_id: dict[str, str] = field(default_factory=dict)
     domain: dict[str, str] = field(default_factory=dict)
     weak_cases: frozenset[str] = frozenset()
+    regions: tuple[str, ...] = REGIONS
 
     @classmethod
     def load(cls, task: TaskFolder) -> Dataset:
@@ -157,6 +161,7 @@ class Dataset:
             session_id={str(case): str(patient) for case, patient in sessions.items()},
             domain={str(case): str(name) for case, name in domains.items()},
             weak_cases=frozenset(str(case) for case in weak),
+            regions=_regions(path, data),
         )
 
     def is_weak(self, case_id: str) -> bool:
@@ -321,6 +326,16 @@ def _numbered(path: Path, data: Mapping[str, Any], keys: Sequence[str], example:
     if len(set(names.values())) < len(names):
         raise UserError(f"{path}: {key} has a name twice", remedy="give each its own name")
     return tuple(names[str(i)] for i in range(len(names)))
+
+
+def _regions(path: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names from ``{"1": "lobar", "2": "deep", ...}``; 0 may stand there too, as what is outside of all."""
+    entry = data.get("regions")
+    if entry is None:
+        return REGIONS
+    if isinstance(entry, dict):
+        entry = {"0": "outside", **{str(number): name for number, name in entry.items()}}
+    return _numbered(path, {"regions": entry}, ("regions",), '{"1": "lobar", "2": "deep"}')[1:]
 
 
 def _existing(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:

@@ -12,6 +12,7 @@ from .metrics import evaluate, nndetection_results
 from .mimics import false_positive_kinds, mimic_distances, mimic_kinds
 from .operating import OperatingPoint, SweepConfig, find_operating_point
 from .precision import average_precision
+from .regions import dice_intervals, dice_scores, mean_dice
 
 __all__ = [
     "DEFAULT_OPERATING_POINT",
@@ -31,6 +32,8 @@ __all__ = [
     "bland_altman",
     "bootstrap",
     "count_agreement",
+    "dice_intervals",
+    "dice_scores",
     "evaluate",
     "false_positive_kinds",
     "find_operating_point",
@@ -43,6 +46,7 @@ __all__ = [
     "match_by_distance",
     "match_by_iou",
     "match_components",
+    "mean_dice",
     "mimic_distances",
     "mimic_kinds",
     "nndetection_results",

@@ -1,19 +1,22 @@
 """From models and a prepared scan to detections in the scan's own space. Knows neither Lightning nor SimpleITK."""
 
 from .config import InferenceConfig
-from .detector import PatchDetections, PatchDetector
+from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views
 from .output import export_boxes, write_case
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
+from .segmenter import class_map, segment_array
 from .tiling import Tiling, gaussian_map, tile_starts
 
 __all__ = [
     "InferenceConfig",
     "PatchDetections",
     "PatchDetector",
+    "PatchSegmenter",
     "Prediction",
     "Tiling",
+    "class_map",
     "export_boxes",
     "filled_boxes",
     "gaussian_map",
@@ -22,6 +25,7 @@ __all__ = [
     "merge_views",
     "predict_array",
     "restore",
+    "segment_array",
     "tile_starts",
     "write_case",
 ]

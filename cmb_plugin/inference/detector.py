@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -45,4 +45,23 @@ class PatchDetector(Protocol):
             one ``PatchDetections`` per patch, and the foreground probability [B, Z, Y, X] of the segmentation head,
             or None where the model has none.
         """
+        ...
+
+
+@runtime_checkable
+class PatchSegmenter(Protocol):
+    """A model that gives every voxel a class.
+
+    Attributes:
+        patch_size: of what it segments.
+        mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
+    """
+
+    patch_size: tuple[int, int, int]
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]: ...
+
+    def segment(self, patches: Tensor) -> Tensor:
+        """Class probabilities [B, K, Z, Y, X], background first, of patches [B, C, Z, Y, X] as for ``detect``."""
         ...

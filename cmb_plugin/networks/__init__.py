@@ -2,11 +2,12 @@
 
 from .fusion import FeatureFusion
 from .heads import DetectionHead, SegmentationHead
-from .losses import classification_loss, regression_loss, sample_anchors, segmentation_loss
+from .losses import classification_loss, dice_and_cross_entropy, regression_loss, sample_anchors, segmentation_loss
 from .precision import autocast, resolve_precision
 from .prototypes import PrototypeHead, hard_mimics, peaks_near
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
 from .retina_unet import RetinaOutput, RetinaUNet
+from .unet import UNet
 
 __all__ = [
     "DetectionHead",
@@ -16,9 +17,11 @@ __all__ = [
     "RetinaOutput",
     "RetinaUNet",
     "SegmentationHead",
+    "UNet",
     "autocast",
     "build_encoder",
     "classification_loss",
+    "dice_and_cross_entropy",
     "hard_mimics",
     "peaks_near",
     "pyramid_widths",

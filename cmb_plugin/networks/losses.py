@@ -105,3 +105,34 @@ def segmentation_loss(
     dice = (2 * overlap + smooth) / (probability.sum() + target.sum() + smooth)
     has_lesion = (target.sum() > 0).to(probability.dtype)
     return 0.5 * cross_entropy + 0.5 * has_lesion * (1 - dice)
+
+
+def dice_and_cross_entropy(
+    logits: Tensor, classes: Tensor, voxel_weights: Tensor | None = None, smooth: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Soft Dice loss (Milletari et al. 2016) and cross entropy of a map of classes, as nnU-Net adds them up.
+
+    The Dice of each class is taken over the whole batch; its mean leaves out the background, and classes of which the
+    batch holds nothing, over which the term would only push noise.
+
+    Args:
+        logits: [B, K, Z, Y, X], background first.
+        classes: [B, Z, Y, X] integers 0 .. K - 1.
+        voxel_weights: [B, Z, Y, X] weights of the voxels in the cross entropy, whose mean is then a weighted one.
+        smooth: keeps the quotient defined.
+
+    Returns:
+        two scalars; the Dice loss is 0 (with a path for gradients) where the batch is all background.
+    """
+    target = classes.long()
+    logits = logits.float()  # under mixed precision sums over a hundred thousand voxels would lose the small classes
+    entropy = F.cross_entropy(logits, target, reduction="none")
+    cross_entropy = entropy.mean() if voxel_weights is None else (entropy * voxel_weights).sum() / voxel_weights.sum()
+    probability = logits.softmax(dim=1)
+    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    over = (0, 2, 3, 4)
+    volume = truth.sum(over)[1:]
+    overlap = (probability * truth).sum(over)[1:]
+    dice = (2 * overlap + smooth) / (probability.sum(over)[1:] + volume + smooth)
+    present = (volume > 0).to(dice.dtype)
+    return ((1 - dice) * present).sum() / present.sum().clamp(min=1), cross_entropy

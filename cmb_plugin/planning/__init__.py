@@ -8,7 +8,7 @@ from .anchors import (
     fit_by_size,
     fit_free_anchors,
 )
-from .memory import estimate_training_gb, find_budget
+from .memory import estimate_training_gb, estimate_unet_gb, find_budget
 from .plan import AnchorFit, Anchors, Architecture, Plan, from_json
 from .planner import Planner, PlannerConfig
 from .topology import build_architecture, plan_topology, shrink_patch
@@ -25,6 +25,7 @@ __all__ = [
     "default_anchors",
     "default_free_anchors",
     "estimate_training_gb",
+    "estimate_unet_gb",
     "find_budget",
     "fit_anchors",
     "fit_by_size",

@@ -69,6 +69,30 @@ def estimate_training_gb(
     return total * 4 / GIB + _PROCESS_GB
 
 
+def estimate_unet_gb(
+    architecture: Architecture, patch_size: Triple, batch_size: int, modalities: int, classes: int
+) -> float:
+    """The same for a U-Net with skip connections and a decoder that mirrors the encoder (``networks.UNet``).
+
+    Kept of the decoder on each stage: the upsampled map, the joined one, and of every convolution its output and the
+    normalised one; on the finest the scores of the classes and the background, their softmax, target and gradients.
+    """
+    kept, largest, weights, incoming = 0.0, 0.0, 0, modalities
+    stages = len(architecture.features)
+    for stage, (features, kernel) in enumerate(zip(architecture.features, architecture.kernels, strict=True)):
+        stride, convs = architecture.stride_of(stage), architecture.convs_per_stage[stage]
+        voxels = math.prod(side / step for side, step in zip(patch_size, stride, strict=True))
+        in_decoder = stage < stages - 1
+        kept += voxels * features * (2.0 * convs + in_decoder * (3 + 2 * convs))
+        largest = max(largest, voxels * features * (1 + in_decoder))
+        weights += math.prod(kernel) * features * (incoming + (convs - 1) * features)
+        weights += in_decoder * math.prod(kernel) * features * (convs + 1) * features
+        incoming = features
+    kept += math.prod(patch_size) * (modalities + 6 * (classes + 1))
+    total = batch_size * (kept + _PASSING_MAPS * largest) + 5 * weights
+    return total * 4 / GIB + _PROCESS_GB
+
+
 def pyramid_width(architecture: Architecture, stage: int) -> int:
     """Channels of the pyramid's map at ``stage``: halved below the finest detection level, but not under 8."""
     below = max(0, architecture.detection_levels[0] - stage)

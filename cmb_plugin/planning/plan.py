@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.plugins import suggest
@@ -17,6 +19,7 @@ from cmb_plugin.preparation.recipe import Preprocessing
 Triple = tuple[int, int, int]
 T = TypeVar("T")
 POLARITIES = ("dark", "bright", "signed", "unknown")
+TARGETS = ("lesions", "regions")
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Architecture:
         kernels: kernel size of each stage.
         convs_per_stage: convolutions in each encoder stage.
         pyramid_channels: channels of the feature maps that the heads read.
-        detection_levels: stages whose maps carry anchors, finest first.
+        detection_levels: stages whose maps carry anchors, finest first; empty for a network that only segments.
     """
 
     features: tuple[int, ...]
@@ -75,7 +78,7 @@ class Anchors:
 
     Attributes:
         sizes: for each detection level, finest first, a tuple of (z, y, x) sizes in network voxels; every location of
-            the level's map carries one anchor of each size, centred on it.
+            the level's map carries one anchor of each size, centred on it. Empty where there are no such levels.
         mean_best_iou: mean over the training boxes of the best IoU with any anchor, at random places on the lattice of
             anchor centres; None without boxes.
         min_best_iou: the worst box at its worst place.
@@ -97,7 +100,7 @@ class Plan:
         planner: registered name of the planner class.
         task: name of the Task folder.
         modalities: names in the order of the channels.
-        classes: class names by index from 0.
+        classes: class names by index from 0: of lesions, or of regions.
         preprocessing: the recipe from scan to array.
         patch_size: network input in voxels, multiples of the architecture's divisor.
         batch_size: patches per optimisation step on one device.
@@ -107,6 +110,8 @@ class Plan:
         memory_estimate_gb: estimated need of one training step.
         notes: sentences that say why something was chosen, for the reader of the file.
         polarity: for each modality how a microbleed shows, one of ``POLARITIES``; empty for planners that do not say.
+        target: what is learned, one of ``TARGETS``: the lesions of ``labelsTr``, or the regions of ``regionsTr``.
+        channels: number of the data set's modality that each channel is; empty for all of them in their order.
     """
 
     name: str
@@ -123,6 +128,8 @@ class Plan:
     memory_estimate_gb: float
     notes: tuple[str, ...] = field(default=())
     polarity: tuple[str, ...] = ()
+    target: str = "lesions"
+    channels: tuple[int, ...] = ()
 
     def save(self, path: Path) -> None:
         write_json(path, self)
@@ -141,6 +148,22 @@ class Plan:
             raise UserError(f"{path}: {problem}", remedy="repair the entry, or run nndet_prep to write a new plan")
         return plan
 
+    def used(self, of_all: Sequence[T]) -> tuple[T, ...]:
+        """Of a list with one entry per modality of the data set those of the plan's channels."""
+        return tuple(of_all[channel] for channel in self.channels) if self.channels else tuple(of_all)
+
+    @property
+    def n_files(self) -> int:
+        """Modality files ``_0000``, ``_0001``, ... that a case must be searched for."""
+        return max(self.channels) + 1 if self.channels else len(self.modalities)
+
+    def case(self, case: Case) -> Case:
+        """The files of a case that this plan reads: its modalities, and as the label what is to be learned."""
+        case = dataclasses.replace(case, images=self.used(case.images))
+        if self.target == "lesions":
+            return case
+        return dataclasses.replace(case, label=case.extra("regions") if case.split else None, classes_file=None)
+
     def problem(self) -> str:
         """What in the plan cannot be followed, in words; empty when all is well."""
         net, recipe = self.architecture, self.preprocessing
@@ -155,16 +178,20 @@ class Plan:
             return "architecture: holds a number below 1"
         if net.strides[0] != (1, 1, 1):
             return f"architecture: the first stride is {net.strides[0]}, it must be (1, 1, 1)"
+        if self.target not in TARGETS:
+            return f"target is '{self.target}', known are {', '.join(TARGETS)}"
+        if self.channels and (len(self.channels) != len(self.modalities) or min(self.channels) < 0):
+            return f"channels {list(self.channels)} do not fit {len(self.modalities)} modalities"
         levels = net.detection_levels
-        if not levels or list(levels) != sorted(set(levels)) or levels[0] < 0 or levels[-1] >= stages:
+        if (not levels and self.target == "lesions") or list(levels) != sorted({*levels} & {*range(stages)}):
             return f"architecture: detection_levels {levels} are not ascending stages from 0 to {stages - 1}"
         if any(side < 1 or side % step for side, step in zip(self.patch_size, net.divisor, strict=True)):
             return f"patch_size {self.patch_size} is no multiple of the network's total stride {net.divisor}"
         if self.batch_size < 1:
             return f"batch_size is {self.batch_size}"
-        if len(self.anchors.sizes) != len(levels) or len({len(sizes) for sizes in self.anchors.sizes}) != 1:
+        if len(self.anchors.sizes) != len(levels) or len({len(sizes) for sizes in self.anchors.sizes}) > 1:
             return "anchors: needs one list of sizes per detection level, all of one length"
-        if (
+        if levels and (
             not self.anchors.sizes[0]
             or min(side for sizes in self.anchors.sizes for size in sizes for side in size) <= 0
         ):

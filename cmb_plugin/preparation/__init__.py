@@ -6,9 +6,9 @@ from .fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, load_pi
 from .intensities import normalise, replace_nonfinite
 from .modalities import brain_channel, modality_kind, modality_polarity
 from .phase import to_radians, wrap
-from .reading import read_brain, read_images, read_labels, source_files
+from .reading import read_brain, read_images, read_labels, read_regions, source_files
 from .recipe import Normalisation, Preprocessing
-from .resampling import resample_images, resample_instances, resample_phase
+from .resampling import resample_images, resample_instances, resample_phase, resample_regions
 from .storage import StoredCase, is_current, prepared_cases, save_case, work_key
 
 __all__ = [
@@ -34,10 +34,12 @@ __all__ = [
     "read_brain",
     "read_images",
     "read_labels",
+    "read_regions",
     "replace_nonfinite",
     "resample_images",
     "resample_instances",
     "resample_phase",
+    "resample_regions",
     "save_case",
     "save_piece",
     "source_files",

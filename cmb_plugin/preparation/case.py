@@ -12,7 +12,7 @@ from cmb_plugin.images import Grid, Mapping, boxes_of_instances
 from .brain import estimate_brain
 from .intensities import normalise, replace_nonfinite
 from .recipe import Preprocessing
-from .resampling import resample_images, resample_instances, resample_phase
+from .resampling import resample_images, resample_instances, resample_phase, resample_regions
 
 Triple = tuple[int, int, int]
 
@@ -44,6 +44,7 @@ def preprocess_case(
     instances: np.ndarray | None,
     recipe: Preprocessing,
     brain: np.ndarray | None = None,
+    regions: bool = False,
 ) -> PreparedCase:
     """Orients, crops, normalises and resamples one case; nnU-Net's order, in which normalisation precedes resampling.
 
@@ -56,9 +57,10 @@ def preprocess_case(
         recipe: what to do.
         brain: [z, y, x] on the same grid, not 0 in the brain, where it is known; else it is estimated if the recipe
             names a modality for that.
+        regions: ``instances`` are regions that fill the brain, not lesions.
 
     Returns:
-        the case; as many instances as came in.
+        the case; as many instances as came in, of regions those that a voxel is left of.
     """
     images, nonfinite = replace_nonfinite(images)
     oriented = Mapping.plan(grid, recipe.transpose)
@@ -79,8 +81,13 @@ def preprocess_case(
     data = _resample(data, shape, mapping.oriented_spacing, recipe)
     if mask is None or instances is None:
         return PreparedCase(data, None, mapping, {}, (), nonfinite)
-    resampled, redrawn = resample_instances(np.ascontiguousarray(mapping.crop(mask)), shape, recipe.min_instance_voxels)
     truth = boxes_of_instances(instances)
+    if regions:
+        coarse = resample_regions(mapping.crop(mask), shape)
+        present = boxes_of_instances(coarse)
+        truth = {number: box for number, box in truth.items() if number in present}
+        return PreparedCase(data, coarse, mapping, truth, (), nonfinite)
+    resampled, redrawn = resample_instances(np.ascontiguousarray(mapping.crop(mask)), shape, recipe.min_instance_voxels)
     lost = set(truth) - set(boxes_of_instances(resampled))
     if lost:
         raise RuntimeError(f"instances {sorted(lost)} were lost in resampling")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,35 @@ class Fingerprint:
         modalities: names in the order of the channels.
         classes: class names by index from 0.
         cases: the training cases.
+        regions: names of the numbers 1, 2, ... in ``regionsTr``.
     """
 
     task: str
     modalities: tuple[str, ...]
     classes: tuple[str, ...]
     cases: tuple[CaseFingerprint, ...] = field(default=())
+    regions: tuple[str, ...] = ()
 
     @property
     def sizes_mm(self) -> np.ndarray:
         """[N, 3] box sides in mm of all lesions, oriented z, y, x."""
         return np.array([size for case in self.cases for size in case.sizes_mm], dtype=float).reshape(-1, 3)
+
+    def of_channels(self, channels: Sequence[int]) -> Fingerprint:
+        """As if the data set had only these of its modalities, in this order."""
+
+        def chosen(rows: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(rows[channel] for channel in channels)
+
+        cases = tuple(
+            replace(
+                case,
+                percentiles=chosen(case.percentiles),
+                contrasts=tuple(chosen(row) for row in case.contrasts),
+            )
+            for case in self.cases
+        )
+        return replace(self, modalities=chosen(self.modalities), cases=cases)
 
     def save(self, path: Path) -> None:
         write_json(path, {"schema": SCHEMA, **_fields(self), "cases": [_fields(case) for case in self.cases]})

@@ -61,6 +61,32 @@ def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
     return labels
 
 
+def read_regions(case: Case, n_regions: int, grid: Grid) -> Labels:
+    """The region mask that stands as the label of ``case`` (``Plan.case``), for a scan on ``grid``.
+
+    Returns:
+        numbers 1 .. ``n_regions`` in the place of instances; number n is class n - 1.
+
+    Raises:
+        UserError: the mask is unreadable, lies elsewhere, is empty, or holds a number without a name.
+    """
+    assert case.label is not None, "the plan's view of the case has no region mask"
+    mask, own = read_mask(case.label)
+    if _apart(own, grid):
+        raise UserError(
+            f"{case.label}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
+        )
+    lowest, highest = int(mask.min(initial=0)), int(mask.max(initial=0))
+    if lowest < 0 or highest > n_regions:
+        raise UserError(
+            f"{case.label}: holds {lowest if lowest < 0 else highest}, which has no name",
+            remedy='name the regions in dataset.json: "regions": {"1": "lobar", "2": "deep", ...}',
+        )
+    if highest == 0:
+        raise UserError(f"{case.label}: is empty", remedy="remove it; a scan without regions is left out")
+    return Labels(mask, {number: number - 1 for number in range(1, n_regions + 1)}, own)
+
+
 def read_brain(case: Case, grid: Grid) -> np.ndarray | None:
     """The brain mask [z, y, x] of a case of a Task folder (``brainTr/{case}.nii.gz``) whose scan lies on ``grid``.
 

@@ -34,9 +34,16 @@ class Augmentation:
         patch_size: size of the result in voxels, z, y, x.
         spacing: voxel size in mm, z, y, x.
         config: probabilities and ranges.
+        mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
     """
 
-    def __init__(self, patch_size: Sequence[int], spacing: Sequence[float], config: AugmentConfig) -> None:
+    def __init__(
+        self,
+        patch_size: Sequence[int],
+        spacing: Sequence[float],
+        config: AugmentConfig,
+        mirror_axes: Sequence[int] = (0, 1, 2),
+    ) -> None:
         self.patch_size = tuple(patch_size)
         self.config = config
         angle = math.radians(config.rotation_degrees)
@@ -53,7 +60,7 @@ class Augmentation:
             p_synchronize_scaling_across_axes=1,
             mode_seg="nearest",  # the bilinear mode loops over labels, and instances have many
         )
-        self._mirror = MirrorTransform(allowed_axes=(0, 1, 2)) if config.mirror > 0 else None
+        self._mirror = MirrorTransform(allowed_axes=tuple(mirror_axes)) if config.mirror > 0 else None
         self._intensity = ComposeTransforms(self._intensity_transforms(config))
 
     def _angle(self, *_: Any, dim: int, **__: Any) -> float:

@@ -99,6 +99,9 @@ class TrainingProgress(Callback):
         validated = [row for row in self.history.rows if row.get("val_sensitivity") is not None]
         if validated:
             shown.append(f"validation sensitivity {validated[-1]['val_sensitivity']:.2f} at 1 FP/scan")
+        dice = [row["val_dice"] for row in self.history.rows if row.get("val_dice") is not None]
+        if dice:
+            shown.append(f"validation Dice {dice[-1]:.3f}")
         return f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {'  '.join(shown)}"
 
 

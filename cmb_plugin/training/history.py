@@ -13,6 +13,11 @@ from torch import Tensor
 from cmb_plugin.files import atomic, write_text
 
 Row = dict[str, float | int | None]
+LABELS = {
+    "val_froc_score": "FROC score",
+    "val_sensitivity": "sensitivity at 1 false positive per scan",
+    "val_dice": "mean Dice",
+}
 
 
 class History(Callback):
@@ -92,8 +97,9 @@ def draw_progress(rows: list[Row], path: Path) -> None:
         top.plot(*zip(*points, strict=True), label=name, **style)
     top.set(ylabel="training loss", yscale="log")
     top.legend(loc="upper right", fontsize="small")
-    labels = {"val_froc_score": "FROC score", "val_sensitivity": "sensitivity at 1 false positive per scan"}
-    for name, label in labels.items():
+    validated = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
+    for name in validated:
+        label = LABELS.get(name) or name.removeprefix("val_").replace("_", " ").replace("dice", "Dice")
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         if points:
             bottom.plot(*zip(*points, strict=True), marker="o", label=label)

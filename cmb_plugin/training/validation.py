@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from cmb_plugin.evaluation import CaseResult, evaluate
-from cmb_plugin.inference import InferenceConfig, predict_array
+from cmb_plugin.evaluation import CaseResult, dice_scores, evaluate, mean_dice
+from cmb_plugin.inference import InferenceConfig, predict_array, segment_array
 from cmb_plugin.preparation import StoredCase
 
 from .averaging import WeightAveraging
@@ -21,11 +23,12 @@ class Validation(Callback):
     """Every ``every`` epochs and after the last, predicts the validation scans and adds ``val_*`` figures to the
     history.
 
-    Boxes are compared in the network's own voxels, so nothing has to be read from scans; under DDP the scans are
-    shared out.
+    Boxes and regions are compared in the network's own voxels, so nothing has to be read from scans; under DDP the
+    scans are shared out.
 
     Attributes:
-        score: FROC score of the last validation; None before the first, and after an epoch without one.
+        score: FROC score of the last validation, or of regions the mean Dice; None before the first, and after an epoch
+            without one.
     """
 
     def __init__(
@@ -52,25 +55,40 @@ class Validation(Callback):
         if not self.case_ids or (epoch % self.every and epoch != trainer.max_epochs):
             return
         mine = self.case_ids[trainer.global_rank :: trainer.world_size]
+        config = InferenceConfig(overlap=self.overlap, foreground=False)
+        predict, measure = _MEASURES[pl_module.plan.target]
         pl_module.eval()
         with self.averaging.applied(pl_module):
-            results = [self._predict(pl_module, case_id) for case_id in mine]
+            results = [predict(pl_module, StoredCase.open(self.folder, case_id), config) for case_id in mine]
         pl_module.train()
-        figures = validation_figures(_gathered(results, trainer), pl_module.plan.classes)
+        figures = measure(_gathered(results, trainer), pl_module.plan.classes)
         self.history.add(figures)
-        self.score = figures["val_froc_score"]
+        self.score = next(iter(figures.values()))
 
-    def _predict(self, module: DetectionModule, case_id: str) -> CaseResult:
-        case = StoredCase.open(self.folder, case_id)
-        config = InferenceConfig(overlap=self.overlap, foreground=False)
-        prediction = predict_array([module], case.data, config, module.device)
-        return CaseResult(
-            case_id=case_id,
-            detections=prediction.detections,
-            truth_boxes=case.boxes,
-            truth_labels=case.labels,
-            spacing=module.plan.preprocessing.spacing,
-        )
+
+def _find_lesions(module: Any, case: StoredCase, config: InferenceConfig) -> CaseResult:
+    prediction = predict_array([module], case.data, config, module.device)
+    return CaseResult(
+        case_id=case.case_id,
+        detections=prediction.detections,
+        truth_boxes=case.boxes,
+        truth_labels=case.labels,
+        spacing=module.plan.preprocessing.spacing,
+    )
+
+
+def _compare_regions(module: Any, case: StoredCase, config: InferenceConfig) -> np.ndarray:
+    """[K] Dice of every region."""
+    found = segment_array([module], case.data, config, module.device).argmax(axis=0)
+    return dice_scores(found, case.instances[:], len(module.plan.classes))
+
+
+def region_figures(cases: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, float | None]:
+    """The figures of one validation of regions: Dice of each, averaged over the scans, and the mean of these."""
+    means = mean_dice(np.array(cases))
+    known = [value for value in means if value is not None]
+    overall = sum(known) / len(known) if known else None
+    return {"val_dice": overall, **{f"val_dice_{name}": mean for name, mean in zip(classes, means, strict=True)}}
 
 
 def validation_figures(cases: Sequence[CaseResult], classes: Sequence[str]) -> dict[str, float | None]:
@@ -79,9 +97,17 @@ def validation_figures(cases: Sequence[CaseResult], classes: Sequence[str]) -> d
     return {"val_froc_score": metrics["froc_score"], "val_sensitivity": metrics["froc"]["1"]}
 
 
-def _gathered(results: list[CaseResult], trainer: Trainer) -> list[CaseResult]:
+_MEASURES: dict[str, tuple[Any, Any]] = {
+    "lesions": (_find_lesions, validation_figures),
+    "regions": (_compare_regions, region_figures),
+}
+"""For each target of a plan: what is done with one scan, and the figures of all scans, of which the first is the
+score."""
+
+
+def _gathered(results: list[Any], trainer: Trainer) -> list[Any]:
     if trainer.world_size == 1:
         return results
-    parts: list[list[CaseResult] | None] = [None] * trainer.world_size
+    parts: list[list[Any] | None] = [None] * trainer.world_size
     torch.distributed.all_gather_object(parts, results)
     return [result for part in parts if part for result in part]

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,7 @@ from cmb_plugin.preparation import (
     read_brain,
     read_images,
     read_labels,
+    read_regions,
     save_case,
     save_piece,
     source_files,
@@ -57,8 +59,8 @@ class PreparedSummary:
     Attributes:
         case_id: its name.
         split: ``Tr`` or ``Ts``.
-        lesions_before: instances in the label file; None without labels.
-        lesions_after: instances counted in the stored mask.
+        lesions_before: instances in the label file, or regions in the region mask; None without.
+        lesions_after: how many of them are in the stored mask.
         redrawn: numbers of the instances that resampling alone would have lost.
         nonfinite: number of NaN and infinite values that became 0.
         fresh: False when it was prepared before and nothing had changed.
@@ -152,12 +154,14 @@ def prepare(
     failures += failed
     plan = planner.plan(fingerprint) if given_plan is None else _fitting(given_plan, dataset)
     path = _write_plan(folder, plan, given_plan)
+    items, without = _learnable(items, plan)
+    warnings += without
 
     if preprocess_workers is None:
         preprocess_workers = min(workers, _processes_in_memory(fingerprint))
     cases, failed = _preprocess(dataset, _without(items, failures), plan, preprocess_workers)
     failures += failed
-    warnings += _write_splits(dataset, [case for case in cases if case.split == "Tr"])
+    warnings += _write_splits(dataset, _lesions(plan, fingerprint, cases))
     return PrepReport(folder, plan, path, cases, failures, warnings, time.perf_counter() - begun)
 
 
@@ -209,7 +213,7 @@ def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple
     )
     found |= {outcome.item: outcome.result for outcome in outcomes}
     cases = tuple(case for case in found.values() if case is not None)
-    fingerprint = Fingerprint(dataset.task.name, dataset.modalities, dataset.classes, cases)
+    fingerprint = Fingerprint(dataset.task.name, dataset.modalities, dataset.classes, cases, dataset.regions)
     fingerprint.save(dataset.task.fingerprint)
     return fingerprint, _failures(outcomes)
 
@@ -226,6 +230,24 @@ def _fingerprint_case(item: Item, dataset: Dataset, pieces: Path) -> CaseFingerp
 
 def _fingerprint_key(case: Case) -> str:
     return work_key(source_files(case, brain=True))
+
+
+def _learnable(items: Sequence[Item], plan: Plan) -> tuple[list[Item], list[str]]:
+    """The items without the training cases that have nothing to learn by this plan, and a sentence on each of those.
+
+    Raises:
+        UserError: no training case is left.
+    """
+    if plan.target == "lesions":
+        return list(items), []
+    bare = [item for item in items if item.split == "Tr" and plan.case(item.case).label is None]
+    kept = [item for item in items if item not in bare]
+    if bare and not any(item.split == "Tr" for item in kept):
+        where = bare[0].case.raw / "regionsTr"
+        raise UserError(
+            f"{where}: holds no region mask of any training case", remedy=f"add {where / bare[0].case.case_id}.nii.gz"
+        )
+    return kept, [f"{item.case.case_id}: has no mask in regionsTr, left out of {plan.name}" for item in bare]
 
 
 def _preprocess(
@@ -262,18 +284,19 @@ def _processes_in_memory(fingerprint: Fingerprint) -> int:
 
 
 def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummary:
-    split, case = item.split, item.case
-    folder, key = dataset.task.prepared(plan.name, split), _prepared_key(case, plan)
+    split, case, regions = item.split, plan.case(item.case), plan.target == "regions"
+    folder, key = dataset.task.prepared(plan.name, split), _prepared_key(item.case, plan)
     images, grid = read_images(case)
-    labels = read_labels(case, len(dataset.classes), grid) if case.label is not None or split == "Tr" else None
+    read = read_regions if regions else read_labels
+    labels = read(case, len(plan.classes), grid) if case.label is not None or split == "Tr" else None
     mask = None if labels is None else labels.mask
     brain = read_brain(case, grid) if plan.preprocessing.brain_channel is not None else None
-    prepared = preprocess_case(images, grid, mask, plan.preprocessing, brain)
+    prepared = preprocess_case(images, grid, mask, plan.preprocessing, brain, regions)
     classes = {} if labels is None else labels.classes
     weak = dataset.is_weak(case.case_id)
     save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key, weak=weak)
     stored = StoredCase.open(folder, case.case_id)
-    if mask is not None:
+    if mask is not None and not regions:
         # Counted in what was written, not in what was meant to be written.
         lost = set(voxels_of_instances(mask)) - set(voxels_of_instances(stored.instances[:]))
         if lost:
@@ -288,7 +311,7 @@ def _summary(split: str, stored: StoredCase, fresh: bool) -> PreparedSummary:
 
 
 def _prepared_key(case: Case, plan: Plan) -> str:
-    return work_key(source_files(case, plan.preprocessing), plan.preprocessing)
+    return work_key(source_files(plan.case(case), plan.preprocessing), plan.preprocessing)
 
 
 def _failures(outcomes: Sequence[Outcome[Item, Any]]) -> list[Failure]:
@@ -339,19 +362,29 @@ def _fitting(path: Path, dataset: Dataset) -> Plan:
         UserError: it is no plan, or is one for other modalities or classes.
     """
     plan = Plan.load(path)
-    for what in ("modalities", "classes"):
-        if getattr(plan, what) != getattr(dataset, what):
-            ours, theirs = ", ".join(getattr(dataset, what)), ", ".join(getattr(plan, what))
+    modalities = plan.used(dataset.modalities) if plan.n_files <= len(dataset.modalities) else dataset.modalities
+    classes = dataset.classes if plan.target == "lesions" else dataset.regions
+    for what, names in (("modalities", modalities), ("classes", classes)):
+        if getattr(plan, what) != names:
+            ours, theirs = ", ".join(names), ", ".join(getattr(plan, what))
             raise UserError(
                 f"{path}: its {what} are {theirs}, the data set's {ours}", remedy="plan this data set itself"
             )
     return plan
 
 
-def _write_splits(dataset: Dataset, cases: Sequence[PreparedSummary]) -> list[str]:
+def _lesions(plan: Plan, fingerprint: Fingerprint, cases: Sequence[PreparedSummary]) -> dict[str, int]:
+    """Number of lesions of every training case that a fold may hold. A plan for regions leaves some cases out, but
+    folds are shared by all plans."""
+    prepared = {case.case_id: case.lesions_before or 0 for case in cases if case.split == "Tr"}
+    if plan.target == "lesions" or not prepared:
+        return prepared
+    return {case.case_id: len(case.labels) for case in fingerprint.cases}
+
+
+def _write_splits(dataset: Dataset, lesions: Dictionary[str, int]) -> list[str]:
     """Writes splits.json; one that covers all cases stands, so that a fold means the same for ever, edited or not."""
     path = dataset.task.splits
-    lesions = {case.case_id: case.lesions_before or 0 for case in cases}
     if not lesions:
         raise UserError(
             f"{dataset.task.root}: no training case could be prepared", remedy="repair the cases named above"

@@ -71,7 +71,7 @@ def resolve(task: str, words: Sequence[str]) -> TrainingRun:
     name = str(overrides.take("module", DEFAULT_TRAINER))
     trainer = trainers.get(name)
     planner = overrides.take("planner")
-    plan_name = str(overrides.take("plan", f"{planner}_3d" if planner else DEFAULT_PLAN))
+    plan_name = str(overrides.take("plan", f"{planner}_3d" if planner else trainer.default_plan or DEFAULT_PLAN))
     folder = find_task(task)
     if not folder.plan(plan_name).is_file():
         known = sorted(path.parent.name for path in folder.preprocessed.glob("*/plan.json"))
@@ -100,6 +100,11 @@ def resolve(task: str, words: Sequence[str]) -> TrainingRun:
     tag = f"_{exp.tag}" if exp.tag else ""
     model = ModelFolder(models_root() / folder.name / f"{name}_{plan_name}{tag}")
     plan = Plan.load(folder.plan(plan_name))
+    if plan.target != trainer.target:
+        raise UserError(
+            f"{name} learns {trainer.target}, plan {plan_name} is one for {plan.target}",
+            remedy="choose another plan=NAME or module=NAME",
+        )
     return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.fold))
 
 
@@ -232,6 +237,6 @@ def _validate(run: TrainingRun, sweep: bool) -> None:
     model = str(run.fold.root.parent)
     fold = run.settings["exp"].fold
     predict(str(run.task.root), model, fold, split="val")
-    if sweep:
+    if sweep and run.plan.target == "lesions":
         choose_operating_point(str(run.task.root), model, fold)
     evaluate(str(run.task.root), model, fold, split="val")

@@ -7,7 +7,8 @@ from blob_detector import BlobDetector, blob
 from cmb_plugin.detections import Detections
 from cmb_plugin.inference import InferenceConfig, PatchDetections, Tiling, merge_tiles, merge_views, predict_array
 from cmb_plugin.inference.merging import WEIGHT
-from cmb_plugin.inference.predictor import VIEWS, _read_tiles, mirror_detections
+from cmb_plugin.inference.predictor import mirror_detections
+from cmb_plugin.inference.tiles import VIEWS, read_tiles
 
 PATCH = (16, 16, 16)
 
@@ -103,7 +104,7 @@ def test_batch_size_does_not_matter(batch_size):
 def test_reading_ahead_gives_the_same_tiles(batch_size):
     data = np.random.default_rng(0).normal(size=(1, 20, 33, 47)).astype(np.float32)
     tiling = Tiling.of(data.shape[1:], PATCH, 0.5)
-    here, ahead = (list(_read_tiles(data, tiling, batch_size, ahead)) for ahead in (False, True))
+    here, ahead = (list(read_tiles(data, tiling, batch_size, ahead)) for ahead in (False, True))
     assert [origins for origins, _ in here] == [origins for origins, _ in ahead]
     assert [origin for origins, _ in here for origin in origins] == tiling.origins
     for (_, tiles), (_, same) in zip(here, ahead, strict=True):

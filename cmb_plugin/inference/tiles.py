@@ -1,0 +1,106 @@
+"""Tiles of a scan as batches on a device, and the mean of what a model says about each voxel in several tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .tiling import Tiling, Triple, gaussian_map
+
+# Axes of a patch [Z, Y, X] that each view mirrors, in the order in which ``tta`` adds them: left-right first, then
+# the plane (after transposition the first axis is the one of lowest resolution), then through the plane.
+VIEWS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))
+
+
+def informative_tiles(
+    data: Any,
+    tiling: Tiling,
+    batch_size: int | None,
+    device: torch.device | str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[list[Triple], Tensor]]:
+    """Batches of tiles [B, C, Z, Y, X] on ``device`` and their origins, without tiles in which every channel is
+    constant: these hold nothing.
+
+    Args:
+        data: [C, Z, Y, X] prepared scan, numpy or anything that slices like it.
+        tiling: where the tiles lie.
+        batch_size: tiles in a batch; None takes 1 on a CPU and 4 elsewhere.
+        device: where the batches go.
+        progress: called with (tiles done, all tiles) after each batch.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    done = 0
+    for origins, patches in read_tiles(data, tiling, batch_size or (1 if on_cpu else 4), ahead=not on_cpu):
+        done += len(origins)
+        informative = [i for i, patch in enumerate(patches) if not _is_constant(patch)]
+        if informative:
+            yield [origins[i] for i in informative], torch.from_numpy(patches[informative]).to(device)
+        if progress:
+            progress(done, len(tiling.origins))
+
+
+class TileMean:
+    """Gaussian-weighted mean of the tiles' probabilities, of one volume or of one per class."""
+
+    def __init__(self, tiling: Tiling) -> None:
+        self.tiling = tiling
+        self.sum: np.ndarray | None = None
+
+    def add(self, origins: Sequence[Triple], probability: Tensor | None) -> None:
+        """Adds tiles [B, Z, Y, X] or [B, K, Z, Y, X]; a tile that is never added counts as probability 0."""
+        if probability is None:
+            return
+        if self.sum is None:
+            self.sum = np.zeros((*probability.shape[1:-3], *self.tiling.shape), dtype=np.float32)
+            self.weights = torch.from_numpy(gaussian_map(self.tiling.tile)).to(probability.device)
+        weighted = (probability * self.weights).cpu().numpy()
+        for origin, tile in zip(origins, weighted, strict=True):
+            inside, place = self.tiling.overlap_with_scan(origin)
+            self.sum[(..., *inside)] += tile[(..., *place)]
+
+    def result(self) -> np.ndarray | None:
+        """float16 [Z, Y, X] or [K, Z, Y, X], slice by slice, so that no further volume in float32 is needed; None
+        where no tile was added."""
+        if self.sum is None:
+            return None
+        z, y, x = self.tiling.weight_sums()
+        plane = y[:, None] * x[None, :]
+        mean = np.empty(self.sum.shape, dtype=np.float16)
+        for index, weight in enumerate(z):
+            mean[..., index, :, :] = self.sum[..., index, :, :] / (weight * plane)
+        return mean
+
+
+def _is_constant(patch: np.ndarray) -> bool:
+    """True when every channel of [C, Z, Y, X] holds one value only: empty border or padding."""
+    return bool((patch == patch[:, :1, :1, :1]).all())
+
+
+def read_tiles(data: Any, tiling: Tiling, batch_size: int, ahead: bool) -> Iterator[tuple[list[Triple], np.ndarray]]:
+    """Batches of tile origins and tiles [B, C, Z, Y, X].
+
+    ``ahead`` reads the next batch in a thread while the caller works on this one, which pays while a GPU does the
+    work; on a CPU it would only compete with the network for the cores.
+    """
+
+    def read(origins: Sequence[Triple]) -> np.ndarray:
+        return np.stack([tiling.read(data, origin) for origin in origins])
+
+    origins = tiling.origins
+    batches = [origins[start : start + batch_size] for start in range(0, len(origins), batch_size)]
+    if not ahead:
+        yield from ((batch, read(batch)) for batch in batches)
+        return
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(read, batches[0])
+        for index, batch in enumerate(batches):
+            patches = upcoming.result()
+            if index + 1 < len(batches):
+                upcoming = reader.submit(read, batches[index + 1])
+            yield batch, patches

@@ -1,0 +1,119 @@
+"""``Anatomy``: plans for networks that learn the regions of the brain, with all of it in view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.planning import Anchors, Architecture, Plan, PlannerConfig, estimate_unet_gb, plan_topology
+from cmb_plugin.plugins import register_planner, suggest
+from cmb_plugin.preparation import Fingerprint, brain_channel, target_shape
+
+from .d3cmb import D3CMB, D3CMBConfig
+from .d3v001 import Spacing, Triple
+
+
+@dataclass
+class AnatomyConfig(D3CMBConfig):
+    """Settings of ``Anatomy``; those of anchors and detection levels mean nothing to it.
+
+    Attributes:
+        modalities: names of the modalities that the network sees; null takes the one that shows the brain best, so that
+            the model serves every scan that has it.
+    """
+
+    modalities: list[str] | None = None
+
+
+@register_planner
+class Anatomy(D3CMB):
+    """Plans the segmentation of ``regionsTr``: where a voxel lies in the brain, which a small piece of the brain does
+    not tell. So voxels are coarse and a patch holds a whole brain. What it does not say is as in ``D3CMB``.
+
+    Attributes:
+        coarse_mm: side of a voxel. Borders between regions are found more exactly than this, since probabilities are
+            interpolated.
+    """
+
+    config_class: ClassVar[type[PlannerConfig]] = AnatomyConfig
+    coarse_mm: ClassVar[float] = 3.0
+    floor_side: ClassVar[int] = 32
+    batch_size: ClassVar[int] = 2
+    least_batch: ClassVar[int] = 1
+    base_features: ClassVar[int] = 16
+
+    config: AnatomyConfig
+
+    def plan(self, fingerprint: Fingerprint) -> Plan:
+        channels = self.channels(fingerprint)
+        seen = replace(fingerprint.of_channels(channels), classes=fingerprint.regions)
+        return replace(super().plan(seen), target="regions", channels=channels)
+
+    def channels(self, fingerprint: Fingerprint) -> tuple[int, ...]:
+        """Numbers of the modalities that the network sees: the one that shows the brain; all where none does.
+
+        Raises:
+            UserError: one was asked for that the data set lacks.
+        """
+        names = fingerprint.modalities
+        if self.config.modalities is None:
+            best = brain_channel(names)
+            return tuple(range(len(names))) if best is None else (best,)
+        for name in self.config.modalities:
+            if name not in names:
+                raise UserError(f"planner_cfg.modalities: no modality '{name}'", remedy=suggest(name, names))
+        return tuple(names.index(name) for name in self.config.modalities)
+
+    def target_spacing(self, fingerprint: Fingerprint) -> Spacing:
+        if self.config.spacing is not None:
+            return super().target_spacing(fingerprint)
+        return (self.coarse_mm,) * 3
+
+    def median_shape(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> np.ndarray:
+        """Not the median but the largest scan: a patch that holds it needs no neighbours."""
+        shapes = [
+            target_shape([self.kept_shape(case)[axis] for axis in transpose],
+                         tuple(case.spacing[axis] for axis in transpose), spacing)
+            for case in fingerprint.cases
+        ]  # fmt: skip
+        largest: np.ndarray = np.max(shapes, axis=0)
+        return largest
+
+    def finest_level(self, spacing: Spacing, fingerprint: Fingerprint) -> int:
+        return 0
+
+    def architecture(
+        self, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int, finest_level: int
+    ) -> Architecture:
+        """A U-Net for a patch: no level carries anchors."""
+        strides, kernels, _ = plan_topology(spacing, patch)
+        stages = len(strides)
+        return Architecture(
+            features=tuple(min(base_features * 2**stage, self.config.max_features) for stage in range(stages)),
+            strides=tuple(strides),
+            kernels=tuple(kernels),
+            convs_per_stage=(2,) * stages,
+            pyramid_channels=0,
+            detection_levels=(),
+        )
+
+    def growth(self, finest_level: int) -> list[Triple]:
+        """Nothing grows: regions are learned by small networks, and a CPU shall train them in minutes."""
+        return []
+
+    def estimate_gb(self, architecture: Architecture, patch: Triple, batch: int, fingerprint: Fingerprint) -> float:
+        return estimate_unet_gb(architecture, patch, batch, len(fingerprint.modalities), len(fingerprint.classes))
+
+    def fit_anchors(
+        self, box_sizes: np.ndarray, spacing: Spacing, architecture: Architecture
+    ) -> tuple[Anchors, list[str]]:
+        return Anchors(()), []
+
+    def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
+        return (), []
+
+    def grid_notes(self, plan: Plan, fingerprint: Fingerprint) -> list[str]:
+        return [f"Learns {', '.join(plan.classes)} from regionsTr on {', '.join(plan.modalities)}."]

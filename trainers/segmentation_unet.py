@@ -1,0 +1,57 @@
+"""``SegmentationUNet``: the base of trainers that give every voxel a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cmb_plugin.networks import UNet, autocast, dice_and_cross_entropy
+from cmb_plugin.training import Batch, DetectionModule, ModelConfig
+
+
+@dataclass
+class SegmentationConfig(ModelConfig):
+    """Settings of the segmentation family (``-o model_cfg.*``).
+
+    Attributes:
+        dice_weight: weight of the soft Dice loss.
+        cross_entropy_weight: weight of the cross entropy.
+    """
+
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
+
+
+class SegmentationUNet(DetectionModule):
+    """A U-Net over patches, learned by soft Dice and cross entropy (Isensee et al. 2021).
+
+    A trainer of the family says what it learns (``target``) and, where it wants, which voxels count more. Tiles,
+    mirrorings and folds are averaged as probabilities (``inference.segment_array``); what becomes of these, a map of
+    regions or lesions with scores, is decided by the plan's target.
+    """
+
+    model_config = SegmentationConfig
+    model_cfg: SegmentationConfig
+
+    def build_network(self) -> nn.Module:
+        return UNet(len(self.plan.modalities), 1 + len(self.plan.classes), self.plan.architecture)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch.class_map is not None, "the patches were drawn without classes"
+        logits = self.network(batch.images)
+        dice, cross_entropy = dice_and_cross_entropy(logits, batch.class_map, self.voxel_weights(batch))
+        return {
+            "dice": self.model_cfg.dice_weight * dice,
+            "cross_entropy": self.model_cfg.cross_entropy_weight * cross_entropy,
+        }
+
+    def voxel_weights(self, batch: Batch) -> Tensor | None:
+        """[B, Z, Y, X] weights of the voxels in the cross entropy; None for all alike."""
+        return None
+
+    def segment(self, patches: Tensor) -> Tensor:
+        """``PatchSegmenter.segment``."""
+        with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
+            return self.network(patches).float().softmax(dim=1)

@@ -38,29 +38,31 @@ ROWS = {  # name on the command line: as nndet_benchmark --models takes it
 }
 
 
-def study_options(doc: str, rows: Sequence[str] = tuple(ROWS)) -> argparse.ArgumentParser:
-    """Those of nndet_benchmark and of the report; ``rows`` are the default ones."""
+def study_options(doc: str, name: str, rows: Sequence[str] = tuple(ROWS)) -> argparse.ArgumentParser:
+    """Those of nndet_benchmark and of the report; ``rows`` are the default ones, ``name`` is its folder's."""
     arguments = parser(doc)
-    add_options(arguments)
+    add_options(arguments, ", ".join(ROWS[row] for row in rows), name)
     arguments.add_argument(
-        "--rows", default=",".join(rows), metavar="NAME,...", help=f"of {', '.join(ROWS)} (default: %(default)s)"
+        "--rows", metavar="NAME,...", help=f"instead of --models: {', '.join(ROWS)}, or some of them"
     )
     arguments.add_argument("--page", type=Path, metavar="FILE", help="Markdown page whose marked part is replaced")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="PNG of the FROC curves")
-    arguments.set_defaults(models=None, seeds=3, budget="1200steps")  # for two CPU cores
+    arguments.set_defaults(seeds=3, budget="1200steps")  # for two CPU cores
     return arguments
 
 
 def study(args: argparse.Namespace, name: str) -> Benchmark:
-    """The benchmark that the options ask for; ``name`` is that of its default folder.
+    """The benchmark that the options ask for; ``name`` as for ``study_options``.
 
     Raises:
         UserError: an unknown row, several tasks or folds.
     """
-    for row in args.rows.split(","):
+    rows = args.rows.split(",") if args.rows else []
+    for row in rows:
         if row not in ROWS:
             raise UserError(f"--rows: no row '{row}'", remedy=suggest(row, ROWS))
-    args.models = args.models or ", ".join(ROWS[row] for row in args.rows.split(","))
+    if rows:
+        args.models = ", ".join(ROWS[row] for row in rows)
     benchmark = benchmark_of(args, name)
     if len(benchmark.tasks) > 1 or len(benchmark.folds) > 1:
         raise UserError("a study is of one task and one fold", remedy="call it for each, with an --output of its own")
@@ -89,7 +91,7 @@ def run_and_report(benchmark: Benchmark, args: argparse.Namespace, marker: str) 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    args = study_options(__doc__ or "").parse_args(argv)
+    args = study_options(__doc__ or "", "ablation").parse_args(argv)
     return run_and_report(study(args, "ablation"), args, "ablation")
 
 

@@ -94,7 +94,7 @@ def _link_case(case: Case, target: TaskFolder, split: str) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = study_options(__doc__ or "", rows=("baseline", "both"))
+    arguments = study_options(__doc__ or "", "generalisation", rows=("baseline", "both"))
     arguments.add_argument("--target", default="Task111_OtherScanners", help="(default: %(default)s)")
     arguments.add_argument("--train-protocols", default="cuhk,csiro,ukb", help="(default: %(default)s)")
     arguments.add_argument("--test-protocols", default="valdo1,valdo3", help="(default: %(default)s)")

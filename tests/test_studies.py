@@ -36,7 +36,7 @@ def task(tmp_path, monkeypatch):
 
 
 def study_of(*words):
-    args = ablation.study_options("").parse_args(["Task900_Tiny", *words])
+    args = ablation.study_options("", "ablation").parse_args(["Task900_Tiny", *words])
     return ablation.study(args, "ablation")
 
 

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_benchmark 101 --models CMBRetinaUNet,nnunet --seeds 3      against nnU-Net v2, three seeds each
         nndet_benchmark 100 101 --budget 2000steps --jobs 2              two tasks; two networks train at a time
         nndet_benchmark 101 --models CMBRetinaUNet,path/to/predictions   against what another program predicted
-        nndet_benchmark 101 --models "CMBRetinaUNet, no mimics: CMBRetinaUNet model_cfg.hspl=false"    an ablation
+        nndet_benchmark 101 --models "CMBRetinaUNet, FFM alone: CMBRetinaUNet model_cfg.hspl=false"    an ablation
         nndet_benchmark 101 --only eval                                  the table of what is finished
 
     Models: a trainer (nndet_train module=), with another plan as Trainer:D3V001_3d; nnunet, the installed nnU-Net v2
@@ -42,17 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     records and logs (docs/benchmark.md). Exit code 2 when something failed; the table then holds the rest.
     """
     arguments = parser(main.__doc__)
-    add_options(arguments)
-    benchmark = benchmark_of(arguments.parse_args(argv))
+    add_options(arguments, "RetinaUNetV001,CMBRetinaUNet", "benchmark")
+    benchmark = benchmark_of(arguments.parse_args(argv), "benchmark")
     return 2 if run(benchmark).failed else 0
 
 
-def add_options(arguments: argparse.ArgumentParser) -> None:
-    """The options of a benchmark, which studies in benchmarks/ have too."""
+def add_options(arguments: argparse.ArgumentParser, models: str, name: str) -> None:
+    """The options of a benchmark, which studies in benchmarks/ have too; ``name`` is that of its default folder."""
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
-    arguments.add_argument(
-        "--models", default="RetinaUNetV001,CMBRetinaUNet", metavar="MODEL,...", help="(default: %(default)s)"
-    )
+    arguments.add_argument("--models", default=models, metavar="MODEL,...", help="(default: %(default)s)")
     arguments.add_argument("--folds", default="0", metavar="N,...", help="(default: %(default)s)")
     arguments.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default: %(default)s)")
     arguments.add_argument("--budget", default="2000steps", help="of each training (default: %(default)s)")
@@ -67,7 +65,7 @@ def add_options(arguments: argparse.ArgumentParser) -> None:
         "--only", metavar="PHASE,...", help="of prep, train, predict, eval; eval writes the table (default: all)"
     )
     arguments.add_argument(
-        "--output", metavar="DIR", help="its name also marks the model folders (default: ${det_models}/benchmark)"
+        "--output", metavar="DIR", help=f"its name also marks the model folders (default: ${{det_models}}/{name})"
     )
     arguments.add_argument(
         "--nnunet-memory", type=float, metavar="GB", help="that nnU-Net plans for; 8 with a GPU, 2 without by default"
@@ -76,8 +74,8 @@ def add_options(arguments: argparse.ArgumentParser) -> None:
     add_overrides(arguments)
 
 
-def benchmark_of(args: argparse.Namespace, name: str = "benchmark") -> Benchmark:
-    """What the options ask for; ``name`` is that of the default output folder.
+def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
+    """What the options ask for; ``name`` as for ``add_options``.
 
     Raises:
         UserError: an option that cannot be understood.

@@ -6,7 +6,7 @@ Sources: MARS, the Microbleed Anatomical Rating Scale (Gregoire et al. 2009); Bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +86,19 @@ def number(
     )
 
 
-def mars_rows(lesions: Sequence[Lesion]) -> list[tuple[str, str]]:
-    """(group, region) of the rows of the MARS table; lesions without a sub-region have a row of their own."""
+def mars_rows(lesions: Sequence[Lesion], known: Collection[str]) -> list[tuple[str, str]]:
+    """(group, region) of the rows of the MARS table.
+
+    Args:
+        lesions: of one scan; those without a sub-region get a row of their own.
+        known: sub-regions that the map of the scan tells apart: of the others nobody can say that they hold none.
+    """
     rows = []
     for group in (*SUB_REGIONS, UNKNOWN):
         found = {lesion.region for lesion in lesions if lesion.group == group}
-        named = SUB_REGIONS.get(group, ())
+        named = [region for region in SUB_REGIONS.get(group, ()) if region in {*known, *found}]
         rows += [(group, region) for region in (*named, *sorted(found - {*named, ""}))]
-        if "" in found:
+        if "" in found or (group in GROUPS and not named):
             rows.append((group, ""))
     return rows
 
@@ -133,11 +138,12 @@ def pattern(lesions: Sequence[Lesion]) -> tuple[str, str]:
     )
 
 
-def summary(lesions: Sequence[Lesion], possible_known: bool = True) -> dict[str, Any]:
+def summary(lesions: Sequence[Lesion], known: Collection[str], possible_known: bool = True) -> dict[str, Any]:
     """All counts as plain data (docs/anatomy.md).
 
     Args:
         lesions: of one scan.
+        known: sub-regions that its map tells apart.
         possible_known: False where nobody said from which score on a lesion is possible: those counts are then None.
     """
 
@@ -158,7 +164,7 @@ def summary(lesions: Sequence[Lesion], possible_known: bool = True) -> dict[str,
                 "region": region or UNKNOWN,
                 **{side or "unknown_side": by_certainty(group=group, region=region, side=side) for side in SIDES},
             }
-            for group, region in mars_rows(lesions)
+            for group, region in mars_rows(lesions, known)
         ],
         "burden": burden(number(lesions)),
         "pattern": {"name": name, "why": why},
@@ -172,7 +178,7 @@ COHORT_COLUMNS = (
 )
 
 
-def cohort_row(lesions: Sequence[Lesion], possible_known: bool = True) -> dict[str, Any]:
+def cohort_row(lesions: Sequence[Lesion], known: Collection[str], possible_known: bool = True) -> dict[str, Any]:
     """The same as one row of a table with ``COHORT_COLUMNS``; all but ``possible`` count definite lesions."""
     return {
         "definite": number(lesions),
@@ -182,7 +188,7 @@ def cohort_row(lesions: Sequence[Lesion], possible_known: bool = True) -> dict[s
         "burden": burden(number(lesions)),
         "pattern": pattern(lesions)[0],
         **{
-            region.replace(" ", "_"): number(lesions, group, region)
+            region.replace(" ", "_"): number(lesions, group, region) if region in known else None
             for group, regions in SUB_REGIONS.items()
             for region in regions
         },

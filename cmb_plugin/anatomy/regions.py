@@ -73,6 +73,11 @@ class RegionMap:
         """What a label stands for; unknown tissue where nothing is said."""
         return self.places.get(label, Place(UNKNOWN))
 
+    @property
+    def sub_regions(self) -> tuple[str, ...]:
+        """Names of the sub-regions that the map tells apart; none of a map that is not trusted."""
+        return tuple(sorted({place.region for place in self.places.values() if place.region and self.trusted}))
+
     def group_codes(self) -> np.ndarray:
         """uint8 [z, y, x]: index of each voxel's group in ``(*GROUPS, *NOT_TISSUE, UNKNOWN)``."""
         table = np.full(int(self.labels.max(initial=0)) + 1, CODES[UNKNOWN], dtype=np.uint8)

@@ -52,6 +52,15 @@ class RemovalRules:
             return np.inf
         return self.ventricle_mm if group == "ventricle" else self.outside_mm
 
+    @property
+    def words(self) -> str:
+        """What is removed, as half a sentence."""
+        chosen = f"chosen on {self.n_lesions} lesions of validation" if self.n_lesions else "defaults"
+        return (
+            f"what lies more than {self.outside_mm:g} mm outside the brain or {self.ventricle_mm:g} mm deep in a "
+            f"ventricle is removed ({chosen})"
+        )
+
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> RemovalRules:
         """What ``dataclasses.asdict`` gave; further keys are passed over."""

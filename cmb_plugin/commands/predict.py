@@ -16,11 +16,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_predict Task101_CMB                             imagesTs, with the only model and all its trained folds
         nndet_predict 101 CMBRetinaUNet_D3CMB_3d -f 0       one model, one fold
         nndet_predict 101 --input scans --output found        any folder of {case}_0000.nii.gz, {case}_0001.nii.gz, ...
+        nndet_predict 101 --regions auto                      and say where in the brain each lesion lies
 
     Files, for each case: {case}_boxes.json (all candidates, in voxels of the scan and world mm) and
     {case}_instances.nii.gz (the reported lesions, numbered, on the scan's own grid); for the run: lesions.tsv,
     summary.tsv and run.json. Without --output they stand in the model folder: fold{N}/test_predictions, or
     consolidated/test_predictions for several folds. docs/predictions.md describes them all.
+
+    With --regions each detection gets its region, side and distance to the border, what lies outside the brain or in a
+    ventricle is removed (marked, not deleted), and there are {case}_report.json, {case}_report.png and cohort.tsv with
+    the counts: docs/anatomy.md. Without it lesions have no places, and nothing takes longer.
 
     Settings (-o): inference_cfg.overlap, batch_size, nms_iou, wbc_iou, min_score, max_detections, foreground.
 
@@ -52,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "-npp", "--num_processes_preprocessing", type=int, metavar="N", help="processes that preprocess scans meanwhile"
     )
+    arguments.add_argument(
+        "--regions",
+        default="none",
+        metavar="SOURCE",
+        help="map of brain regions: auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], atlas:builtin; "
+        "default: none, because a map takes 10 to 30 s per scan and removes detections",
+    )
     arguments.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU if there is one")
     arguments.add_argument("--overwrite", action="store_true", help="predict finished cases again")
     arguments.add_argument(
@@ -77,12 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint=args.ckpt,
         num_models=args.num_models,
         overwrite=args.overwrite,
+        regions=args.regions,
         say=print,
     )
-    for failure in report.failures:
-        print(f"error: {failure.item.case.case_id}: {failure.error}", file=sys.stderr)
+    failed_cases = [(failure.item.case, failure) for failure in report.failures]
+    unplaced = [(failure.item, failure) for failure in report.unplaced]
+    for case, failure in (*failed_cases, *unplaced):
+        print(f"error: {case.case_id}: {failure.error}", file=sys.stderr)
         if failure.is_bug:
             print(failure.details, file=sys.stderr)
+    for case_id, why in report.unknown.items():
+        print(f"Note: {case_id}: regions unknown: {why}")
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     failed = f", {len(report.failures)} failed" if report.failures else ""
     print(f"{report.predicted} cases predicted{kept}{failed}: {report.lesions} lesions reported")

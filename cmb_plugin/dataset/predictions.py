@@ -218,15 +218,17 @@ def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
                     **{name: _plain(v[row]) for name, v in found.columns.items() if v.ndim == 1},
                 }
             )
-    _write_tsv(path, [*LESION_COLUMNS, *extra], rows)
+    write_table(path, [*LESION_COLUMNS, *extra], rows)
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``summary.tsv``: one row per case with the keys ``SUMMARY_COLUMNS``."""
-    _write_tsv(path, SUMMARY_COLUMNS, rows)
+    write_table(path, SUMMARY_COLUMNS, rows)
 
 
-def _write_tsv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as tab-separated text; None is an empty cell, floats have 4 decimals."""
+
     def cell(value: Any) -> str:
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         return " ".join(text.split())  # a tab or a line break inside would break the table

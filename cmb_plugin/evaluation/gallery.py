@@ -48,6 +48,7 @@ class Crop:
         extents: (left, right, bottom, top) of each in mm from the centre.
         box, lesion_box: [6] in mm from the centre, along z, y, x of the turned array.
         window: darkest and brightest intensity to show.
+        width_mm: field of view.
     """
 
     images: tuple[np.ndarray, ...]
@@ -55,6 +56,7 @@ class Crop:
     box: np.ndarray
     lesion_box: np.ndarray | None
     window: tuple[float, float]
+    width_mm: float = WIDTH_MM
 
 
 def write_gallery(
@@ -140,7 +142,7 @@ def gallery_figure(sections: Sequence[Section], classes: Sequence[str], read_sca
             for plane in range(len(PLANES)):
                 left, bottom = x + plane * (SIDE + GAP), height - (y + CAPTION + SIDE)
                 axes = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))
-                _draw_plane(axes, crop, plane, section.colour, entry.status, with_names=number == 0)
+                draw_plane(axes, crop, plane, section.colour, entry.status, with_names=number == 0)
         top += n_rows * (CAPTION + SIDE + BETWEEN / 2)
     return figure
 
@@ -164,14 +166,14 @@ def _read_crops(entries: Sequence[Entry], read_scan: ReadScan) -> dict[int, Crop
             array, grid = read_scan(case_id)
         except UserError:
             continue
-        window = _window(array)
+        window = intensity_window(array)
         for entry in entries:
             if entry.case_id == case_id:
                 crops[id(entry)] = crop_planes(array, grid, entry, window)
     return crops
 
 
-def _window(array: np.ndarray) -> tuple[float, float]:
+def intensity_window(array: np.ndarray) -> tuple[float, float]:
     """The 1st and the 99.5th percentile of what is not background."""
     values = array[::2, ::2, ::2]
     values = values[np.isfinite(values) & (values != 0)]
@@ -181,7 +183,9 @@ def _window(array: np.ndarray) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def crop_planes(array: np.ndarray, grid: Grid, entry: Entry, window: tuple[float, float]) -> Crop:
+def crop_planes(
+    array: np.ndarray, grid: Grid, entry: Entry, window: tuple[float, float], width_mm: float = WIDTH_MM
+) -> Crop:
     """Cuts three planes through the centre of ``entry.box`` out of a scan of any orientation."""
     turned = Mapping.plan(grid)
     oriented = turned.orient(array)
@@ -189,7 +193,7 @@ def crop_planes(array: np.ndarray, grid: Grid, entry: Entry, window: tuple[float
     box = turned.boxes_to_network(np.asarray(entry.box)[None])[0]
     centre = (box[:3] + box[3:]) / 2
     shape = np.asarray(oriented.shape)
-    half = WIDTH_MM / 2 / spacing
+    half = width_mm / 2 / spacing
     start = np.clip(np.floor(centre - half), 0, shape - 1).astype(int)
     stop = np.clip(np.ceil(centre + half), start + 1, shape).astype(int)
     index = np.clip(np.floor(centre), 0, shape - 1).astype(int)
@@ -211,15 +215,17 @@ def crop_planes(array: np.ndarray, grid: Grid, entry: Entry, window: tuple[float
         box=(box - np.tile(centre, 2)) * np.tile(spacing, 2),
         lesion_box=lesion,
         window=window,
+        width_mm=width_mm,
     )
 
 
-def _draw_plane(axes: Axes, crop: Crop | None, plane: int, colour: str, status: str, with_names: bool) -> None:
+def draw_plane(axes: Axes, crop: Crop | None, plane: int, colour: str, status: str, with_names: bool) -> None:
+    """Draws one of ``PLANES`` of a crop, with its boxes; an empty frame where there is no crop."""
     name, letter, down, right = PLANES[plane]
     axes.set(xticks=[], yticks=[], facecolor="black")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    half = WIDTH_MM / 2
+    half = (WIDTH_MM if crop is None else crop.width_mm) / 2
     axes.set_xlim(-half, half)
     # The turned array's first axis runs up, its second towards the back: down in the axial plane.
     axes.set_ylim(*((half, -half) if down == 1 else (-half, half)))

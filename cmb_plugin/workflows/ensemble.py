@@ -18,7 +18,7 @@ from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, trainers
 from cmb_plugin.settings import read_settings
 
-from .operating import swept_point
+from .operating import Swept, swept_point
 
 SCHEMA = 1
 CHECKPOINTS = ("last", "best")
@@ -40,6 +40,7 @@ class Ensemble:
         ranking: column that the score is taken from; None for the one that the models give.
         score_source: where it comes from, as half a sentence.
         device: where the members are.
+        swept: all that the folds' sweeps chose; None where there was none.
     """
 
     model: ModelFolder
@@ -52,6 +53,7 @@ class Ensemble:
     ranking: str | None
     score_source: str
     device: torch.device
+    swept: Swept | None = None
 
     def description(self) -> dict[str, Any]:
         """What the predictions depend on besides the scans, as plain data for ``run.json``."""
@@ -122,7 +124,7 @@ def load_ensemble(
         members.append(trainers.get(content["module"]).load(fold, device, checkpoint))
         plans.append(Plan.load(fold.plan))
     for number, plan in zip(folds, plans, strict=True):
-        for what in ("modalities", "classes", "preprocessing", "patch_size"):
+        for what in ("target", "modalities", "channels", "classes", "preprocessing", "patch_size"):
             if getattr(plan, what) != getattr(plans[0], what):
                 raise UserError(
                     f"{model.fold(number).plan}: its {what} differ from fold {folds[0]}'s",
@@ -134,7 +136,7 @@ def load_ensemble(
         score, ranking = swept.score, swept.ranking
         by = f", of {ranking}" if ranking else ""
         source = f"swept on the validation cases of {', '.join(swept.folds)}{by}"
-    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device)
+    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device, swept)
 
 
 def _checkpoint(fold: FoldFolder, name: str) -> Path:

@@ -32,9 +32,12 @@ from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.preparation import prepared_cases
 from cmb_plugin.settings import Overrides, read_settings, typed
-from cmb_plugin.workers import Outcome, default_workers, progress, run_cases
+from cmb_plugin.workers import Outcome, default_workers, failures, progress, run_cases
 
 from .ensemble import Ensemble, choose_model, load_ensemble
+from .place import Placing, forget_case, place_cases, restore_cases
+from .region_model import predict_maps
+from .regions import NONE
 
 
 @dataclass
@@ -47,6 +50,8 @@ class PredictReport:
         kept: cases that an earlier run had finished with the same model and settings.
         lesions: reported lesions in all of them.
         failures: the cases that could not be predicted, and why.
+        unplaced: the cases whose map of regions could not be made, and why; their lesions have no place.
+        unknown: case -> why its map of regions is not trusted.
     """
 
     folders: list[Path] = field(default_factory=list)
@@ -54,11 +59,21 @@ class PredictReport:
     kept: int = 0
     lesions: int = 0
     failures: list[Outcome[ScanSource, Any]] = field(default_factory=list)
+    unplaced: list[Outcome[Case, Any]] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+    def add(self, folder: Path, predicted: int, kept: int, failures: Sequence[Outcome[ScanSource, Any]]) -> None:
+        """Counts what happened in one folder."""
+        self.folders.append(folder)
+        self.predicted += predicted
+        self.kept += kept
+        self.failures += failures
 
     @property
     def exit_code(self) -> int:
-        """0, 2 when the user has scans to repair, 1 when a case met a bug."""
-        return 1 if any(failure.is_bug for failure in self.failures) else 2 if self.failures else 0
+        """0, 2 when the user has scans or maps to repair, 1 when a case met a bug."""
+        failed = [*self.failures, *self.unplaced]
+        return 1 if any(failure.is_bug for failure in failed) else 2 if failed else 0
 
 
 def predict(
@@ -76,6 +91,7 @@ def predict(
     checkpoint: str = "last",
     num_models: int | None = None,
     overwrite: bool = False,
+    regions: str = NONE,
     say: Callable[[str], None] | None = None,
 ) -> PredictReport:
     """Predicts the test scans of a task, the validation scans of folds, or any folder of scans.
@@ -98,6 +114,8 @@ def predict(
         checkpoint: ``last`` or ``best``.
         num_models: use the first so many folds only.
         overwrite: predict also what is finished.
+        regions: where maps of brain regions come from (``workflows.regions``); ``none`` takes places that an earlier
+            run gave the lesions away again.
         say: is given sentences about what is used; None is silent.
 
     Raises:
@@ -132,7 +150,15 @@ def predict(
         sources = _sources(folder, ensemble, group, split, input)
         # What prepares scans in the background takes a core from the network where the network runs on the cores.
         number = min(3, default_workers() - 1) if workers is None else workers
-        _predict_group(ensemble, sources, target, number, overwrite, report)
+        if ensemble.plan.target == "regions":
+            made, failed = predict_maps(ensemble, sources, target, number, overwrite)
+            report.add(target, made, len(sources) - made - len(failed), failed)
+            continue
+        placing = None
+        if regions != NONE:
+            placing = Placing.of(regions, folder, sources[0].case.images[0].parent, ensemble)
+            say(f"Regions: {placing.source.words}; {placing.rules.words}")
+        _predict_group(ensemble, sources, target, number, overwrite, placing, report)
     return report
 
 
@@ -162,7 +188,8 @@ def _introduce(ensemble: Ensemble, say: Callable[[str], None]) -> None:
         f"Model {ensemble.model.name}, fold{'s' if len(ensemble.folds) > 1 else ''} {folds}, checkpoint "
         f"{ensemble.checkpoint}, on {ensemble.device}, {views} mirroring{'s' if views > 1 else ''} per tile"
     )
-    say(f"Operating point {ensemble.score:g}: {ensemble.score_source}")
+    if ensemble.plan.target == "lesions":
+        say(f"Operating point {ensemble.score:g}: {ensemble.score_source}")
     for number in ensemble.folds:
         run = ensemble.model.fold(number).predictions("val") / "run.json"
         if ensemble.model.fold(number).operating_point.is_file() and run.is_file():
@@ -190,10 +217,10 @@ def _sources(
     """
     plan = ensemble.plan
     if input is not None:
-        return [ScanSource(case) for case in input_cases(Path(input), len(plan.modalities))]
+        return [ScanSource(plan.case(case)) for case in input_cases(Path(input), plan.n_files)]
     part = "Tr" if split == "val" else "Ts"
     images, prepared = task.images(part), task.prepared(plan.name, part)
-    known = {case.case_id: case for case in find_cases(images, len(plan.modalities), part)}
+    known = {case.case_id: case for case in find_cases(images, plan.n_files, part)}
     ids = sorted({*known, *prepared_cases(prepared)})
     if split == "val":
         path = ensemble.model.fold(folds[0]).splits
@@ -203,8 +230,8 @@ def _sources(
         ids = sorted(splits[folds[0]]["val"])
     if not ids:
         raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
-    cases = [known.get(case_id) or _absent(case_id, images, len(plan.modalities), part) for case_id in ids]
-    return [ScanSource.of(case, prepared, plan.preprocessing) for case in cases]
+    cases = [known.get(case_id) or _absent(case_id, images, plan.n_files, part) for case_id in ids]
+    return [ScanSource.of(plan.case(case), prepared, plan.preprocessing) for case in cases]
 
 
 def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:
@@ -219,6 +246,7 @@ def _predict_group(
     folder: Path,
     workers: int,
     overwrite: bool,
+    placing: Placing | None,
     report: PredictReport,
 ) -> None:
     """Predicts cases into one folder and adds what happened to ``report``."""
@@ -241,11 +269,23 @@ def _predict_group(
                 report.failures.append(outcome)
                 boxes_file(folder, case_id).unlink(missing_ok=True)  # of an earlier run: no longer true
                 instances_file(folder, case_id).unlink(missing_ok=True)
+                forget_case(folder, case_id)
             advance()
+    _place([source.case for source in sources if source.case.case_id not in failed], folder, placing, report)
     report.folders.append(folder)
     report.predicted += len(todo) - len(failed)
     report.kept += len(sources) - len(todo)
     report.lesions += _write_tables(folder, [source.case.case_id for source in sources], failed)
+
+
+def _place(cases: Sequence[Case], folder: Path, placing: Placing | None, report: PredictReport) -> None:
+    """Gives the lesions of predicted cases their places, or takes them away again."""
+    if placing is None:
+        restore_cases(folder, cases)
+        return
+    outcomes = place_cases(folder, cases, placing)
+    report.unplaced += failures(outcomes)
+    report.unknown |= {outcome.item.case_id: outcome.result for outcome in outcomes if outcome.result}
 
 
 def _case_keys(ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path) -> dict[str, str]:
@@ -268,6 +308,7 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
         remedy = "try -o inference_cfg.batch_size=1, or --device cpu"
         raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
     prediction.detections = prediction.detections.ranked_by(ensemble.ranking)
+    forget_case(folder, case_id)
     write_case(
         folder,
         case_id,

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from cmb_plugin.anatomy import RegionMap
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
+from cmb_plugin.images import Grid, read_grid, read_scan
+from cmb_plugin.paths import ModelFolder, TaskFolder, find_model
+from cmb_plugin.planning import Plan
+from cmb_plugin.preparation import estimate_brain
 
-NONE, AUTO = "none", "auto"
-FORMS = "auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], atlas:builtin, none"
+NONE, AUTO, MODEL, PARCELLATION, ATLAS = "none", "auto", "model", "parcellation", "atlas"
+BUILT_IN = f"{ATLAS}:builtin"
+FORMS = f"auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], {BUILT_IN}, none"
+PARCELLATIONS = "parcellations"  # folder beside the scans in which ``auto`` looks for them
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,17 @@ class RegionSource:
     Attributes:
         words: of the command line, made definite: never ``auto``.
         make: map of a case, on the grid of its scan.
-        key: a text that changes when the map of a case would.
+        files: what the map of a case is made from; when they change it is made anew.
     """
 
     words: str
     make: Callable[[Case], RegionMap]
-    key: Callable[[Case], str]
+    files: Callable[[Case], Sequence[Path]]
+
+    def key(self, case: Case) -> str:
+        """Changes when the map of the case would."""
+        stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files(case) if p.is_file()]
+        return f"{self.words} {stamps}"
 
 
 def maps_folder(predictions: Path) -> Path:
@@ -34,13 +48,87 @@ def maps_folder(predictions: Path) -> Path:
     return predictions / "regions"
 
 
-def check_words(words: str) -> tuple[str, str]:
-    """Kind and what follows it: ``atlas:a.nii.gz:b.tsv`` -> ``atlas``, ``a.nii.gz:b.tsv``.
+def region_source(words: str, task: TaskFolder, images: Path, channel: int) -> RegionSource:
+    """What ``--regions`` means.
+
+    ``auto`` takes a trained model of the task's regions, else parcellations beside the scans, else the built-in atlas.
+
+    Args:
+        words: of the command line.
+        task: whose region models ``model:NAME`` means.
+        images: folder of the scans.
+        channel: modality in which the brain is seen.
 
     Raises:
-        UserError: no such kind, or nothing follows where something must.
+        UserError: no such kind of source, or what it names is not there.
     """
+    kind, rest = _kind(words)
+    if kind == AUTO:
+        return region_source(_automatic(task, images), task, images, channel)
+    if kind == MODEL:
+        return _model_source(words, find_model(task, rest))
+    if kind == PARCELLATION:
+        folder = Path(rest)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder", remedy="name the folder that holds the parcellations")
+        return RegionSource(
+            words,
+            partial(_from_parcellation, folder=folder, channel=channel),
+            lambda case: [case.images[channel], *folder.glob(f"{case.case_id}*")],
+        )
+    return _atlas_source(words, rest, channel)
+
+
+def _kind(words: str) -> tuple[str, str]:
     kind, _, rest = words.partition(":")
-    if (kind in (NONE, AUTO) and not rest) or (kind in ("model", "parcellation", "atlas") and rest):
+    if (kind == AUTO and not rest) or (kind in (MODEL, PARCELLATION, ATLAS) and rest):
         return kind, rest
     raise UserError(f"--regions {words}: no known source of regions", remedy=f"known: {FORMS}")
+
+
+def _automatic(task: TaskFolder, images: Path) -> str:
+    models = region_models(task)
+    if models:
+        return f"{MODEL}:{models[0].name}"
+    beside = images.parent / PARCELLATIONS
+    return f"{PARCELLATION}:{beside}" if beside.is_dir() else BUILT_IN
+
+
+def region_models(task: TaskFolder) -> list[ModelFolder]:
+    """The trained models of a task that learned its regions."""
+    from cmb_plugin.paths import models_root
+
+    folders = [ModelFolder(path) for path in sorted((models_root() / task.name).glob("*"))]
+    return [
+        folder
+        for folder in folders
+        if folder.trained_folds() and Plan.load(folder.fold(folder.trained_folds()[0]).plan).target == "regions"
+    ]
+
+
+def _scan(case: Case, channel: int) -> tuple[np.ndarray, Grid, np.ndarray | None]:
+    """The scan, its grid and the brain in it as far as it is found."""
+    image, grid = read_scan(case.images[channel])
+    image = np.nan_to_num(image)
+    return image, grid, estimate_brain(image, grid.spacing)
+
+
+def _from_parcellation(case: Case, folder: Path, channel: int) -> RegionMap:
+    from cmb_plugin.anatomy.parcellation import find_parcellation, parcellation_regions
+
+    path = find_parcellation(folder, case.case_id)
+    if not case.images[channel].is_file():
+        return parcellation_regions(path, read_grid(path))
+    _, grid, brain = _scan(case, channel)
+    return parcellation_regions(path, grid, brain=brain)
+
+
+def _atlas_source(words: str, rest: str, channel: int) -> RegionSource:
+    raise UserError(f"--regions {words}: not built yet", remedy="use parcellation:DIR")
+
+
+def _model_source(words: str, model: ModelFolder) -> RegionSource:
+    from .region_model import RegionModel  # torch is needed for this source alone
+
+    make = RegionModel(model)
+    return RegionSource(words, make, make.files)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_plugin.anatomy import RegionMap, locate
-from cmb_plugin.anatomy.rules import RemovalRules, choose_rules
+from cmb_plugin.anatomy.rules import RemovalRules, choose_rules, source_kind
 from cmb_plugin.anatomy.storage import load_map
 from cmb_plugin.detections import Detections
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, pair_distance
@@ -27,13 +27,15 @@ def choose_removal(
         config: ``match_mm``.
     """
     config = config or EvaluationConfig()
-    lesions, sources = [], []
+    lesions: dict[str, list[Detections]] = {}
     for case in cases:
         regions = load_map(maps_folder(predictions), case.case_id)
         if regions is not None and regions.trusted:
-            lesions.append(true_lesions(case, regions, config))
-            sources.append(regions.source)
-    return choose_rules(lesions, sources[0]) if lesions else None
+            lesions.setdefault(source_kind(regions.source), []).append(true_lesions(case, regions, config))
+    if not lesions:
+        return None
+    kind = max(lesions, key=lambda name: len(lesions[name]))  # maps of two kinds err in two ways
+    return choose_rules(lesions[kind], kind)
 
 
 def true_lesions(case: CaseResult, regions: RegionMap, config: EvaluationConfig) -> Detections:

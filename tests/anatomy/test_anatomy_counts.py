@@ -20,6 +20,7 @@ from cmb_plugin.anatomy.counts import (
 )
 from cmb_plugin.detections import Detections
 
+ALL = {region for regions in SUB_REGIONS.values() for region in regions}
 FRONTAL = Lesion("lobar", "frontal", "left")
 THALAMUS = Lesion("deep", "thalamus", "right")
 PONS = Lesion("infratentorial", "brainstem", "right")
@@ -57,7 +58,9 @@ def test_burden(count: int, category: str) -> None:
 
 def test_a_scan_counted_by_hand() -> None:
     possible = Lesion("lobar", "frontal", "left", "possible")
-    counts = summary([FRONTAL, FRONTAL, Lesion("lobar", "frontal", "right"), THALAMUS, CEREBELLUM, BELOW, possible])
+    counts = summary(
+        [FRONTAL, FRONTAL, Lesion("lobar", "frontal", "right"), THALAMUS, CEREBELLUM, BELOW, possible], ALL
+    )
     assert counts["total"] == {"definite": 6, "possible": 1}
     assert counts["groups"]["lobar"] == {"definite": 3, "possible": 1}
     assert counts["groups"]["infratentorial"]["definite"] == 2
@@ -74,8 +77,17 @@ def test_a_scan_counted_by_hand() -> None:
 
 
 def test_possible_lesions_are_not_counted_where_nobody_says_which_are() -> None:
-    assert summary([FRONTAL], possible_known=False)["total"] == {"definite": 1, "possible": None}
-    assert cohort_row([FRONTAL], possible_known=False)["possible"] is None
+    assert summary([FRONTAL], ALL, possible_known=False)["total"] == {"definite": 1, "possible": None}
+    assert cohort_row([FRONTAL], ALL, possible_known=False)["possible"] is None
+
+
+def test_sub_regions_that_a_map_does_not_tell_apart_are_not_said_to_be_empty() -> None:
+    counts = summary([Lesion("lobar", "", "left"), THALAMUS], {"thalamus", "basal ganglia"})
+    rows = [(row["group"], row["region"]) for row in counts["mars"]]
+    deep = [("deep", "basal ganglia"), ("deep", "thalamus")]
+    assert rows == [("infratentorial", "unknown"), *deep, ("lobar", "unknown")]
+    row = cohort_row([THALAMUS], {"thalamus", "basal ganglia"})
+    assert (row["thalamus"], row["basal_ganglia"], row["frontal"]) == (1, 0, None)
 
 
 places = st.sampled_from([(group, region) for group, regions in SUB_REGIONS.items() for region in (*regions, "")])
@@ -87,16 +99,16 @@ lesions = st.builds(
 )
 
 
-@given(st.lists(lesions, max_size=30))
-def test_no_lesion_is_lost_or_counted_twice(lesions: list[Lesion]) -> None:
-    counts = summary(lesions)
+@given(st.lists(lesions, max_size=30), st.sets(st.sampled_from(sorted(ALL))))
+def test_no_lesion_is_lost_or_counted_twice(lesions: list[Lesion], known: set[str]) -> None:
+    counts = summary(lesions, known)
     for word in ("definite", "possible"):
         total = counts["total"][word]
         assert total == number(lesions, certainty=word)
         assert total == sum(group[word] for group in counts["groups"].values())
         assert total == sum(side[word] for side in counts["sides"].values())
         assert total == sum(row[side][word] for row in counts["mars"] for side in ("right", "left", "unknown_side"))
-    assert set(cohort_row(lesions)) == set(COHORT_COLUMNS)
+    assert set(cohort_row(lesions, known)) == set(COHORT_COLUMNS)
 
 
 def test_a_lesion_beside_the_brain_counts_where_it_is_nearest_to() -> None:

@@ -1,0 +1,142 @@
+"""``{case}_report.json`` and ``{case}_report.png`` per scan, ``cohort.tsv`` per run (docs/anatomy.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.anatomy import RegionMap
+from cmb_plugin.anatomy.counts import COHORT_COLUMNS, Lesion, cohort_row, lesions_of, summary
+from cmb_plugin.anatomy.regions import CODES
+from cmb_plugin.dataset import CasePredictions, boxes_file, read_case_predictions
+from cmb_plugin.dataset.predictions import REMOVED, write_table
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import write_json
+from cmb_plugin.images import read_scan
+
+SCHEMA = 1
+WARNING = "Research use only: no medical device, not for diagnosis or treatment."
+COHORT_FILE = "cohort.tsv"
+
+
+def report_files(folder: Path, case_id: str) -> tuple[Path, Path]:
+    """The JSON and the page of a case."""
+    return folder / f"{case_id}_report.json", folder / f"{case_id}_report.png"
+
+
+def certainty(predictions: CasePredictions) -> list[str]:
+    """``definite`` for what is reported, ``possible`` for what reaches the lower score of the sweep, "" for the rest.
+
+    Where the model has a class of microbleeds beside others, only that one counts.
+    """
+    possible = (predictions.regions or {}).get("possible_score")
+    names = [name.lower() for name in predictions.classes]
+    counted = [i for i, name in enumerate(names) if "cmb" in name or "bleed" in name] or list(range(len(names)))
+    counts = np.isin(predictions.detections.labels, counted)
+    words = np.where(predictions.reported & counts, "definite", "").astype("<U8")
+    if possible is not None:
+        words[predictions.reached(possible) & ~predictions.removed & ~predictions.reported & counts] = "possible"
+    return list(words.tolist())
+
+
+def counted_lesions(predictions: CasePredictions) -> list[Lesion]:
+    """The lesions of a placed case that count, in the order of its detections."""
+    return lesions_of(predictions.detections, certainty(predictions))
+
+
+def write_case_report(folder: Path, predictions: CasePredictions, regions: RegionMap, scan: Path) -> None:
+    """Writes both files of a placed case; a scan that cannot be read leaves the page without pictures."""
+    from cmb_plugin.anatomy.page import PageContent, case_page
+    from cmb_plugin.evaluation.figures import save_figure
+
+    report, page = report_files(folder, predictions.case_id)
+    words = certainty(predictions)
+    lesions = lesions_of(predictions.detections, words)
+    try:
+        shown = read_scan(scan)
+    except UserError:
+        shown = None
+    brain = _brain(regions, None if shown is None else shown[0])
+    figure = case_page(PageContent(predictions, words, lesions, regions, shown, brain))
+    save_figure(figure, page, dpi=200)
+    write_json(report, _content(predictions, words, lesions))
+
+
+def _brain(regions: RegionMap, scan: np.ndarray | None) -> np.ndarray | None:
+    """The outline to draw: that of the regions, or, where they are unknown, what looks like brain in the scan."""
+    if regions.trusted:
+        codes = regions.group_codes()
+        return np.isin(codes, [CODES["outside"], CODES["csf"]], invert=True)
+    if scan is None or scan.shape != regions.grid.shape:
+        return None
+    from cmb_plugin.preparation import estimate_brain
+
+    return estimate_brain(np.nan_to_num(scan), regions.grid.spacing)
+
+
+def _content(predictions: CasePredictions, words: Sequence[str], lesions: Sequence[Lesion]) -> dict[str, Any]:
+    regions = predictions.regions or {}
+    found = predictions.detections
+    world = predictions.grid.to_world(found.centres) * (-1.0, -1.0, 1.0) + 0.0
+
+    def entry(row: int) -> dict[str, Any]:
+        return {
+            "lesion": row + 1,
+            "score": round(float(found.scores[row]), 6),
+            "diameter_mm": round(float(predictions.diameters_mm[row]), 3),
+            "centre_ras_mm": np.round(world[row], 3),
+        }
+
+    borders = found.columns["border_mm"].astype(float)
+    rows = [row for row, word in enumerate(words) if word]
+    gone = np.flatnonzero(predictions.removed & predictions.reached(predictions.operating_point))
+    return {
+        "schema": SCHEMA,
+        "warning": WARNING,
+        "case": predictions.case_id,
+        "model": predictions.model,
+        "folds": list(predictions.folds),
+        "operating_point": {"score": predictions.operating_point, "possible_score": regions.get("possible_score")},
+        "regions": {name: regions.get(name) for name in ("source", "quality", "trusted", "why", "findings")},
+        "rules": regions.get("rules"),
+        "counts": summary(lesions, regions.get("sub_regions", ()), regions.get("possible_score") is not None),
+        "lesions": [
+            {
+                **entry(row),
+                "certainty": lesion.certainty,
+                "group": lesion.group,
+                "region": lesion.region or None,
+                "side": lesion.side or None,
+                "border_mm": round(borders[row], 2) if np.isfinite(borders[row]) else None,
+            }
+            for row, lesion in zip(rows, lesions, strict=True)
+        ],
+        "removed": [{**entry(row), "reason": str(found.columns[REMOVED][row])} for row in gone],
+    }
+
+
+def write_cohort(folder: Path, case_ids: Sequence[str]) -> Path:
+    """Writes ``cohort.tsv``: a row of counts for each placed case."""
+    rows = []
+    for case_id in case_ids:
+        predictions = read_case_predictions(boxes_file(folder, case_id))
+        regions = predictions.regions or {}
+        possible_known = regions.get("possible_score") is not None
+        counts = cohort_row(counted_lesions(predictions), regions.get("sub_regions", ()), possible_known)
+        removed = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())
+        rows.append(
+            {
+                "case": case_id,
+                **counts,
+                "removed": removed,
+                "regions": regions.get("source") if regions.get("trusted") else "unknown",
+                "quality": regions.get("quality"),
+                "why": regions.get("why"),
+            }
+        )
+    columns = ("case", *COHORT_COLUMNS, "removed", "regions", "quality", "why")
+    write_table(folder / COHORT_FILE, columns, rows)
+    return folder / COHORT_FILE

@@ -1,0 +1,195 @@
+"""``nndet_predict --regions``: predictions get the place of every lesion, impossible ones are removed, lesions counted.
+
+Everything here can be done again from the predictions and the cached map: without ``--regions`` a folder gets its plain
+predictions back, with another source or other rules the same as if it had never had the old ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cmb_plugin.anatomy import UNKNOWN, Place, RegionMap, locate
+from cmb_plugin.anatomy.locate import COLUMNS
+from cmb_plugin.anatomy.rules import RemovalRules, remove_impossible, source_kind
+from cmb_plugin.anatomy.storage import load_map, save_map
+from cmb_plugin.dataset import Case, CasePredictions, boxes_file, instances_file, read_case_predictions
+from cmb_plugin.dataset.predictions import REMOVED, write_case_predictions
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import atomic
+from cmb_plugin.images import Grid, read_mask, write_image
+from cmb_plugin.paths import TaskFolder
+from cmb_plugin.preparation import brain_channel
+from cmb_plugin.workers import Outcome, run_cases
+
+from .case_report import COHORT_FILE, report_files, write_case_report, write_cohort
+from .ensemble import Ensemble
+from .regions import RegionSource, maps_folder, region_source
+
+VERSION = 1  # of what is worked out here: a change makes finished cases be placed again
+
+
+@dataclass(frozen=True)
+class Placing:
+    """How the cases of a run are placed.
+
+    Attributes:
+        source: makes the map of a scan's regions.
+        rules: what is removed.
+        possible: from this score on a detection below the operating point counts as possible; None: not known.
+        channel: modality that reports show.
+    """
+
+    source: RegionSource
+    rules: RemovalRules
+    possible: float | None = None
+    channel: int = 0
+
+    @classmethod
+    def of(cls, words: str, task: TaskFolder, images: Path, ensemble: Ensemble) -> Placing:
+        """What ``--regions`` means for a model, with the rules that validation chose for such maps, or the defaults.
+
+        Raises:
+            UserError: as ``region_source``.
+        """
+        channel = brain_channel(ensemble.plan.modalities) or 0
+        source = region_source(words, task, images, channel)
+        rules = ensemble.swept.removal.get(source_kind(source.words)) if ensemble.swept else None
+        possible = ensemble.swept.possible if ensemble.swept else None
+        return cls(source, rules or RemovalRules(), possible, channel)
+
+    def key(self, predictions: CasePredictions, case: Case) -> str:
+        """Changes when anything that decides the result does."""
+        deciding = [
+            VERSION,
+            predictions.key,
+            self.source.key(case),
+            dataclasses.asdict(self.rules),
+            self.possible,
+            self.channel,
+        ]
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def place_cases(folder: Path, cases: Sequence[Case], placing: Placing, workers: int = 0) -> list[Outcome[Case, str]]:
+    """Places the lesions of predicted cases and writes their reports and ``cohort.tsv``.
+
+    Returns:
+        for each case the reason why its regions are unknown, "" where they are known. Where the map could not be made
+        the outcome has an error; the case's report says so too.
+    """
+    outcomes = run_cases(partial(place_case, folder=folder, placing=placing), cases, workers=workers,
+                         description=f"Placing lesions of {folder.name}")  # fmt: skip
+    write_cohort(folder, [case.case_id for case in cases])
+    return [outcome.result if outcome.result is not None else outcome for outcome in outcomes]
+
+
+def place_case(case: Case, folder: Path, placing: Placing) -> Outcome[Case, str]:
+    """One case; its files are whole whenever this is interrupted, and right after it ran again."""
+    stored = read_case_predictions(boxes_file(folder, case.case_id))
+    key = placing.key(stored, case)
+    if (stored.regions or {}).get("key") == key and all(path.is_file() for path in report_files(folder, case.case_id)):
+        return Outcome(case, result=(stored.regions or {})["why"])
+    plain = restore_case(folder, case.case_id)
+    outcome, regions = _region_map(case, plain.grid, folder, placing.source)
+    drawn = instances_file(folder, case.case_id)
+    mask = read_mask(drawn)[0] if drawn.is_file() else None
+    placed = dataclasses.replace(
+        plain,
+        detections=remove_impossible(locate(plain.detections, regions, mask), placing.rules),
+        regions={
+            "key": "" if outcome.error else key,  # what failed is tried again
+            **{
+                name: getattr(regions, name)
+                for name in ("source", "quality", "trusted", "why", "findings", "sub_regions")
+            },
+            "rules": dataclasses.asdict(placing.rules),
+            "possible_score": placing.possible,
+        },
+    )
+    if mask is not None:
+        _rub_out(folder, placed, mask)
+    write_case_predictions(folder, placed)
+    write_case_report(folder, placed, regions, case.images[placing.channel])
+    return outcome
+
+
+def restore_cases(folder: Path, cases: Sequence[Case]) -> None:
+    """Undoes ``place_cases``; nothing to do where it was never called."""
+    if not maps_folder(folder).is_dir():
+        return
+    (folder / COHORT_FILE).unlink(missing_ok=True)
+    for case in cases:
+        restore_case(folder, case.case_id)
+
+
+def restore_case(folder: Path, case_id: str) -> CasePredictions:
+    """Undoes ``place_case`` and returns the plain predictions; the cached map stays."""
+    path = boxes_file(folder, case_id)
+    stored = read_case_predictions(path)
+    kept = _drawn_copy(folder, case_id)
+    if kept.is_file():
+        kept.replace(instances_file(folder, case_id))
+    for report in report_files(folder, case_id):
+        report.unlink(missing_ok=True)
+    if stored.regions is None:
+        return stored
+    columns = {n: v for n, v in stored.detections.columns.items() if n not in (*COLUMNS, REMOVED)}
+    plain = dataclasses.replace(
+        stored, detections=dataclasses.replace(stored.detections, columns=columns), regions=None
+    )
+    write_case_predictions(folder, plain)
+    return plain
+
+
+def forget_case(folder: Path, case_id: str) -> None:
+    """Before a case is predicted anew: what was made from its old predictions is no longer true."""
+    for path in (_drawn_copy(folder, case_id), *report_files(folder, case_id)):
+        path.unlink(missing_ok=True)
+
+
+def _region_map(case: Case, grid: Grid, folder: Path, source: RegionSource) -> tuple[Outcome[Case, str], RegionMap]:
+    """The map from the cache or the source; one without any region, and why, where it cannot be made."""
+    maps, key = maps_folder(folder), source.key(case)
+    cached = load_map(maps, case.case_id, key)
+    if cached is not None:
+        return Outcome(case, result=cached.why), cached
+    try:
+        made = source.make(case)
+        if not made.grid.matches(grid, tolerance_mm=min(grid.spacing) / 2):
+            raise UserError(f"{case.case_id}: its regions lie on another grid than its predictions", remedy="see above")
+    except UserError as error:
+        return Outcome(case, error=str(error)), _nothing(grid, source.words, str(error))
+    except Exception as error:
+        words = f"{type(error).__name__}: {error}"
+        outcome: Outcome[Case, str] = Outcome(case, error=words, is_bug=True, details=traceback.format_exc())
+        return outcome, _nothing(grid, source.words, words)
+    save_map(maps, case.case_id, made, key)
+    return Outcome(case, result=made.why), made
+
+
+def _nothing(grid: Grid, source: str, why: str) -> RegionMap:
+    return RegionMap(np.zeros(grid.shape, np.uint16), grid, {0: Place(UNKNOWN)}, source, trusted=False, why=why)
+
+
+def _rub_out(folder: Path, placed: CasePredictions, mask: np.ndarray) -> None:
+    """Takes removed lesions out of the mask; a copy of the mask as it was drawn is kept beside the map."""
+    gone = 1 + np.flatnonzero(placed.removed & placed.reached(placed.operating_point))
+    if not len(gone):
+        return
+    drawn, copy = instances_file(folder, placed.case_id), _drawn_copy(folder, placed.case_id)
+    with atomic(copy) as temporary:
+        temporary.write_bytes(drawn.read_bytes())
+    write_image(drawn, np.where(np.isin(mask, gone), 0, mask).astype(np.uint16), placed.grid)
+
+
+def _drawn_copy(folder: Path, case_id: str) -> Path:
+    return maps_folder(folder) / f"{case_id}_instances_before_removal.nii.gz"

@@ -6,11 +6,13 @@ v2 through its own commands, and folders of predictions that somebody else made.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,13 @@ from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
 
 from .benchmark_commands import Commands
-from .benchmark_entries import Benchmark, Entry, measured_cases, measured_split, split_words, steps_of
+from .benchmark_entries import EPOCHS, Benchmark, Entry, measured_cases, measured_split, split_words, steps_of
 from .benchmark_machine import machine
 from .nnunet import NnunetTask, collect, export_task, is_planned, link_scans
 from .train import DEFAULT_PLAN
 
-PROBE = (4, 14)  # steps of the two trials that tell how long a step takes
-LONGEST_PROBE = 300
+TRIAL_EPOCHS = 4  # the first warms up, the last validates, those between tell how long a step takes
+TRIAL_STEPS = (4, 4000)  # of an epoch, at first and at most
 
 
 @dataclass
@@ -216,20 +218,20 @@ def _steps(entry: Entry, commands: Commands) -> int:
 
 
 def _seconds_per_step(entry: Entry, commands: Commands) -> float:
-    """From the difference of a short and a longer trial: start-up and validation cancel out.
+    """From trials whose epochs grow to about the length that those of the training will have, at most 20 s.
 
-    The longer one grows until the difference stands out from what start-up varies by.
+    What comes once per epoch, such as its checkpoint, then weighs as it will; start-up and validation count nothing.
     """
-    few, many = PROBE
-    _trial(entry, few, commands)  # fills caches
-    short, long = _trial(entry, few, commands), _trial(entry, many, commands)
-    while long - short < 0.3 * short and many < LONGEST_PROBE:
-        many *= 3
-        long = _trial(entry, many, commands)
+    aim = min(max(60 * (entry.benchmark.budget.minutes or 0.0) / EPOCHS, 5.0), 20.0)
+    steps, most = TRIAL_STEPS
+    seconds = _trial(entry, steps, commands)
+    while seconds < 0.6 * aim and steps < most:
+        steps = min(most, int(steps * aim / max(seconds, 0.5)))
+        seconds = _trial(entry, steps, commands)
     if entry.method.trainer:
         trial_model = f"{entry.method.trainer}_{entry.method.plan}_{_trial_tag(entry)}"
         shutil.rmtree(models_root() / entry.task.name / trial_model, ignore_errors=True)
-    return max((long - short) / (many - few), 1e-3)
+    return max(seconds, 0.01) / steps
 
 
 def _trial_tag(entry: Entry) -> str:
@@ -237,20 +239,35 @@ def _trial_tag(entry: Entry) -> str:
 
 
 def _trial(entry: Entry, steps: int, commands: Commands) -> float:
-    """Seconds that a training of so many steps takes, with all that comes with it."""
-    start = time.perf_counter()
+    """Seconds of an epoch of so many steps."""
     if entry.method.is_nnunet:
         results = entry.nnunet.root / "results_seed999"
         shutil.rmtree(results, ignore_errors=True)
-        environment = entry.nnunet.environment(999, 1, steps, commands.threads)
+        environment = entry.nnunet.environment(999, TRIAL_EPOCHS, steps, commands.threads)
         code = commands.call(entry.nnunet.train_command(999, entry.fold, _device()), entry.log, environment)
         shutil.rmtree(results, ignore_errors=True)
     else:
-        command = _train_command(entry, 1, steps, _trial_tag(entry))
-        code = commands.call([*command, "train.mode=overwrite"], entry.log)
-    if code:
+        command = _train_command(entry, TRIAL_EPOCHS, steps, _trial_tag(entry))
+        once = [
+            f"trainer_cfg.epochs={TRIAL_EPOCHS}",
+            "trainer_cfg.swa_epochs=0",
+            f"trainer_cfg.steps_per_epoch={steps}",
+        ]
+        further = [*once, f"trainer_cfg.validate_every={TRIAL_EPOCHS}", "train.mode=overwrite"]
+        code = commands.call([*command, *further], entry.log)
+    said = entry.log.read_text(errors="replace").rpartition("\n$ ")[2]
+    lengths = epoch_seconds(said)
+    if code or len(lengths) < TRIAL_EPOCHS:
         raise UserError(f"{entry.name}: a trial of {steps} steps failed", remedy=f"see {entry.log}")
-    return time.perf_counter() - start
+    return sum(lengths[1:-1]) / len(lengths[1:-1])
+
+
+def epoch_seconds(said: str) -> list[float]:
+    """Length of each epoch, from what nndet_train (time since the beginning) or nnU-Net (time of the epoch) printed."""
+    if given := re.findall(r"Epoch time: ([\d.]+) s", said):
+        return [float(seconds) for seconds in given]
+    since = [float(seconds) for seconds in re.findall(r"^Epoch \d+/\d+ .* (\d+) s, \d+ s left$", said, re.MULTILINE)]
+    return [after - before for before, after in pairwise([0.0, *since])]
 
 
 def _device() -> str:

@@ -52,25 +52,39 @@ def test_epochs_times_steps_is_the_budget_within_a_thirtieth(steps):
     assert abs(epochs * per_epoch - steps) <= max(1, steps / 30)
 
 
-def test_a_trial_grows_until_it_stands_out_from_start_up(task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("step", "minutes"), [(3.0, 10.0), (0.4, 3.0), (0.02, 60.0)])
+def test_trials_grow_to_the_length_of_an_epoch_and_the_steps_fill_the_budget(
+    task, tmp_path, monkeypatch, step, minutes
+):
     from cmb_plugin.workflows import benchmark as workflow
 
     method = parse_methods("nnunet")
-    asked = Benchmark((task.name,), method, (0,), (0,), Budget(None, 10.0), (), tmp_path / "out")
+    asked = Benchmark((task.name,), method, (0,), (0,), Budget(None, minutes), (), tmp_path / "out")
     entry = Entry(asked, task, method[0], 0, 0)
     tried = []
 
     def trial(entry, steps, commands):
         tried.append(steps)
-        return 20 + 0.1 * steps + (1 if len(tried) == 2 else 0)  # a second that start-up took longer
+        return 0.3 + step * steps  # a checkpoint comes once per epoch
 
     monkeypatch.setattr(workflow, "_trial", trial)
     commands = workflow.Commands(1, print)
     steps = workflow._steps(entry, commands)
-    assert tried == [4, 4, 14, 42, 126]
-    assert steps == pytest.approx(6000, rel=0.1)
+    assert len(tried) <= 3
+    epochs, per_epoch = steps_of(steps)
+    assert epochs * (0.3 + step * per_epoch) == pytest.approx(60 * minutes, rel=0.08)
+    before = len(tried)
     assert workflow._steps(entry, commands) == steps
-    assert len(tried) == 5  # the answer is kept
+    assert len(tried) == before  # the answer is kept
+
+
+def test_the_length_of_epochs_is_read_from_what_trainings_print():
+    from cmb_plugin.workflows.benchmark import epoch_seconds
+
+    ours = "Epoch 1/3  loss 2.8  6 s, 12 s left\nEpoch 2/3  loss 2.6  validation Dice 0.900  10 s, 5 s left\n"
+    assert epoch_seconds(ours) == [6.0, 4.0]
+    theirs = "2026-11-21 15:00:00.1: Epoch 0\n2026-11-21 15:00:09.1: Epoch time: 9.04 s\n"
+    assert epoch_seconds(theirs) == [9.04]
 
 
 def test_methods_are_trainers_with_a_plan_nnunet_and_folders(tmp_path):

@@ -1,5 +1,6 @@
 """Plain ``nn.Module``s and losses; nothing here knows Lightning or files."""
 
+from .allocation import keep_freed_memory
 from .fusion import FeatureFusion
 from .heads import DetectionHead, SegmentationHead
 from .losses import classification_loss, dice_and_cross_entropy, regression_loss, sample_anchors, segmentation_loss
@@ -23,6 +24,7 @@ __all__ = [
     "classification_loss",
     "dice_and_cross_entropy",
     "hard_mimics",
+    "keep_freed_memory",
     "peaks_near",
     "pyramid_widths",
     "regression_loss",

@@ -13,7 +13,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
-from cmb_plugin.networks import resolve_precision
+from cmb_plugin.networks import keep_freed_memory, resolve_precision
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.workers import default_workers
 
@@ -70,6 +70,7 @@ def fit(
     )
     replay = Replay(REPLAYED_PLACES, module.plan.patch_size) if module.replay_fraction > 0 else None
     _quiet_lightning()
+    keep_freed_memory()
     trainer = Trainer(
         default_root_dir=folder.root,
         accelerator=config.accelerator,

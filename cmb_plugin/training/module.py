@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import PatchDetections
-from cmb_plugin.networks import autocast, resolve_precision
+from cmb_plugin.networks import autocast, keep_freed_memory, resolve_precision
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.settings import read_settings, typed
@@ -179,6 +179,7 @@ class DetectionModule(LightningModule):
         if module.trainer_cfg.precision == "16-mixed" and device.type == "cpu":
             module.trainer_cfg.precision = "auto"
         resolve_precision(module.trainer_cfg.precision, device)
+        keep_freed_memory()
         return module.to(device, memory_format=torch.channels_last_3d).eval()
 
 

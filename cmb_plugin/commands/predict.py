@@ -92,12 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         regions=args.regions,
         say=print,
     )
-    failed_cases = [(failure.item.case, failure) for failure in report.failures]
-    unplaced = [(failure.item, failure) for failure in report.unplaced]
-    for case, failure in (*failed_cases, *unplaced):
-        print(f"error: {case.case_id}: {failure.error}", file=sys.stderr)
-        if failure.is_bug:
-            print(failure.details, file=sys.stderr)
+    unpredicted = [(failure.item.case, failure.error, failure.is_bug, failure.details) for failure in report.failures]
+    unplaced = [(failure.item, failure.error, failure.is_bug, failure.details) for failure in report.unplaced]
+    for case, error, is_bug, details in (*unpredicted, *unplaced):
+        print(f"error: {case.case_id}: {error}", file=sys.stderr)
+        if is_bug:
+            print(details, file=sys.stderr)
     for case_id, why in report.unknown.items():
         print(f"Note: {case_id}: regions unknown: {why}")
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""

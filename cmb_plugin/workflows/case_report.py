@@ -114,16 +114,19 @@ def _content(predictions: CasePredictions, words: Sequence[str], lesions: Sequen
             }
             for row, lesion in zip(rows, lesions, strict=True)
         ],
-        "removed": [{**entry(row), "reason": str(found.columns[REMOVED][row])} for row in gone],
+        "removed": [{**entry(row), "reason": str(found.columns[REMOVED][row])} for row in gone.tolist()],
     }
 
 
 def write_cohort(folder: Path, case_ids: Sequence[str]) -> Path:
     """Writes ``cohort.tsv``: a row of counts for each placed case."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case_id in case_ids:
         predictions = read_case_predictions(boxes_file(folder, case_id))
-        regions = predictions.regions or {}
+        if predictions.regions is None:
+            rows.append({"case": case_id, "why": "its lesions could not be placed"})
+            continue
+        regions = predictions.regions
         possible_known = regions.get("possible_score") is not None
         counts = cohort_row(counted_lesions(predictions), regions.get("sub_regions", ()), possible_known)
         removed = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())

@@ -61,7 +61,7 @@ class Placing:
             UserError: as ``region_source``.
         """
         channel = brain_channel(ensemble.plan.modalities) or 0
-        source = region_source(words, task, images, channel)
+        source = region_source(words, task, images, channel, str(ensemble.device))
         rules = ensemble.swept.removal.get(source_kind(source.words)) if ensemble.swept else None
         possible = ensemble.swept.possible if ensemble.swept else None
         return cls(source, rules or RemovalRules(), possible, channel)
@@ -79,17 +79,20 @@ class Placing:
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def place_cases(folder: Path, cases: Sequence[Case], placing: Placing, workers: int = 0) -> list[Outcome[Case, str]]:
+def place_cases(folder: Path, cases: Sequence[Case], placing: Placing) -> list[Outcome[Case, str]]:
     """Places the lesions of predicted cases and writes their reports and ``cohort.tsv``.
 
     Returns:
         for each case the reason why its regions are unknown, "" where they are known. Where the map could not be made
         the outcome has an error; the case's report says so too.
     """
-    outcomes = run_cases(partial(place_case, folder=folder, placing=placing), cases, workers=workers,
-                         description=f"Placing lesions of {folder.name}")  # fmt: skip
+    work = partial(place_case, folder=folder, placing=placing)
+    outcomes = [
+        done.result or Outcome[Case, str](done.item, error=done.error, is_bug=done.is_bug, details=done.details)
+        for done in run_cases(work, cases, description=f"Placing lesions of {folder.name}")
+    ]
     write_cohort(folder, [case.case_id for case in cases])
-    return [outcome.result if outcome.result is not None else outcome for outcome in outcomes]
+    return outcomes
 
 
 def place_case(case: Case, folder: Path, placing: Placing) -> Outcome[Case, str]:

@@ -72,8 +72,8 @@ class PredictReport:
     @property
     def exit_code(self) -> int:
         """0, 2 when the user has scans or maps to repair, 1 when a case met a bug."""
-        failed = [*self.failures, *self.unplaced]
-        return 1 if any(failure.is_bug for failure in failed) else 2 if failed else 0
+        bugs = [failure.is_bug for failure in self.failures] + [failure.is_bug for failure in self.unplaced]
+        return 1 if any(bugs) else 2 if bugs else 0
 
 
 def predict(

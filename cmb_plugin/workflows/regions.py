@@ -13,8 +13,7 @@ from cmb_plugin.anatomy import RegionMap
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_grid, read_scan
-from cmb_plugin.paths import ModelFolder, TaskFolder, find_model
-from cmb_plugin.planning import Plan
+from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, models_root
 from cmb_plugin.preparation import estimate_brain
 
 NONE, AUTO, MODEL, PARCELLATION, ATLAS = "none", "auto", "model", "parcellation", "atlas"
@@ -48,7 +47,7 @@ def maps_folder(predictions: Path) -> Path:
     return predictions / "regions"
 
 
-def region_source(words: str, task: TaskFolder, images: Path, channel: int) -> RegionSource:
+def region_source(words: str, task: TaskFolder, images: Path, channel: int, device: str = "cpu") -> RegionSource:
     """What ``--regions`` means.
 
     ``auto`` takes a trained model of the task's regions, else parcellations beside the scans, else the built-in atlas.
@@ -58,15 +57,16 @@ def region_source(words: str, task: TaskFolder, images: Path, channel: int) -> R
         task: whose region models ``model:NAME`` means.
         images: folder of the scans.
         channel: modality in which the brain is seen.
+        device: where a model works.
 
     Raises:
         UserError: no such kind of source, or what it names is not there.
     """
     kind, rest = _kind(words)
     if kind == AUTO:
-        return region_source(_automatic(task, images), task, images, channel)
+        return region_source(_automatic(task, images), task, images, channel, device)
     if kind == MODEL:
-        return _model_source(words, find_model(task, rest))
+        return _model_source(words, find_model(task, rest), device)
     if kind == PARCELLATION:
         folder = Path(rest)
         if not folder.is_dir():
@@ -96,14 +96,8 @@ def _automatic(task: TaskFolder, images: Path) -> str:
 
 def region_models(task: TaskFolder) -> list[ModelFolder]:
     """The trained models of a task that learned its regions."""
-    from cmb_plugin.paths import models_root
-
-    folders = [ModelFolder(path) for path in sorted((models_root() / task.name).glob("*"))]
-    return [
-        folder
-        for folder in folders
-        if folder.trained_folds() and Plan.load(folder.fold(folder.trained_folds()[0]).plan).target == "regions"
-    ]
+    folders = (ModelFolder(path) for path in sorted((models_root() / task.name).glob("*")))
+    return [folder for folder in folders if folder.trained_folds() and folder.target == "regions"]
 
 
 def _scan(case: Case, channel: int) -> tuple[np.ndarray, Grid, np.ndarray | None]:
@@ -127,8 +121,8 @@ def _atlas_source(words: str, rest: str, channel: int) -> RegionSource:
     raise UserError(f"--regions {words}: not built yet", remedy="use parcellation:DIR")
 
 
-def _model_source(words: str, model: ModelFolder) -> RegionSource:
-    from .region_model import RegionModel  # torch is needed for this source alone
+def _model_source(words: str, folder: ModelFolder, device: str) -> RegionSource:
+    from .region_model import RegionModel
 
-    make = RegionModel(model)
-    return RegionSource(words, make, make.files)
+    model = RegionModel(folder, device)
+    return RegionSource(words, make=model, files=model.files)

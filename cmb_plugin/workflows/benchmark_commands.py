@@ -38,7 +38,9 @@ class Commands:
 
     def __init__(self, jobs: int, say: Callable[[str], None]) -> None:
         self.jobs = jobs
-        self.threads = max(1, default_workers() // jobs)
+        cores = default_workers()
+        given = os.environ.get(THREADS[0], "")
+        self.threads = int(given) if jobs == 1 and given.isdecimal() else max(1, cores // jobs)
         self.say = say
         self.stopped = False
         self._running: set[subprocess.Popen[bytes]] = set()

@@ -207,7 +207,7 @@ def parse_methods(text: str) -> tuple[Method, ...]:
     """
     methods = [_method(part.strip()) for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
     slugs = [method.slug.casefold() for method in methods]
-    models = [(method.trainer, method.plan, method.mark) for method in methods if method.trainer]
+    models = [(m.trainer, m.plan, m.mark if m.trainer else "") for m in methods if m.folder is None]  # one folder each
     if not methods or len(set(slugs)) < len(slugs) or len(set(models)) < len(models):
         raise UserError(f"--models {text}: a method is missing or named twice", remedy="name each once")
     return tuple(methods)

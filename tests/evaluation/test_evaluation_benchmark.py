@@ -97,8 +97,9 @@ def test_methods_are_trainers_with_a_plan_nnunet_and_folders(tmp_path):
     assert methods[3].folder == tmp_path.resolve()
     with pytest.raises(UserError, match="RetinaUNetV001"):
         parse_methods("RetinaUNetV01")
-    with pytest.raises(UserError, match="twice"):
-        parse_methods("nnunet,nnunet")
+    for both in ("nnunet,nnunet", "a: nnunet, b: nnunet"):
+        with pytest.raises(UserError, match="twice"):
+            parse_methods(both)
     with pytest.raises(UserError, match="twice"):  # which would train in one folder
         parse_methods("CMBRetinaUNet,CMBRetinaUNet:D3CMB_3d")
 

@@ -80,11 +80,16 @@ class RegionMap:
 
     def group_codes(self) -> np.ndarray:
         """uint8 [z, y, x]: index of each voxel's group in ``(*GROUPS, *NOT_TISSUE, UNKNOWN)``."""
-        table = np.full(int(self.labels.max(initial=0)) + 1, CODES[UNKNOWN], dtype=np.uint8)
-        for value, place in self.places.items():
-            if value < len(table):
-                table[value] = CODES[place.group]
-        return table[self.labels]
+        return codes_of(self.places, int(self.labels.max(initial=0)))[self.labels]
 
 
 CODES = {group: code for code, group in enumerate((*GROUPS, *NOT_TISSUE, UNKNOWN))}
+
+
+def codes_of(places: Mapping[int, Place], largest: int) -> np.ndarray:
+    """uint8 [largest + 1]: the code of each label's group; that of ``UNKNOWN`` where nothing is said."""
+    table = np.full(largest + 1, CODES[UNKNOWN], dtype=np.uint8)
+    for value, place in places.items():
+        if value <= largest:
+            table[value] = CODES[place.group]
+    return table

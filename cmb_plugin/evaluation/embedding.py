@@ -26,16 +26,16 @@ def name_prototypes(
         seen: what each detection truly is: the name of a class, the kind of a mimic, or ``none``.
 
     Returns:
-        K names (``cmb 1``, ``mimic 2 (vein_straight)``; a mimic's most frequent kind, where any is known), and for each
-        prototype how many detections of what lie nearest to it.
+        K names (``cmb 1``, ``mimic 2``, or ``mimic 2 (vein_straight)`` where that kind is at least half of what lies
+        nearest to it), and for each prototype how many detections of what lie nearest to it.
     """
     members = [Counter(np.asarray(seen, dtype=object)[np.asarray(nearest) == k].tolist()) for k in range(len(kinds))]
     numbers: Counter[str] = Counter()
     names = []
     for kind, counts in zip(kinds, members, strict=True):
         numbers[kind] += 1
-        known = [(n, name) for name, n in counts.items() if name not in (NONE, *set(kinds))]
-        meaning = f" ({max(known)[1]})" if kind == MIMIC and known else ""
+        known = [name for name, n in counts.items() if name not in (NONE, *kinds) and 2 * n >= counts.total()]
+        meaning = f" ({known[0]})" if kind == MIMIC and known else ""
         names.append(f"{kind} {numbers[kind]}{meaning}")
     return names, [dict(counts.most_common()) for counts in members]
 

@@ -10,10 +10,12 @@ from cmb_plugin.evaluation.embedding import embedding_figure, name_prototypes, p
 KINDS = ["cmb", "cmb", "mimic", "mimic", "mimic"]
 
 
-def test_mimic_prototypes_are_named_after_the_kind_that_is_most_frequent_near_them():
+def test_mimic_prototypes_are_named_after_the_kind_that_is_half_of_what_lies_near_them():
     nearest = np.array([0, 0, 2, 2, 2, 3, 3, 2])
     seen = ["cmb", "vein", "vein", "vein", "iron", "none", "cmb", "none"]
     names, members = name_prototypes(KINDS, nearest, seen)
+    rarely = name_prototypes(KINDS, nearest, ["cmb", "vein", "vein", "iron", "air", "none", "cmb", "none"])[0]
+    assert rarely[2] == "mimic 1"
     # A lesion's prototype keeps its name whatever lies there; without known mimics nothing is said about kinds.
     assert names == ["cmb 1", "cmb 2", "mimic 1 (vein)", "mimic 2", "mimic 3"]
     assert members[0] == {"cmb": 1, "vein": 1}

@@ -2,9 +2,9 @@
 
     python benchmarks/coarse_map_vs_mars.py MARS_scale_parcellation_map_mni.nii.gz
 
-The atlas is that of github.com/v-sundaresan/microbleed-size-counting, which is not part of this project. Its voxels are
-taken at 1 mm, the map's nearest voxel with them. Prints a Markdown table: of the voxels that the atlas gives to a group,
-how many the map gives to it, among the voxels to which both give a group and among all; and the Dice of each group.
+The atlas is that of github.com/v-sundaresan/microbleed-size-counting, which is not part of this project. The map is
+taken at its voxels of 1 mm. Prints a Markdown table: of the voxels that the atlas gives to a group, how many the map
+gives to it too, among those to which both give a group and among all; and the Dice of each group.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ def main() -> None:
     codes = [CODES[group] for group in GROUPS]
     both = np.isin(ours, codes) & np.isin(theirs, codes)
     either = np.isin(theirs, codes)
-    print(
-        "| group | voxels of the atlas | same group, where both give one | same group, of all | Dice |\n|---|---|---|---|---|"
-    )
+    print("| group | voxels of the atlas | same group, where both give one | same group, of all | Dice |")
+    print("|---|---|---|---|---|")
     for name, chosen in (*((group, [CODES[group]]) for group in GROUPS), ("all", codes)):
         wanted = np.isin(theirs, chosen)
         same = wanted & (ours == theirs)

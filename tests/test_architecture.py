@@ -124,7 +124,7 @@ GROUND_FLOOR = ["errors", "files", "plugins", "paths", "settings", "workers", "d
         (["training"], ("SimpleITK",)),
         (["phantom"], ("torch", "SimpleITK", "lightning", "monai")),
         (["evaluation"], ("torch", "SimpleITK", "lightning")),
-        (["anatomy"], ("torch", "SimpleITK", "nilearn", "matplotlib")),
+        (["anatomy"], ("torch", "SimpleITK", "nilearn", "lightning")),
         (["conversion"], ("torch", "SimpleITK", "lightning", "matplotlib", "openpyxl")),
         (["commands"], ("torch", "SimpleITK", "lightning", "monai", "nnunetv2", "matplotlib", "scipy", "blosc2")),
     ],

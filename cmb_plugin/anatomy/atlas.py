@@ -10,6 +10,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_stored
+from cmb_plugin.preparation import estimate_brain
 
 from .regions import CODES, GROUPS, Place, RegionMap, codes_of
 from .registration import register
@@ -98,8 +99,6 @@ def atlas_regions(image: np.ndarray, grid: Grid, atlas: Atlas, brain: np.ndarray
     """
     source = f"atlas:{atlas.title}"
     if brain is None:
-        from cmb_plugin.preparation import estimate_brain  # it needs torch
-
         brain = estimate_brain(image, grid.spacing)
     if brain is None or not brain.any():
         nothing = np.zeros(grid.shape, np.uint16)

@@ -184,9 +184,7 @@ class _Pair:
         transform = Registration(matrix, 0, 0, 0).transform
         inside = sitk.GetArrayFromImage(self.brain) > 0.5
         expected = sitk.GetArrayFromImage(sitk.Resample(self.template_brain, self.scan, transform)) > 0.5
-        overlap = (
-            2 * np.count_nonzero(inside & expected) / max(1, np.count_nonzero(inside) + np.count_nonzero(expected))
-        )
+        overlap = 2 * np.count_nonzero(inside & expected) / max(1, int(inside.sum()) + int(expected.sum()))
         as_large = np.count_nonzero(sitk.GetArrayFromImage(self.template_brain) > 0.5) * np.prod(
             self.template_brain.GetSpacing()
         )

@@ -147,6 +147,39 @@ def test_a_record_of_other_overrides_is_refused_before_anything_begins(task, tmp
     assert table.is_finished()
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monkeypatch, jobs):
+    from cmb_plugin.workflows.benchmark import run_benchmark
+
+    write_json(task.splits, [{"train": ["sub-01"], "val": ["sub-02"]}])
+    methods = parse_methods("RetinaUNetV001, broken: CMBRetinaUNet x=1, CMBRetinaUNet")
+    asked = Benchmark((task.name,), methods, (0,), (0, 1), Budget(20, None), (), tmp_path / "out", jobs=jobs)
+    asked = dataclasses.replace(asked, phases=("train", "predict"))
+    called = []
+
+    def call(self, command, log, environment=None):
+        called.append(command)
+        for entry in asked.entries(task):
+            if {f"module={entry.method.trainer}", f"exp.tag={entry.tag}"} <= set(command):
+                entry.fold_folder.root.mkdir(parents=True, exist_ok=True)
+        return int("x=1" in command)
+
+    monkeypatch.setattr(Commands, "call", call)
+    done = run_benchmark(asked, say=lambda _: None)
+    assert list(done.failed) == [f"{task.name} broken_fold0_seed0", f"{task.name} broken_fold0_seed1"]
+    assert [entry.name for entry in done.finished] == [
+        f"{name}_fold0_seed{seed}" for seed in (0, 1) for name in ("RetinaUNetV001", "CMBRetinaUNet")
+    ]
+    record = done.finished[0].state()
+    assert record["jobs"] == jobs
+    assert {"processor", "cores", "torch", "commit"} <= set(record["machine"])
+    assert record["commands"]["train"].startswith(f"nndet_train {task.root} -o module=RetinaUNetV001")
+    assert len(called) == 10  # four train and predict, two fail to train
+    called.clear()
+    assert len(run_benchmark(asked, say=lambda _: None).failed) == 2  # again: what failed alone is tried again
+    assert len(called) == 2
+
+
 def test_jobs_work_side_by_side_with_a_share_of_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr("cmb_plugin.workflows.benchmark_commands.default_workers", lambda: 6)
     commands = Commands(2, lambda _: None)

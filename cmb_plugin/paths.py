@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
+from .files import read_json
 from .plugins import suggest
 
 
@@ -141,6 +142,12 @@ class ModelFolder:
         return sorted(int(match[1]) for match in found if match)
 
     @property
+    def target(self) -> str:
+        """What the model learned, as its plan says: ``lesions`` or ``regions``."""
+        plans = [path for number in self.trained_folds() if (path := self.fold(number).plan).is_file()]
+        return str(read_json(plans[0]).get("target", "lesions")) if plans else "lesions"
+
+    @property
     def consolidated(self) -> FoldFolder:
         """Predictions and results of all folds together."""
         return FoldFolder(self.root / "consolidated")
@@ -186,7 +193,8 @@ def _names(folders: Iterable[Path]) -> str:
 
 
 def find_model(task: TaskFolder, model: str | None = None, root: Path | None = None) -> ModelFolder:
-    """The trained model that ``model`` means: its folder's name, a path, or None when there is only one.
+    """The trained model that ``model`` means: its folder's name, a path, or None when there is only one, models of
+    regions not counted unless there are no others.
 
     Raises:
         UserError: none or several fit.
@@ -196,6 +204,8 @@ def find_model(task: TaskFolder, model: str | None = None, root: Path | None = N
     folder = (root or models_root()) / task.name
     trained = sorted(path for path in folder.glob("*") if ModelFolder(path).trained_folds()) if folder.is_dir() else []
     matches = [path for path in trained if model is None or path.name == model]
+    if len(matches) > 1:
+        matches = [path for path in matches if ModelFolder(path).target == "lesions"] or matches
     if len(matches) == 1:
         return ModelFolder(matches[0])
     if len(matches) > 1:

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     the voxel i j k), and, if there is one, score, class, diameter_mm.
 
     Files: val_results or test_results of the fold, of several folds those of consolidated, or --output, hold
-    metrics.json, detections.tsv, froc.png, gallery.png and report.html, one page with everything (docs/evaluation.md).
+    metrics.json, detections.tsv, froc.png, gallery.png and report.html, one page with everything (docs/evaluation.md);
+    of a model of regions metrics.json, regions.tsv and dice.png (docs/segmentation.md).
     Exit code 2 when a case had no readable predictions or label; the others are measured all the same, and a case
     without predictions counts as one in which nothing was found.
     """
@@ -127,6 +128,10 @@ def show(run: EvaluationRun, console: Console) -> None:
 
     metrics = run.metrics
     line(run.title)
+    if metrics.get("target") == "regions":
+        _show_regions(metrics, console, line)
+        _show_files(run, line)
+        return
     line(
         f"{metrics['n_cases']} scans, {metrics['n_healthy']} healthy; "
         f"reported from score {metrics['operating_point']['score']:.3g} on"
@@ -160,10 +165,31 @@ def show(run: EvaluationRun, console: Console) -> None:
     if metrics["n_possible"]:
         found = metrics["overall"]["distance"]["ignored"]
         line(f"{found} of {metrics['n_possible']} possible lesions were found; they count neither way above")
+    _show_files(run, line)
+
+
+def _show_files(run: EvaluationRun, line: Callable[[str], None]) -> None:
     for note in run.notes:
         line(f"note: {note}")
     for file in run.files:
         line(f"wrote {file}")
+
+
+def _show_regions(metrics: dict[str, Any], console: Console, line: Callable[[str], None]) -> None:
+    """Dice of every region, and how many lesions were put into their own."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("region", "Dice", "95 % interval", "lowest"):
+        table.add_column(column, justify="left" if column == "region" else "right", no_wrap=True)
+    for name, block in metrics["regions"].items():
+        interval = "-" if block["interval"] is None else "-".join(f"{end:.3f}" for end in block["interval"])
+        table.add_row(name, _number(block["dice"]), interval, _number(block["lowest"]))
+    line(f"{metrics['n_cases']} scans, mean Dice {_number(metrics['mean_dice'])}")
+    console.print(table)
+    for which, counts in metrics["lesions"].items():
+        line(f"lesions, {which.replace('_', ' ')}: {counts['n']}, in the right region {_number(counts['accuracy'])}")
 
 
 def _show_intervals(metrics: dict[str, Any], line: Callable[[str], None]) -> None:

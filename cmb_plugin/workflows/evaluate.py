@@ -29,6 +29,7 @@ from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
 
 from .operating import Swept, swept_point
+from .region_evaluation import evaluate_regions
 from .removal import choose_removal
 from .results import EvaluationRun, Loaded, measure_loaded, write_results
 
@@ -93,6 +94,9 @@ def evaluate(
         raise UserError("--predictions: does not say where to write", remedy="name a folder with --output")
     source = _source(task_folder, model, fold, split) if predictions is None else _elsewhere(Path(predictions))
     cases, folders = _cases(dataset, source, split)
+    if predictions is None and find_model(task_folder, model).target == "regions":
+        title = f"{task_folder.name}, {source.words}, {split}"
+        return evaluate_regions(dataset, cases, folders, Path(output or source.results or ""), title, split)
     loaded = _load(cases, folders, dataset, source, workers, connectivity=config.connectivity if masks else None)
     config, origin = _with_operating_point(config, source, loaded)
 

@@ -1,0 +1,68 @@
+"""The U-Net of segmentation trainers and its loss, against MONAI and closed forms."""
+
+import math
+
+import monai
+import pytest
+import torch
+
+from cmb_plugin.networks import UNet, dice_and_cross_entropy
+from cmb_plugin.planning import Architecture
+
+ARCHITECTURE = Architecture((4, 8, 8), ((1, 1, 1), (2, 2, 2), (1, 2, 2)), ((3, 3, 3),) * 3, (2, 1, 2), 0, ())
+
+
+def logits_and_classes(seed=0, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 1 + classes, 5, 6, 7, generator=generator)
+    return logits, torch.randint(0, 1 + classes, (2, 5, 6, 7), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sum_equals_monai(seed):
+    logits, classes = logits_and_classes(seed)
+    monais = monai.losses.DiceCELoss(
+        softmax=True, to_onehot_y=True, include_background=False, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    assert sum(dice_and_cross_entropy(logits, classes)) == pytest.approx(monais(logits, classes[:, None]).item())
+
+
+def test_undecided_scores_give_the_closed_form():
+    classes = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    classes[0, 0] = 1  # a quarter of the voxels
+    dice, cross_entropy = dice_and_cross_entropy(torch.zeros(1, 2, 4, 4, 4), classes)
+    assert cross_entropy.item() == pytest.approx(math.log(2))
+    assert dice.item() == pytest.approx(1 - 2 * 16 * 0.5 / (64 * 0.5 + 16), abs=1e-5)
+
+
+def test_a_class_that_the_batch_lacks_is_not_pushed():
+    logits, _ = logits_and_classes()
+    present = torch.randint(0, 3, logits[:, 0].shape, generator=torch.Generator().manual_seed(1))
+    without, _ = dice_and_cross_entropy(logits, present)
+    scores = logits.softmax(dim=1)
+    by_hand = [
+        1 - 2 * (scores[:, k] * (present == k)).sum() / (scores[:, k].sum() + (present == k).sum()) for k in (1, 2)
+    ]
+    assert without.item() == pytest.approx(float(sum(by_hand)) / 2, abs=1e-5)
+    logits.requires_grad_()
+    dice, _ = dice_and_cross_entropy(logits, torch.zeros_like(present))
+    dice.backward()
+    assert dice.item() == 0
+    assert logits.grad.abs().max() == 0
+
+
+def test_weights_of_voxels_make_a_weighted_mean():
+    logits, classes = logits_and_classes()
+    chosen = torch.zeros(classes.shape)
+    chosen[1] = 3.0
+    _, only_second = dice_and_cross_entropy(logits, classes, chosen)
+    _, second = dice_and_cross_entropy(logits[1:], classes[1:])
+    assert only_second.item() == pytest.approx(second.item())
+
+
+def test_every_weight_of_the_network_is_used():
+    network = UNet(2, 4, ARCHITECTURE)
+    scores = network(torch.randn(1, 2, 8, 12, 16))
+    assert scores.shape == (1, 4, 8, 12, 16)
+    scores.square().sum().backward()
+    assert [name for name, weight in network.named_parameters() if weight.grad is None] == []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_grid, read_scan
 from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, models_root
 from cmb_plugin.preparation import estimate_brain
+
+if TYPE_CHECKING:
+    from cmb_plugin.anatomy.atlas import Atlas
 
 NONE, AUTO, MODEL, PARCELLATION, ATLAS = "none", "auto", "model", "parcellation", "atlas"
 BUILT_IN = f"{ATLAS}:builtin"
@@ -118,7 +122,21 @@ def _from_parcellation(case: Case, folder: Path, channel: int) -> RegionMap:
 
 
 def _atlas_source(words: str, rest: str, channel: int) -> RegionSource:
-    raise UserError(f"--regions {words}: not built yet", remedy="use parcellation:DIR")
+    from cmb_plugin.anatomy.atlas import read_atlas
+
+    file, _, table = rest.partition(":")
+    atlas = read_atlas(file, table or None)
+    used = [Path(name) for name in (file, table)]
+    return RegionSource(
+        words, partial(_from_atlas, atlas=atlas, channel=channel), lambda case: [case.images[channel], *used]
+    )
+
+
+def _from_atlas(case: Case, atlas: Atlas, channel: int) -> RegionMap:
+    from cmb_plugin.anatomy.atlas import atlas_regions
+
+    image, grid, brain = _scan(case, channel)
+    return atlas_regions(image, grid, atlas, brain)
 
 
 def _model_source(words: str, folder: ModelFolder, device: str) -> RegionSource:

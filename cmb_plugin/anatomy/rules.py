@@ -85,7 +85,11 @@ def remove_impossible(located: Detections, rules: RemovalRules) -> Detections:
 
 
 def choose_rules(
-    lesions: Sequence[Detections], source: str, margin_mm: float = MARGIN_MM, enough: int = ENOUGH_LESIONS
+    lesions: Sequence[Detections],
+    source: str,
+    count: int | None = None,
+    margin_mm: float = MARGIN_MM,
+    enough: int = ENOUGH_LESIONS,
 ) -> RemovalRules:
     """The narrowest limits that keep every true lesion of the validation scans, and a margin.
 
@@ -96,6 +100,7 @@ def choose_rules(
         lesions: per scan the true lesions with the columns of ``locate``: their own boxes and those of the detections
             that found them.
         source: of the region maps, as on the command line; only its kind (``atlas``, ...) is kept.
+        count: how many lesions those are, where some stand there twice.
         margin_mm: added to the distance of the farthest lesion.
         enough: so many lesions must be known.
     """
@@ -105,7 +110,7 @@ def choose_rules(
     in_ventricle = groups == "ventricle"
     farthest_outside = _farthest(depths[placed & ~in_ventricle])
     farthest_ventricle = _farthest(depths[placed & in_ventricle])
-    count = int(placed.sum())
+    count = int(placed.sum()) if count is None else count
     floor = RemovalRules() if count < enough else RemovalRules(outside_mm=0.0, ventricle_mm=0.0)
     return RemovalRules(
         outside_mm=max(round(farthest_outside + margin_mm, 1), floor.outside_mm),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_plugin.anatomy import RegionMap, locate
+from cmb_plugin.anatomy import locate
 from cmb_plugin.anatomy.rules import RemovalRules, choose_rules, source_kind
 from cmb_plugin.anatomy.storage import load_map
 from cmb_plugin.detections import Detections
@@ -27,23 +27,26 @@ def choose_removal(
         config: ``match_mm``.
     """
     config = config or EvaluationConfig()
-    lesions: dict[str, list[Detections]] = {}
+    placed: dict[str, list[tuple[CaseResult, Detections]]] = {}
     for case in cases:
         regions = load_map(maps_folder(predictions), case.case_id)
         if regions is not None and regions.trusted:
-            lesions.setdefault(source_kind(regions.source), []).append(true_lesions(case, regions, config))
-    if not lesions:
+            boxes = lesion_boxes(case, config)
+            located = locate(Detections(boxes, np.ones(len(boxes)), np.zeros(len(boxes))), regions)
+            placed.setdefault(source_kind(regions.source), []).append((case, located))
+    if not placed:
         return None
-    kind = max(lesions, key=lambda name: len(lesions[name]))  # maps of two kinds err in two ways
-    return choose_rules(lesions[kind], kind)
+    kind = max(placed, key=lambda name: len(placed[name]))  # maps of two kinds err in two ways
+    count = sum(len(case.truth_boxes) for case, _ in placed[kind])
+    return choose_rules([located for _, located in placed[kind]], kind, count)
 
 
-def true_lesions(case: CaseResult, regions: RegionMap, config: EvaluationConfig) -> Detections:
-    """The lesions of a scan, located: their own boxes, and of each the best detection that is close enough to be it."""
+def lesion_boxes(case: CaseResult, config: EvaluationConfig) -> np.ndarray:
+    """[M, 6] where the lesions of a scan lie: their own boxes, and of each the best detection that is close enough."""
     boxes = case.truth_boxes
-    if len(boxes) and len(case.detections):
-        distance = pair_distance(case.detections.boxes, boxes, case.spacing)
-        near = (distance <= config.match_mm) & (case.detections.labels[:, None] == case.truth_labels[None])
-        best = np.where(near, case.detections.scores[:, None], -1).argmax(axis=0)[near.any(axis=0)]
-        boxes = np.concatenate([boxes, case.detections.boxes[best]])
-    return locate(Detections(boxes, np.ones(len(boxes)), np.zeros(len(boxes))), regions)
+    if not len(boxes) or not len(case.detections):
+        return boxes
+    distance = pair_distance(case.detections.boxes, boxes, case.spacing)
+    near = (distance <= config.match_mm) & (case.detections.labels[:, None] == case.truth_labels[None])
+    best = np.where(near, case.detections.scores[:, None], -1).argmax(axis=0)[near.any(axis=0)]
+    return np.concatenate([boxes, case.detections.boxes[best]])

@@ -5,8 +5,8 @@
 Takes the validation and test predictions of each model's fold as they are. ``--regions`` is what ``nndet_predict``
 takes, or ``truth``: the task's own ``regions{Tr,Ts}``, or ``brain``: nothing but the outline of the brain as it is
 estimated from the scan. The limits are chosen on the validation scans of the same model. Prints a Markdown table: at
-the operating point, and at fixed sensitivities, with paired differences over resampled scans. A scan that ``--cache`` holds
-is not placed again, so the script can be stopped and started.
+the operating point, and at fixed sensitivities, with paired differences over resampled scans. A scan that ``--cache``
+holds is not placed again, so the script can be stopped and started.
 """
 
 from __future__ import annotations

@@ -78,9 +78,8 @@ def main() -> None:
     args = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     raw = args.task / "raw_splitted"
-    print(
-        "| case | variant | right voxels | quality | Dice | contrast | trust | CPU s |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| case | variant | right voxels | quality | Dice | contrast | trust | CPU s |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in args.cases:
         image, grid = read_scan(raw / "imagesTr" / f"{case}_0000.nii.gz")
         truth, _ = read_mask(raw / "regionsTr" / f"{case}.nii.gz")

@@ -6,6 +6,7 @@ It is followed from several first turns of the head, after the outlines of the t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,21 +162,25 @@ class _Pair:
         affine.SetMatrix(start.GetMatrix())
         affine.SetTranslation(start.GetTranslation())
 
-        outlines = _method(affine, step=2.0, iterations=30)
-        outlines.SetMetricAsMeanSquares()
-        outlines.Execute(self.outline, self.template_outline)
-        for scan, template, iterations in (
-            (self.search, self.template_search, 40),
-            (self.scan, self.template, 40),
-        ):
-            method = _method(affine, step=1.0, iterations=iterations)
-            method.SetMetricAsMattesMutualInformation(BINS)
-            method.SetMetricFixedMask(sitk.Resample(self.within, scan, sitk.Transform(), sitk.sitkNearestNeighbor))
-            method.Execute(scan, template)
+        with contextlib.suppress(RuntimeError):  # ITK gives up where the images come apart: measure what was reached
+            self._follow(affine)
         matrix = np.eye(4)
         matrix[:3, :3] = np.reshape(affine.GetMatrix(), (3, 3))
         matrix[:3, 3] = affine.TransformPoint((0.0, 0.0, 0.0))
         return matrix
+
+    def _follow(self, affine: Any) -> None:
+        """Improves a transform in place, stage by stage."""
+        import SimpleITK as sitk
+
+        outlines = _method(affine, step=2.0, iterations=30)
+        outlines.SetMetricAsMeanSquares()
+        outlines.Execute(self.outline, self.template_outline)
+        for scan, template in ((self.search, self.template_search), (self.scan, self.template)):
+            method = _method(affine, step=1.0, iterations=40)
+            method.SetMetricAsMattesMutualInformation(BINS)
+            method.SetMetricFixedMask(sitk.Resample(self.within, scan, sitk.Transform(), sitk.sitkNearestNeighbor))
+            method.Execute(scan, template)
 
     def measure(self, matrix: np.ndarray) -> Registration:
         """How well a matrix fits."""

@@ -35,6 +35,7 @@ from cmb_plugin.workflows.regions import RegionSource, region_source
 from cmb_plugin.workflows.removal import lesion_boxes
 
 SENSITIVITIES = (0.7, 0.75, 0.8)
+STEP_MM = 1.5
 Scans = dict[str, list[CaseResult]]  # by model
 
 
@@ -60,6 +61,15 @@ def source_of(words: str, dataset: Dataset) -> RegionSource:
     return region_source(words, dataset.task, dataset.task.images("Ts"), channel)
 
 
+def thinned(regions: RegionMap) -> RegionMap:
+    """The map on voxels of about ``STEP_MM``: distances are right to a millimetre, in a tenth of the time."""
+    steps = [max(1, round(STEP_MM / side)) for side in regions.grid.spacing]
+    labels = regions.labels[tuple(slice(None, None, step) for step in steps)]
+    z, y, x = (side * step for side, step in zip(regions.grid.spacing, steps, strict=True))
+    grid = dataclasses.replace(regions.grid, shape=labels.shape, spacing=(z, y, x))
+    return dataclasses.replace(regions, labels=labels, grid=grid)
+
+
 def place(scans: Scans, files: dict[str, Case], source: RegionSource, cache: Path) -> Scans:
     """The same scans with the place of every detection, and after the detections the lesions' own boxes.
 
@@ -71,9 +81,9 @@ def place(scans: Scans, files: dict[str, Case], source: RegionSource, cache: Pat
         boxes = [np.concatenate([case.detections.boxes, lesion_boxes(case, EvaluationConfig())]) for case in cases]
         path = cache / f"{name}.json"
         if not path.is_file():
-            regions = source.make(files[name])
+            regions = thinned(source.make(files[name]))
             print(f"{name}: quality {regions.quality} {regions.why}", flush=True)
-            together = np.concatenate(boxes)
+            together = np.concatenate(boxes) * np.tile(np.asarray(cases[0].spacing) / regions.grid.spacing, 2)
             found = locate(Detections(together, np.ones(len(together)), np.zeros(len(together))), regions).columns
             depths = [None if np.isnan(depth) else round(float(depth), 3) for depth in found["tissue_mm"]]
             write_json(path, {"region_group": found["region_group"].tolist(), "tissue_mm": depths})

@@ -31,6 +31,7 @@ FOOTER = (
 WIDTH, HEIGHT, EDGE = 8.27, 11.69, 0.55
 INNER = WIDTH - 2 * EDGE
 TILES, BRAINS, ROW, CAPTION, GAP = 0.74, 2.15, 0.168, 0.2, 0.03
+LONG = "deep and periventricular white matter"
 VIEW_MM = 30.0  # field of view of a lesion's planes
 GLASS_MM = 1.5  # voxels of the glass brain
 
@@ -132,7 +133,8 @@ def _tiles(sheet: _Sheet, content: PageContent, top: float) -> float:
         x = EDGE + index * (width + 0.12)
         sheet.box(x, top, width, TILES, "#f4f6f9")
         sheet.box(x, top, 0.06, TILES, colour)
-        sheet.write(x + 0.2, top + 0.31, str(count), fontsize=21, weight="bold", color=colour)
+        shown = str(count) if index == 0 or name not in GROUPS or content.regions.trusted else "–"
+        sheet.write(x + 0.2, top + 0.31, shown, fontsize=21, weight="bold", color=colour)
         sheet.write(x + 0.2, top + 0.6, name, fontsize=8, color=SOFT)
         if index == 0 and content.possible_known:
             extra = f"+ {number(lesions, certainty='possible')} possible"
@@ -173,7 +175,9 @@ def _draw_glass(axes: Axes, content: PageContent, turned: Mapping, down: int, ri
             (np.arange(n) + 0.5) * size[axis] / n for axis, n in ((right, depth.shape[1]), (down, depth.shape[0]))
         ]
         if min(depth.shape) > 1:
-            axes.contour(*middles, depth > 0, levels=[0.5], colors=SOFT, linewidths=0.8)
+            closed = np.pad(depth > 0, 1)  # the outline runs along the edge of a scan that ends within the brain
+            around = [np.concatenate([[0.0], places, [end]]) for places, end in zip(middles, extent[1:3], strict=True)]
+            axes.contour(*around, closed, levels=[0.5], colors=SOFT, linewidths=0.8)
             codes = turned.orient(content.regions.group_codes())[thin] if content.regions.trusted else None
             for group in GROUPS[1:]:
                 part = (codes == CODES[group]).any(axis=across) if codes is not None else np.zeros_like(depth, bool)
@@ -216,12 +220,14 @@ def _mars(sheet: _Sheet, content: PageContent, left: float, top: float, width: f
     y += 0.13
     previous = ""
     for group, region in mars_rows(content.lesions, content.regions.sub_regions):
+        if group in GROUPS and not content.regions.trusted:
+            continue  # a row of zeros would say that there are none
         if group != previous:
             sheet.line(left, y - ROW / 2 + 0.005, width)
             sheet.write(left, y, group, fontsize=7, weight="bold", color=COLOURS[group])
             previous = group
         name = region or ("place unknown" if group == UNKNOWN else "sub-region not known")
-        name = name.replace("deep and periventricular white matter", "deep, periventricular white m.")
+        name = name.replace(LONG, "deep, periventricular white m.")
         sheet.write(left + 0.88, y, name, fontsize=7.3)
         which = {"group": group, "region": region}
         values = [number(content.lesions, side=side, **which) for side in SIDES[:2]]
@@ -256,10 +262,11 @@ def _facts(sheet: _Sheet, content: PageContent, left: float, top: float, width: 
     name, why = pattern(lesions)
     gone = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())
     quality = "" if regions.quality is None else f", quality {regions.quality:.2f}"
+    plural = "" if number(lesions) == 1 else "s"
     facts = [
         ("Burden", burden(number(lesions)), "of 0, 1, 2-4, >=5", INK),
         ("Pattern (Boston 2.0)", name, why, INK),
-        ("ARIA-H", f"{number(lesions)} microhaemorrhages", "severity counts new ones: needs a baseline scan", INK),
+        ("ARIA-H", f"{number(lesions)} microhaemorrhage{plural}", "severity counts new ones: needs a baseline", INK),
         ("Regions from", f"{regions.source}{quality}" if regions.trusted else "unknown", regions.why,
          INK if regions.trusted else WARN),
         ("Removed", f"{gone} in impossible places", "reasons stand in the report file" if gone else "", INK),
@@ -291,7 +298,9 @@ def _planes(sheet: _Sheet, content: PageContent, top: float) -> None:
     columns = 2 if len(rows) <= 4 else 3
     width = (INNER - 0.16 * (columns - 1)) / columns
     side = (width - 2 * GAP) / 3
-    lines = max(1, int(room // (side + CAPTION + 0.06)))
+    # Rather a line more of somewhat smaller planes than an empty end of the page.
+    lines = max(1, int(room // (0.85 * side + CAPTION + 0.06)))
+    side = min(side, room / lines - CAPTION - 0.06) if len(rows) > (lines - 1) * columns else side
     most = lines * columns
     chosen = list(range(len(rows)))
     aside = f"{VIEW_MM:g} mm, highest score first"
@@ -309,12 +318,18 @@ def _planes(sheet: _Sheet, content: PageContent, top: float) -> None:
         y = top + 0.12 + place // columns * (side + CAPTION + 0.06)
         lesion, row = content.lesions[index], rows[index]
         colour = COLOURS[lesion.group]
-        words = [lesion.side, lesion.region or lesion.group, "(possible)" if lesion.certainty == "possible" else ""]
+        words = [
+            lesion.side,
+            lesion.region.replace(LONG, "deep white matter") or lesion.group,
+            "(possible)" if lesion.certainty == "possible" else "",
+        ]
         size, score = content.predictions.diameters_mm[row], content.predictions.detections.scores[row]
         sheet.write(x, y + CAPTION / 2, f"{index + 1}", fontsize=7.5, weight="bold", color=colour)
-        offset = 0.12 + 0.06 * (index >= 9) + 0.06 * (index >= 99)
+        offset = 0.06 + 0.07 * len(str(index + 1))
         sheet.write(x + offset, y + CAPTION / 2, " ".join(word for word in words if word), fontsize=7)
-        sheet.write(x + width, y + CAPTION / 2, f"{size:.1f} mm  {score:.2f}", fontsize=6.5, color=SOFT, ha="right")
+        sheet.write(
+            x + 3 * side + 2 * GAP, y + CAPTION / 2, f"{size:.1f} mm  {score:.2f}", fontsize=6.5, color=SOFT, ha="right"
+        )
         crop = None
         if content.scan is not None:
             box = content.predictions.detections.boxes[row]

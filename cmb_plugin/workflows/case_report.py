@@ -10,7 +10,7 @@ import numpy as np
 
 from cmb_plugin.anatomy import RegionMap
 from cmb_plugin.anatomy.counts import COHORT_COLUMNS, Lesion, cohort_row, lesions_of, summary
-from cmb_plugin.anatomy.regions import CODES
+from cmb_plugin.anatomy.regions import CODES, GROUPS
 from cmb_plugin.dataset import CasePredictions, boxes_file, read_case_predictions
 from cmb_plugin.dataset.predictions import REMOVED, write_table
 from cmb_plugin.errors import UserError
@@ -129,6 +129,8 @@ def write_cohort(folder: Path, case_ids: Sequence[str]) -> Path:
         regions = predictions.regions
         possible_known = regions.get("possible_score") is not None
         counts = cohort_row(counted_lesions(predictions), regions.get("sub_regions", ()), possible_known)
+        if not regions.get("trusted"):  # a zero would say that there are none
+            counts |= dict.fromkeys((*GROUPS, "right", "left"))
         removed = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())
         rows.append(
             {

@@ -112,7 +112,7 @@ def as_labels(values: np.ndarray, table: LabelTable, title: str) -> tuple[np.nda
         UserError: values that are no whole numbers from 0 to ``FIRST_FREE``.
     """
     wrong = f"{title}: holds values that are no labels"
-    if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) >= FIRST_FREE:
+    if not np.isfinite(values).all() or values.min(initial=0) < -ROUNDING or values.max(initial=0) >= FIRST_FREE:
         raise UserError(wrong, remedy=f"give a file of whole numbers from 0 to {FIRST_FREE - 1}")
     labels = np.rint(values).astype(np.uint16)
     if values.dtype.kind == "f" and float(np.abs(values - labels).max(initial=0)) > ROUNDING:

@@ -53,7 +53,7 @@ def test_unknown_labels_are_reported_and_stay_unknown_tissue(tmp_path: Path) -> 
 def test_a_parcellation_beside_the_brain_is_not_trusted(tmp_path: Path) -> None:
     path, labels, grid = head(tmp_path)
     assert parcellation_regions(path, grid, brain=labels > 0).trusted
-    shifted = parcellation_regions(path, grid, brain=np.roll(labels > 0, 15, axis=1))
+    shifted = parcellation_regions(path, grid, brain=np.roll(labels > 0, 15, axis=0))
     assert not shifted.trusted
     assert "one space" in shifted.why
     far = Grid((40, 50, 40), (1.0, 1.0, 1.0), (500.0, 0.0, 0.0))

@@ -29,7 +29,7 @@ def head(tmp_path: Path, name: str = "case.nii.gz") -> tuple[Path, np.ndarray, G
 
 def test_labels_land_at_their_world_place_on_another_grid(tmp_path: Path) -> None:
     path, labels, grid = head(tmp_path)
-    scan = Grid((20, 60, 60), (2.0, 0.7, 0.7), (-18.0, -20.0, -19.5), OBLIQUE)
+    scan = Grid((20, 60, 60), (2.0, 0.7, 0.7), (-18.0, -20.0, -19.2), OBLIQUE)
     regions = parcellation_regions(path, scan)
     index = np.argwhere(np.ones(scan.shape, bool))
     there = grid.from_world(scan.to_world(index + 0.5))

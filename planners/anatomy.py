@@ -43,14 +43,16 @@ class Anatomy(D3CMB):
     floor_side: ClassVar[int] = 32
     batch_size: ClassVar[int] = 2
     least_batch: ClassVar[int] = 1
-    base_features: ClassVar[int] = 16
+    base_features: ClassVar[int] = 8
 
     config: AnatomyConfig
 
     def plan(self, fingerprint: Fingerprint) -> Plan:
         channels = self.channels(fingerprint)
         seen = replace(fingerprint.of_channels(channels), classes=fingerprint.regions)
-        return replace(super().plan(seen), target="regions", channels=channels)
+        plan = super().plan(seen)
+        notes = tuple(note.replace("a median scan", "the largest scan") for note in plan.notes)
+        return replace(plan, target="regions", channels=channels, notes=notes)
 
     def channels(self, fingerprint: Fingerprint) -> tuple[int, ...]:
         """Numbers of the modalities that the network sees: the one that shows the brain; all where none does.

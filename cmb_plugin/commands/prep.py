@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=8         plan for another machine than this one
         nndet_prep 101 -o planner_cfg.finest_level=1          anchors every second voxel: coarser, quicker
         nndet_prep 101 -o planner=D3V001                      nnDetection's rules, as a baseline
+        nndet_prep 101 -o planner=Anatomy                     learn regionsTr instead: docs/segmentation.md
         nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
 
     Settings (-o):
@@ -98,7 +99,7 @@ def show(report: PrepReport, console: Console) -> None:
     for failure in report.failures:
         line(f"skipped {failure.case_id}: {failure.reason}")
     cases = Table(title=f"{report.task.name}, prepared in {report.seconds:.0f} s", title_justify="left")
-    for column in ("", "cases", "new", "healthy", "lesions before", "after", "redrawn"):
+    for column in ("", "cases", "new", "healthy", f"{report.plan.target} before", "after", "redrawn"):
         cases.add_column(column, justify="right" if column else "left")
     for split, name in (("Tr", "training"), ("Ts", "test")):
         found = report.of(split)
@@ -140,6 +141,13 @@ def _plan_rows(report: PrepReport) -> list[tuple[str, str]]:
     def by(values: Sequence[float], unit: str = "") -> str:
         return " x ".join(f"{value:g}" for value in values) + unit
 
+    first = [
+        ("spacing", by(plan.preprocessing.spacing, " mm")),
+        ("patch and batch", f"{by(plan.patch_size)} voxels, {plan.batch_size} per step"),
+    ]
+    memory = ("memory", f"{plan.memory_estimate_gb:g} GB estimated for {plan.memory_gb:g} GB")
+    if not plan.anchors.sizes:
+        return [("learns", f"{', '.join(plan.classes)} on {', '.join(plan.modalities)}"), *first, memory]
     anchors = f"{len(plan.anchors.sizes[0])} per location"
     if plan.anchors.mean_best_iou is not None and plan.anchors.min_best_iou is not None:
         anchors += f", best IoU mean {plan.anchors.mean_best_iou:.2f}, worst {plan.anchors.min_best_iou:.2f}"
@@ -149,9 +157,8 @@ def _plan_rows(report: PrepReport) -> list[tuple[str, str]]:
         if fit.mean_best_iou is not None and fit.min_best_iou is not None
     ]
     return [
-        ("spacing", by(plan.preprocessing.spacing, " mm")),
-        ("patch and batch", f"{by(plan.patch_size)} voxels, {plan.batch_size} per step"),
+        *first,
         ("detection strides", ", ".join(by(architecture.stride_of(level)) for level in architecture.detection_levels)),
         ("anchors", "\n".join([anchors, *by_size])),
-        ("memory", f"{plan.memory_estimate_gb:g} GB estimated for {plan.memory_gb:g} GB"),
+        memory,
     ]

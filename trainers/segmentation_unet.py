@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cmb_plugin.detections import Detections
+from cmb_plugin.inference import component_detections
 from cmb_plugin.networks import UNet, autocast, dice_and_cross_entropy
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig
 
@@ -18,10 +21,14 @@ class SegmentationConfig(ModelConfig):
     Attributes:
         dice_weight: weight of the soft Dice loss.
         cross_entropy_weight: weight of the cross entropy.
+        candidate_threshold: where lesions are learned: probability from which a voxel may belong to one.
+        least_voxels: smaller pieces are no lesion.
     """
 
     dice_weight: float = 1.0
     cross_entropy_weight: float = 1.0
+    candidate_threshold: float = 0.2
+    least_voxels: int = 1
 
 
 class SegmentationUNet(DetectionModule):
@@ -54,4 +61,9 @@ class SegmentationUNet(DetectionModule):
     def segment(self, patches: Tensor) -> Tensor:
         """``PatchSegmenter.segment``."""
         with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
-            return self.network(patches).float().softmax(dim=1)
+            probabilities: Tensor = self.network(patches).float().softmax(dim=1)
+            return probabilities
+
+    def lesions(self, probabilities: np.ndarray) -> Detections:
+        """``PatchSegmenter.lesions``."""
+        return component_detections(probabilities, self.model_cfg.candidate_threshold, self.model_cfg.least_voxels)

@@ -1,5 +1,6 @@
 """From models and a prepared scan to detections in the scan's own space. Knows neither Lightning nor SimpleITK."""
 
+from .components import component_detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views
@@ -17,6 +18,7 @@ __all__ = [
     "Prediction",
     "Tiling",
     "class_map",
+    "component_detections",
     "export_boxes",
     "filled_boxes",
     "gaussian_map",

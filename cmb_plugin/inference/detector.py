@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
+
+from cmb_plugin.detections import Detections
 
 
 @dataclass
@@ -64,4 +67,8 @@ class PatchSegmenter(Protocol):
 
     def segment(self, patches: Tensor) -> Tensor:
         """Class probabilities [B, K, Z, Y, X], background first, of patches [B, C, Z, Y, X] as for ``detect``."""
+        ...
+
+    def lesions(self, probabilities: np.ndarray) -> Detections:
+        """Where classes are kinds of lesions: the lesions of a whole scan [K, Z, Y, X], highest score first."""
         ...

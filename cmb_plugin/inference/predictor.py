@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from cmb_plugin.detections import Detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views, place_in_scan
-from .tiles import VIEWS, TileMean, informative_tiles
+from .segmenter import segment_array
+from .tiles import VIEWS, TileMean, informative_tiles, tiled
 from .tiling import Tiling, Triple
-
-M = TypeVar("M", PatchDetector, PatchSegmenter)
 
 
 @dataclass
@@ -50,12 +49,15 @@ def predict_array(
     float32 and one float16 volume of the scan's size, whatever the number of models, mirrorings and classes.
 
     Args:
-        models: detectors of one patch size, on ``device`` and in evaluation mode.
+        models: detectors of one patch size, on ``device`` and in evaluation mode; or segmenters, whose lesions are made
+            of the mean probabilities of all tiles, mirrorings and models.
         data: [C, Z, Y, X] prepared scan: numpy, or anything that slices like it, such as a blosc2 array.
         settings: the defaults of ``InferenceConfig`` if None.
         device: where the models are.
         progress: called with (tiles done, all tiles) after each batch.
     """
+    if isinstance(models[0] if isinstance(models, Sequence) else models, PatchSegmenter):
+        return _segmented(models, data, settings or InferenceConfig(), device, progress)  # type: ignore[arg-type]
     members, tiling, settings = tiled(models, data, settings)
     views = VIEWS[: max(settings.tta or 1, 1)]
     found: list[list[Detections]] = [[] for _ in range(len(members) * len(views))]
@@ -68,20 +70,18 @@ def predict_array(
     return Prediction(merge_views(per_view, settings), foreground.result() if foreground else None)
 
 
-def tiled(
-    models: M | Sequence[M], data: Any, settings: InferenceConfig | None
-) -> tuple[list[M], Tiling, InferenceConfig]:
-    """Models as a list, the tiles of a scan for their patch size, and settings.
-
-    Raises:
-        ValueError: the models have several patch sizes.
-    """
-    members = list(models) if isinstance(models, Sequence) else [models]
-    settings = settings or InferenceConfig()
-    sizes = {tuple(member.patch_size) for member in members}
-    if len(sizes) != 1:
-        raise ValueError(f"models of several patch sizes cannot be put together: {sorted(sizes)}")
-    return members, Tiling.of(tuple(int(n) for n in data.shape[1:]), sizes.pop(), settings.overlap), settings
+def _segmented(
+    models: PatchSegmenter | Sequence[PatchSegmenter],
+    data: Any,
+    settings: InferenceConfig,
+    device: torch.device | str,
+    progress: Callable[[int, int], None] | None,
+) -> Prediction:
+    """The lesions that segmenters see."""
+    probabilities = segment_array(models, data, settings, device, progress)
+    found = (models[0] if isinstance(models, Sequence) else models).lesions(probabilities)
+    found = found[found.scores >= settings.min_score][: settings.max_detections]
+    return Prediction(found, probabilities[1:].sum(axis=0) if settings.foreground else None)
 
 
 def _detect_all(

@@ -12,8 +12,7 @@ from cmb_plugin.images import Mapping
 
 from .config import InferenceConfig
 from .detector import PatchSegmenter
-from .predictor import tiled
-from .tiles import VIEWS, TileMean, informative_tiles
+from .tiles import VIEWS, TileMean, informative_tiles, tiled
 
 
 def segment_array(

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .config import InferenceConfig
+from .detector import PatchDetector, PatchSegmenter
 from .tiling import Tiling, Triple, gaussian_map
+
+M = TypeVar("M", PatchDetector, PatchSegmenter)
 
 # Axes of a patch [Z, Y, X] that each view mirrors, in the order in which ``tta`` adds them: left-right first, then
 # the plane (after transposition the first axis is the one of lowest resolution), then through the plane.
 VIEWS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))
+
+
+def tiled(
+    models: M | Sequence[M], data: Any, settings: InferenceConfig | None
+) -> tuple[list[M], Tiling, InferenceConfig]:
+    """Models as a list, the tiles of a scan for their patch size, and settings.
+
+    Raises:
+        ValueError: the models have several patch sizes.
+    """
+    members = list(models) if isinstance(models, Sequence) else [models]
+    settings = settings or InferenceConfig()
+    sizes = {tuple(member.patch_size) for member in members}
+    if len(sizes) != 1:
+        raise ValueError(f"models of several patch sizes cannot be put together: {sorted(sizes)}")
+    return members, Tiling.of(tuple(int(n) for n in data.shape[1:]), sizes.pop(), settings.overlap), settings
 
 
 def informative_tiles(

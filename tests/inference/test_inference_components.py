@@ -1,0 +1,62 @@
+"""Lesions of a segmentation: pieces, their cores and scores, and the way from tiles to files."""
+
+import numpy as np
+import pytest
+import torch
+
+from cmb_plugin.inference import InferenceConfig, component_detections, predict_array
+
+
+def probabilities(shape=(20, 20, 20), classes=2):
+    found = np.zeros((1 + classes, *shape), dtype=np.float32)
+    found[1, 4:7, 4:7, 4:7] = 0.9
+    found[1, 3, 5, 5] = 0.25  # the blurred edge of a clear lesion
+    found[1, 12:14, 12:14, 12:15], found[2, 12:14, 12:14, 12:15] = 0.1, 0.3  # faint, more likely of the second class
+    found[0] = 1 - found[1:].sum(axis=0)
+    return found
+
+
+def test_each_piece_has_the_box_of_its_core_its_class_and_scores_that_rank_it():
+    found = component_detections(probabilities(), threshold=0.2)
+    np.testing.assert_array_equal(found.boxes, [[4, 4, 4, 7, 7, 7], [12, 12, 12, 14, 14, 15]])
+    np.testing.assert_array_equal(found.labels, [0, 1])
+    np.testing.assert_allclose(found.scores, [0.9, 0.4], atol=1e-6)
+    assert found.rankings == ["score_mean", "score_peak"]
+
+
+def test_faint_and_small_pieces_are_left_out_when_asked():
+    assert len(component_detections(probabilities(), threshold=0.5)) == 1
+    assert len(component_detections(probabilities(), threshold=0.2, least_voxels=13)) == 1
+    assert len(component_detections(np.stack([np.ones((4, 4, 4)), np.zeros((4, 4, 4))]), threshold=0.2)) == 0
+
+
+def test_pieces_that_touch_by_a_corner_are_one():
+    volume = np.zeros((2, 6, 6, 6))
+    volume[1, 1, 1, 1] = volume[1, 2, 2, 2] = 0.8
+    volume[0] = 1 - volume[1]
+    assert len(component_detections(volume, threshold=0.5)) == 1
+
+
+class Echo:
+    """The image is the probability of lesion."""
+
+    patch_size = (8, 8, 8)
+    mirror_axes = (0, 1, 2)
+
+    def segment(self, patches):
+        return torch.stack([1 - patches[:, 0], patches[:, 0]], dim=1)
+
+    def lesions(self, probabilities):
+        return component_detections(probabilities, 0.2)
+
+
+@pytest.mark.parametrize("tta", [1, 8])
+def test_a_lesion_cut_by_tiles_is_found_once_and_whole(tta):
+    image = np.zeros((1, 20, 20, 20), dtype=np.float32)
+    image[0, 2:18, 9:11, 9:11] = 0.75  # longer than a tile
+    found = predict_array(Echo(), image, InferenceConfig(tta=tta))
+    np.testing.assert_array_equal(found.detections.boxes, [[2, 9, 9, 18, 11, 11]])
+    assert found.detections.scores[0] == pytest.approx(0.75, abs=1e-3)
+    np.testing.assert_allclose(found.foreground, image[0], atol=1e-3)
+    two = predict_array([Echo(), Echo()], image, InferenceConfig(min_score=0.8))
+    assert len(two.detections) == 0

@@ -26,7 +26,7 @@ TURNS_DEG = ((0, 0, 0), (20, 0, 0), (-20, 0, 0), (0, 0, 20), (0, 0, -20), (0, 20
 
 TEMPLATE_BRAIN = 0.2  # of the template's brightest voxel: what nilearn's own brain mask takes
 
-MIN_QUALITY = 0.4  # see Registration.quality and docs/anatomy.md
+MIN_QUALITY = 0.25  # see Registration.quality and docs/anatomy.md
 GOOD_QUALITY = 0.55  # no further first turn is tried
 MIN_COVERAGE = 0.35  # of a brain in the scan: the affine fit of a thinner slab is free to stretch
 SCALES = (0.7, 1.4)  # of the template to the scan along any direction: adult heads stay well within

@@ -82,7 +82,8 @@ class TileMean:
         weighted = (probability * self.weights).cpu().numpy()
         for origin, tile in zip(origins, weighted, strict=True):
             inside, place = self.tiling.overlap_with_scan(origin)
-            self.sum[(..., *inside)] += tile[(..., *place)]
+            in_scan: tuple[Any, ...] = (..., *inside)
+            self.sum[in_scan] += tile[(..., *place)]
 
     def result(self) -> np.ndarray | None:
         """float16 [Z, Y, X] or [K, Z, Y, X], slice by slice, so that no further volume in float32 is needed; None

@@ -20,7 +20,7 @@ from cmb_plugin.dataset import Case
 from cmb_plugin.dataset.predictions import write_table
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
-from cmb_plugin.inference import InferenceConfig, class_map, segment_array
+from cmb_plugin.inference import InferenceConfig, PatchSegmenter, class_map, segment_array
 from cmb_plugin.inference.scans import Scan, ScanSource, prepared_scans
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.settings import read_settings, typed
@@ -92,7 +92,7 @@ def predict_regions(ensemble: Ensemble, case: Case) -> RegionMap:
 
 def map_of_scan(scan: Scan, ensemble: Ensemble) -> RegionMap:
     """The regions of a prepared scan, on the grid of the scan itself."""
-    members = [member for member in ensemble.members if hasattr(member, "segment")]
+    members = [member for member in ensemble.members if isinstance(member, PatchSegmenter)]
     probabilities = segment_array(members, scan.data, ensemble.settings, ensemble.device)
     labels = class_map(probabilities, scan.mapping)
     grid, places = scan.mapping.source, places_of(ensemble.plan.classes)
@@ -128,16 +128,14 @@ def predict_maps(
     with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(scans):
         for outcome in scans:
             name = outcome.item.case.case_id
-            if outcome.result is not None:
-                done = run_cases(partial(map_of_scan, ensemble=ensemble), [outcome.result])[0]
-                outcome = Outcome(outcome.item, done.result, done.error, done.is_bug, done.details)
-            if outcome.result is None:
-                failed.append(outcome)
-                rows[name] = {"case": name, "status": "failed", "error": outcome.error}
+            made = _made(outcome, ensemble)
+            if made.result is None:
+                failed.append(made)
+                rows[name] = {"case": name, "status": "failed", "error": made.error}
                 map_file(folder, name).unlink(missing_ok=True)  # of an earlier run: no longer true
             else:
-                save_map(folder, name, outcome.result, keys[name])
-                rows[name] = _row(name, outcome.result)
+                save_map(folder, name, made.result, keys[name])
+                rows[name] = _row(name, made.result)
             advance()
     volumes = [
         f"{place.region or place.group}_ml" for value, place in places_of(ensemble.plan.classes).items() if value
@@ -145,6 +143,14 @@ def predict_maps(
     columns = ["case", "status", *volumes, "doubt", "error"]
     write_table(folder / "summary.tsv", columns, [rows[source.case.case_id] for source in sources])
     return len(todo) - len(failed), failed
+
+
+def _made(scan: Outcome[ScanSource, Scan], ensemble: Ensemble) -> Outcome[ScanSource, RegionMap]:
+    """The map of a scan, or why there is none."""
+    if scan.result is None:
+        return Outcome(scan.item, None, scan.error, scan.is_bug, scan.details)
+    done = run_cases(partial(map_of_scan, ensemble=ensemble), [scan.result])[0]
+    return Outcome(scan.item, done.result, done.error, done.is_bug, done.details)
 
 
 def _key(description: dict[str, object], source: ScanSource, ensemble: Ensemble) -> str:

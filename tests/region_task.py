@@ -12,7 +12,7 @@ from cmb_plugin.images import Grid, write_image
 from cmb_plugin.paths import TaskFolder
 
 SHAPE, SPACING = (28, 36, 32), (5.0, 5.0, 5.0)
-VALUES = {0: 5.0, 1: 100.0, 2: 75.0, 3: 125.0}  # of a scan outside, lobar, deep and infratentorial
+VALUES = {0: 5.0, 1: 100.0, 2: 55.0, 3: 145.0}  # of a scan outside, lobar, deep and infratentorial
 
 
 def make_region_task(root: Path, n_train: int = 5, n_test: int = 2, name: str = "Task901_Heads") -> TaskFolder:

@@ -117,7 +117,7 @@ class PatchDataset(Dataset[Sample]):
         self.replay = replay
         self.replay_fraction = replay_fraction
         self._open: dict[str, StoredCase] = {}
-        self.positive_ids = [case_id for case_id in self.case_ids if len(self.case(case_id).boxes)]
+        self.positive = [number for number in range(len(self.case_ids)) if len(self.case(self.case_ids[number]).boxes)]
         self._open.clear()  # file handles are not carried into worker processes
 
     def case(self, case_id: str) -> StoredCase:
@@ -128,10 +128,10 @@ class PatchDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
-        wants_lesion = index % self.batch_size >= self.batch_size - self.n_foreground and bool(self.positive_ids)
+        wants_lesion = index % self.batch_size >= self.batch_size - self.n_foreground and bool(self.positive)
         size = self.augmentation.source_size(rng) if self.augmentation else self.patch_size
-        case_id, start = self._place(wants_lesion, size, rng)
-        case = self.case(case_id)
+        number, start = self._place(wants_lesion, size, rng)
+        case = self.case(self.case_ids[number])
         image = torch.from_numpy(_read(case.data, start, size))
         instances = torch.from_numpy(_read(case.instances, start, size).astype(np.int16))
         if self.augmentation:
@@ -139,20 +139,20 @@ class PatchDataset(Dataset[Sample]):
         sample = _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
         sample.outlined = not (case.weak and len(sample.boxes))
         first = start + (np.asarray(size) - self.patch_size) // 2
-        sample.place = (self.case_ids.index(case_id), *first.tolist())
+        sample.place = (number, *first.tolist())
         return sample
 
-    def _place(self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> tuple[str, np.ndarray]:
-        """A case and the first voxel of the region of ``size`` to read from it."""
-        ids = self.positive_ids if wants_lesion else self.case_ids
+    def _place(self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """The number of a case and the first voxel of the region of ``size`` to read from it."""
+        numbers = self.positive if wants_lesion else range(len(self.case_ids))
         replayed = None if wants_lesion else self._replayed(rng)
         for _ in range(MOST_TRIES):
-            case_id = self.case_ids[replayed[0]] if replayed is not None else ids[rng.integers(len(ids))]
-            case = self.case(case_id)
+            number = int(replayed[0]) if replayed is not None else numbers[rng.integers(len(numbers))]
+            case = self.case(self.case_ids[number])
             start = self._start(case, wants_lesion, size, rng, None if replayed is None else replayed[1:])
             if wants_lesion or not self.lesion_free_background or not _touched(case.mask_boxes, start, size).any():
                 break
-        return case_id, start
+        return number, start
 
     def _replayed(self, rng: np.random.Generator) -> np.ndarray | None:
         """A remembered place, or None if this patch is to come from anywhere."""

@@ -28,7 +28,7 @@ class Replay(Callback):
     def __init__(self, size: int, patch_size: Sequence[int]) -> None:
         # Shared, because worker processes that live for the whole training must see what each epoch writes.
         self.places = torch.full((size, 4), -1, dtype=torch.int64).share_memory_()
-        self._cell = torch.tensor([1, *(max(1, side // 2) for side in patch_size)])
+        self._cell = (1, *(max(1, side // 2) for side in patch_size))
         self._hardness: dict[tuple[int, ...], tuple[float, list[int]]] = {}
         self._visits: list[tuple[list[int], float]] = []
 
@@ -48,12 +48,14 @@ class Replay(Callback):
             visits = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(visits, self._visits)
         for place, value in (visit for of_rank in visits for visit in of_rank):
-            cell = tuple((torch.tensor(place) // self._cell).tolist())
-            self._hardness[cell] = (value, place)
+            self._hardness[self._cell_of(place)] = (value, place)
         self._visits = []
         hardest = sorted(self._hardness.items(), key=lambda item: -item[1][0])[: len(self.places)]
         self._hardness = dict(hardest)
         self._write()
+
+    def _cell_of(self, place: Sequence[int]) -> tuple[int, ...]:
+        return tuple(start // side for start, side in zip(place, self._cell, strict=True))
 
     def _write(self) -> None:
         self.places.fill_(-1)
@@ -66,7 +68,7 @@ class Replay(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._hardness = {
-            tuple((torch.tensor(place) // self._cell).tolist()): (value, place)
+            self._cell_of(place): (value, place)
             for value, place in zip(state_dict["hardness"], state_dict["places"], strict=True)
         }
         self._write()

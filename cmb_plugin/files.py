@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -87,3 +88,8 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: no such file", remedy="check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})", remedy="repair or restore the file") from None
+
+
+def digest(value: Any) -> str:
+    """A short text that changes when ``value``, plain data as JSON knows it, does."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

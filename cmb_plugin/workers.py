@@ -16,7 +16,7 @@ from .errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -72,8 +72,8 @@ def _outcomes(
     # Spawned, not forked: forked children inherit the locks of torch and ITK threads and can hang. The thread counts
     # must stand in the environment before a child imports numpy.
     context = multiprocessing.get_context("spawn")
-    saved = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             futures = {pool.submit(_guarded, function, item): index for index, item in enumerate(items)}

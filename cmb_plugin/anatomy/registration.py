@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cmb_plugin.images import Grid
-
-from .resampling import itk_image
+from cmb_plugin.images import Grid, to_itk
 
 OUTLINE_MM, SEARCH_MM, FINE_MM = 6.0, 6.0, 3.0  # voxels of the three stages
 BLUR_MM = 3.0  # of brain masks, so that their overlap has a slope
@@ -137,11 +135,11 @@ class _Pair:
         import SimpleITK as sitk
 
         template, template_grid = load_template()
-        whole = itk_image(template, template_grid)
-        mask = itk_image((template > TEMPLATE_BRAIN).astype(np.float32), template_grid)
-        scan = itk_image(np.nan_to_num(image).astype(np.float32), grid)
+        whole = to_itk(template, template_grid)
+        mask = to_itk((template > TEMPLATE_BRAIN).astype(np.float32), template_grid)
+        scan = to_itk(np.nan_to_num(image).astype(np.float32), grid)
         self.scan, self.search = (_shrunk(scan, mm) for mm in (FINE_MM, SEARCH_MM))
-        self.brain = sitk.Resample(_shrunk(itk_image(brain.astype(np.float32), grid), FINE_MM / 2), self.scan)
+        self.brain = sitk.Resample(_shrunk(to_itk(brain.astype(np.float32), grid), FINE_MM / 2), self.scan)
         self.template, self.template_search = _shrunk(whole, FINE_MM - 1), _shrunk(whole, SEARCH_MM - 2)
         self.template_brain = _shrunk(mask, FINE_MM - 1)
         self.outline = _blurred(_shrunk(self.brain, OUTLINE_MM))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import Grid, voxels_of_instances
+from cmb_plugin.images import Grid, resample, to_itk, voxels_of_instances
 from cmb_plugin.preparation import modality_kind, to_radians
 
 from .instances import Drawn
@@ -52,7 +52,7 @@ def bring(
     if register:
         transform, moved = rigid_registration(image, reference)
         notes.append(f"{name} was registered to {onto}: its corners moved by up to {moved:.2f} mm")
-    covered = float(_resampled(np.ones(own.shape, np.float32), own, grid, transform).mean())
+    covered = float(resample(np.ones(own.shape, np.float32), own, grid, transform).mean())
     if covered < LEAST_COVER:
         raise UserError(
             f"{image.path}: covers {100 * covered:.0f} % of {onto}",
@@ -60,12 +60,10 @@ def bring(
         )
     if modality_kind(modality) == "phase":
         radians = to_radians(np.nan_to_num(image.array.astype(np.float32)))
-        parts = [
-            _resampled(part.astype(np.float32), own, grid, transform) for part in (np.sin(radians), np.cos(radians))
-        ]
+        parts = [resample(part.astype(np.float32), own, grid, transform) for part in (np.sin(radians), np.cos(radians))]
         array = np.arctan2(*parts).astype(np.float32)
     else:
-        array = _resampled(np.nan_to_num(image.array.astype(np.float32)), own, grid, transform)
+        array = resample(np.nan_to_num(image.array.astype(np.float32)), own, grid, transform)
     how = f"up to {own.corner_distance(grid):.1f} mm off" if own.shape == grid.shape else f"of {_sides(own)}"
     note = f"{name} ({how}) was resampled to the grid of {onto} ({_sides(grid)})"
     return array, [*notes, note + (f", of which it covers {100 * covered:.0f} %" if covered < 0.995 else "")]
@@ -87,7 +85,7 @@ def bring_instances(drawn: Drawn, own: Grid, reference: SourceImage, name: str, 
     mask = np.zeros(grid.shape, np.int32)
     swapped = sorted(own.shape) == sorted(grid.shape) and own.shape != grid.shape
     for number in voxels_of_instances(drawn.mask):
-        share = _resampled((drawn.mask == number).astype(np.float32), own, grid)
+        share = resample((drawn.mask == number).astype(np.float32), own, grid)
         inside = (share >= 0.5) & (mask == 0)
         if not inside.any():
             edges = np.argwhere(drawn.mask == number).mean(axis=0) + 0.5
@@ -122,7 +120,7 @@ def rigid_registration(image: SourceImage, reference: SourceImage) -> tuple[Any,
     import SimpleITK as sitk
 
     fixed, moving = (
-        sitk.Cast(to_sitk(np.nan_to_num(s.array.astype(np.float32)), s.grid), sitk.sitkFloat32)
+        sitk.Cast(to_itk(np.nan_to_num(s.array.astype(np.float32)), s.grid), sitk.sitkFloat32)
         for s in (reference, image)
     )
     method = sitk.ImageRegistrationMethod()
@@ -150,32 +148,6 @@ def rigid_registration(image: SourceImage, reference: SourceImage) -> tuple[Any,
     world = reference.grid.to_world(corners)
     moved = np.array([transform.TransformPoint(tuple(p)) for p in world.tolist()])
     return transform, float(np.linalg.norm(moved - world, axis=1).max())
-
-
-def to_sitk(array: np.ndarray, grid: Grid) -> Any:
-    """A SimpleITK image of an array [z, y, x]."""
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image.SetSpacing([float(v) for v in grid.spacing[::-1]])
-    image.SetOrigin([float(v) for v in grid.origin])
-    image.SetDirection([float(v) for v in grid.direction])
-    return image
-
-
-def _resampled(array: np.ndarray, own: Grid, grid: Grid, transform: Any = None) -> np.ndarray:
-    """Linear interpolation by world coordinates; 0 outside."""
-    import SimpleITK as sitk
-
-    target = sitk.Image([int(n) for n in grid.shape[::-1]], sitk.sitkUInt8)
-    target.SetSpacing([float(v) for v in grid.spacing[::-1]])
-    target.SetOrigin([float(v) for v in grid.origin])
-    target.SetDirection([float(v) for v in grid.direction])
-    moved = sitk.Resample(
-        to_sitk(array, own), target, transform or sitk.Transform(3, sitk.sitkIdentity), sitk.sitkLinear, 0.0
-    )
-    result: np.ndarray = sitk.GetArrayFromImage(moved)
-    return result
 
 
 def _sides(grid: Grid) -> str:

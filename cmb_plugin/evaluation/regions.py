@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .bootstrap import draw_weights
+
 
 def dice_scores(found: np.ndarray, truth: np.ndarray, n_regions: int) -> np.ndarray:
     """Dice coefficient ``2 |A n B| / (|A| + |B|)`` of each region (Dice 1945).
@@ -45,10 +47,7 @@ def dice_intervals(
         seed: of the resamples.
     """
     unique, index = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    drawn = np.random.default_rng(seed).integers(len(unique), size=(resamples, len(unique)))
-    counts = np.zeros((resamples, len(unique)))
-    np.add.at(counts, (np.arange(resamples)[:, None], drawn), 1)
-    weights = counts[:, index]
+    weights = draw_weights(len(unique), resamples, seed)[1:, index]  # without the first row, the sample itself
     ends = [50 * (1 - level), 50 * (1 + level)]
     intervals: list[tuple[float, float] | None] = []
     for column in scores.T:

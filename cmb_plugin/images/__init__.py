@@ -3,6 +3,7 @@
 from .grid import Grid
 from .instances import boxes_of_instances, centroids_of_instances, pieces_of_instances, voxels_of_instances
 from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, read_stored, write_image
+from .itk import resample, to_itk
 from .mapping import Mapping
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "read_mask",
     "read_scan",
     "read_stored",
+    "resample",
+    "to_itk",
     "voxels_of_instances",
     "write_image",
 ]

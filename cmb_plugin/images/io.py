@@ -12,6 +12,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic
 
 from .grid import Grid
+from .itk import to_itk
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 """Endings of the files that this room reads and writes; the first is what it writes by default."""
@@ -105,10 +106,7 @@ def write_image(path: Path | str, array: np.ndarray, grid: Grid) -> None:
     import SimpleITK as sitk
 
     stored = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}.get(array.dtype, array.dtype)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=stored))
-    image.SetSpacing([float(v) for v in grid.spacing[::-1]])
-    image.SetOrigin([float(v) for v in grid.origin])
-    image.SetDirection([float(v) for v in grid.direction])
+    image = to_itk(np.asarray(array, dtype=stored), grid)
     with atomic(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
 

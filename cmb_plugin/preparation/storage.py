@@ -8,8 +8,6 @@ everything else. The JSON is written last, so where it stands the case is whole.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import atomic, read_json, write_json
+from cmb_plugin.files import atomic, digest, read_json, write_json
 from cmb_plugin.images import Mapping, boxes_of_instances
 
 from .case import PreparedCase
@@ -179,7 +177,7 @@ def work_key(sources: Sequence[Path], recipe: Preprocessing | None = None) -> st
     """A short text that changes when a source file (by name, size and time of change) or the recipe changes."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     what = {"schema": SCHEMA, "recipe": recipe and dataclasses.asdict(recipe), "files": files}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(what)
 
 
 def is_current(folder: Path, case_id: str, key: str) -> bool:

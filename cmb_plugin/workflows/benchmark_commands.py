@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.workers import default_workers
+from cmb_plugin.workers import THREAD_VARIABLES, default_workers
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,7 +38,7 @@ class Commands:
     def __init__(self, jobs: int, say: Callable[[str], None]) -> None:
         self.jobs = jobs
         cores = default_workers()
-        given = os.environ.get(THREADS[0], "")
+        given = os.environ.get(THREAD_VARIABLES[0], "")
         self.threads = int(given) if jobs == 1 and given.isdecimal() else max(1, cores // jobs)
         self.say = say
         self.stopped = False
@@ -62,7 +61,7 @@ class Commands:
         program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(command[0])
         if program is None:
             raise UserError(f"{command[0]} is not installed", remedy="pip install nnunetv2")
-        share = dict.fromkeys(THREADS, str(self.threads)) if self.jobs > 1 else {}
+        share = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) if self.jobs > 1 else {}
         with log.open("a") as output:
             output.write(f"\n$ {' '.join(command)}\n")
             output.flush()

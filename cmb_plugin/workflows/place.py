@@ -7,8 +7,6 @@ predictions back, with another source or other rules the same as if it had never
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from cmb_plugin.anatomy.storage import load_map, save_map
 from cmb_plugin.dataset import Case, CasePredictions, boxes_file, instances_file, read_case_predictions
 from cmb_plugin.dataset.predictions import REMOVED, write_case_predictions
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import atomic
+from cmb_plugin.files import atomic, digest
 from cmb_plugin.images import Grid, read_mask, write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import brain_channel
@@ -76,7 +74,7 @@ class Placing:
             self.possible,
             self.channel,
         ]
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+        return digest(deciding)
 
 
 def place_cases(folder: Path, cases: Sequence[Case], placing: Placing) -> list[Outcome[Case, str]]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ from cmb_plugin.dataset import (
     write_summary,
 )
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json, write_json
+from cmb_plugin.files import digest, read_json, write_json
 from cmb_plugin.inference import InferenceConfig, predict_array, write_case
 from cmb_plugin.inference.scans import Scan, ScanSource, input_cases, prepared_scans
 from cmb_plugin.paths import ModelFolder, TaskFolder
@@ -294,11 +292,8 @@ def _case_keys(ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path) 
     write_json(folder / "run.json", description)
     # In words where the operating point comes from decides nothing.
     deciding = {**description, "operating_point": [ensemble.score, ensemble.ranking]}
-    keys = {}
-    for source in sources:
-        what = json.dumps([deciding, source.key(ensemble.plan.preprocessing)], sort_keys=True)
-        keys[source.case.case_id] = hashlib.sha256(what.encode()).hexdigest()[:16]
-    return keys
+    recipe = ensemble.plan.preprocessing
+    return {source.case.case_id: digest([deciding, source.key(recipe)]) for source in sources}
 
 
 def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, key: str, draw: bool) -> None:

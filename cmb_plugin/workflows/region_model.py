@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from cmb_plugin.anatomy.storage import load_map, map_file, save_map
 from cmb_plugin.dataset import Case
 from cmb_plugin.dataset.predictions import write_table
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import write_json
+from cmb_plugin.files import digest, write_json
 from cmb_plugin.inference import InferenceConfig, PatchSegmenter, class_map, segment_array
 from cmb_plugin.inference.scans import Scan, ScanSource, prepared_scans
 from cmb_plugin.paths import ModelFolder
@@ -156,8 +154,7 @@ def _made(scan: Outcome[ScanSource, Scan], ensemble: Ensemble) -> Outcome[ScanSo
 def _key(description: dict[str, object], source: ScanSource, ensemble: Ensemble) -> str:
     """Changes with the models, the settings and the scan."""
     deciding = {name: value for name, value in description.items() if name != "operating_point"}
-    what = json.dumps([deciding, source.key(ensemble.plan.preprocessing)], sort_keys=True)
-    return hashlib.sha256(what.encode()).hexdigest()[:16]
+    return digest([deciding, source.key(ensemble.plan.preprocessing)])
 
 
 def _row(name: str, regions: RegionMap) -> dict[str, object]:

@@ -14,8 +14,7 @@ import SimpleITK as sitk
 from scipy.io import savemat
 from tiny_task import tiny_case, tiny_grid
 
-from cmb_plugin.conversion.grids import to_sitk
-from cmb_plugin.images import Grid, boxes_of_instances
+from cmb_plugin.images import Grid, boxes_of_instances, to_itk
 from cmb_plugin.phantom import PhantomConfig, make_case
 
 
@@ -58,7 +57,7 @@ def phantom_scans(count: int, seed: int = 7) -> list[Scan]:
 def save(path: Path, array: np.ndarray, grid: Grid) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = array.astype(np.uint16) if array.dtype == bool else array
-    sitk.WriteImage(to_sitk(stored, grid), str(path))
+    sitk.WriteImage(to_itk(stored, grid), str(path))
     return path
 
 
@@ -180,7 +179,7 @@ def _label_file(root: Path, index: int, scan: Scan, kind: str) -> Path:
 def write_dicom(folder: Path, array: np.ndarray, grid: Grid, kind: str = "M", echo_ms: float = 20.0) -> Path:
     """A series of one file per slice, named so that their order says nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    image = to_sitk(array.astype(np.int16), grid)
+    image = to_itk(array.astype(np.int16), grid)
     direction = image.GetDirection()
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()

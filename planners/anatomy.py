@@ -43,7 +43,7 @@ class Anatomy(D3CMB):
     floor_side: ClassVar[int] = 32
     batch_size: ClassVar[int] = 2
     least_batch: ClassVar[int] = 1
-    base_features: ClassVar[int] = 8
+    base_features: ClassVar[int] = 16
 
     config: AnatomyConfig
 

@@ -10,10 +10,10 @@ from .segmentation_unet import SegmentationUNet
 
 _SCHEDULE: dict[str, Any] = {
     "trainer_cfg.optimizer": "adamw",
-    "trainer_cfg.learning_rate": 2e-3,
+    "trainer_cfg.learning_rate": 5e-4,
     "trainer_cfg.weight_decay": 1e-2,
-    "trainer_cfg.swa_learning_rate": 4e-4,
-    "trainer_cfg.swa_final_learning_rate": 4e-5,
+    "trainer_cfg.swa_learning_rate": 1e-4,
+    "trainer_cfg.swa_final_learning_rate": 1e-5,
     "trainer_cfg.warmup_steps": 20,
     # Another scanner's contrast is what the network meets later: change it more than a detector wants.
     "augment_cfg.brightness": 0.3,

@@ -3,7 +3,14 @@
 from .allocation import keep_freed_memory
 from .fusion import FeatureFusion
 from .heads import DetectionHead, SegmentationHead
-from .losses import classification_loss, dice_and_cross_entropy, regression_loss, sample_anchors, segmentation_loss
+from .losses import (
+    class_shares,
+    classification_loss,
+    dice_and_cross_entropy,
+    regression_loss,
+    sample_anchors,
+    segmentation_loss,
+)
 from .precision import autocast, resolve_precision
 from .prototypes import PrototypeHead, hard_mimics, peaks_near
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
@@ -21,6 +28,7 @@ __all__ = [
     "UNet",
     "autocast",
     "build_encoder",
+    "class_shares",
     "classification_loss",
     "dice_and_cross_entropy",
     "hard_mimics",

@@ -107,6 +107,11 @@ def segmentation_loss(
     return 0.5 * cross_entropy + 0.5 * has_lesion * (1 - dice)
 
 
+def class_shares(classes: Tensor, count: int) -> Tensor:
+    """[B, Z, Y, X] integers 0 .. count - 1 as [B, count, Z, Y, X]: which share of each voxel a class covers, 0 or 1."""
+    return F.one_hot(classes.long(), count).movedim(-1, 1).float()
+
+
 def dice_and_cross_entropy(
     logits: Tensor, classes: Tensor, voxel_weights: Tensor | None = None, smooth: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
@@ -117,19 +122,18 @@ def dice_and_cross_entropy(
 
     Args:
         logits: [B, K, Z, Y, X], background first.
-        classes: [B, Z, Y, X] integers 0 .. K - 1.
+        classes: [B, Z, Y, X] integers 0 .. K - 1, or [B, K, Z, Y, X], which share of each voxel they cover.
         voxel_weights: [B, Z, Y, X] weights of the voxels in the cross entropy, whose mean is then a weighted one.
         smooth: keeps the quotient defined.
 
     Returns:
         two scalars; the Dice loss is 0 (with a path for gradients) where the batch is all background.
     """
-    target = classes.long()
+    truth = classes if classes.dim() == logits.dim() else class_shares(classes, logits.shape[1])
     logits = logits.float()  # under mixed precision sums over a hundred thousand voxels would lose the small classes
-    entropy = F.cross_entropy(logits, target, reduction="none")
+    entropy = F.cross_entropy(logits, truth, reduction="none")
     cross_entropy = entropy.mean() if voxel_weights is None else (entropy * voxel_weights).sum() / voxel_weights.sum()
     probability = logits.softmax(dim=1)
-    truth = F.one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability.dtype)
     over = (0, 2, 3, 4)
     volume = truth.sum(over)[1:]
     overlap = (probability * truth).sum(over)[1:]

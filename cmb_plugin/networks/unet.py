@@ -1,8 +1,6 @@
-"""The U-Net of segmentation trainers: nnU-Net's plain convolutional encoder and decoder."""
+"""The U-Net of segmentation trainers: nnU-Net's plain convolutional encoder and decoder, with deep supervision."""
 
 from __future__ import annotations
-
-from typing import cast
 
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
@@ -13,8 +11,8 @@ from .pyramid import build_encoder
 
 
 class UNet(nn.Module):
-    """Encoder, decoder with skip connections, and class scores at the full resolution (Ronneberger et al. 2015; Isensee
-    et al. 2021).
+    """Encoder, decoder with skip connections, and class scores of every stage of the decoder (Ronneberger et al. 2015;
+    Isensee et al. 2021).
 
     Args:
         in_channels: channels of the images.
@@ -26,10 +24,11 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder = build_encoder(in_channels, architecture)
         convs = list(architecture.convs_per_stage[-2::-1])  # as the decoder counts: from the coarsest stage up
-        self.decoder = UNetDecoder(self.encoder, classes, convs, deep_supervision=False)
-        # The library also makes scores of coarser stages; weights that nobody reads stop DDP.
-        self.decoder.seg_layers = self.decoder.seg_layers[-1:]
+        self.decoder = UNetDecoder(self.encoder, classes, convs, deep_supervision=True)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """images: [B, C, Z, Y, X], sides multiples of the network's divisor; returns logits [B, classes, Z, Y, X]."""
-        return cast(Tensor, self.decoder(self.encoder(images)))
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images: [B, C, Z, Y, X], sides multiples of the network's divisor; returns logits [B, classes, z, y, x] of
+        the full resolution first, then, in training only, of the coarser stages of the decoder."""
+        self.decoder.deep_supervision = self.training
+        logits = self.decoder(self.encoder(images))
+        return logits if self.training else [logits]

@@ -6,7 +6,7 @@ import monai
 import pytest
 import torch
 
-from cmb_plugin.networks import UNet, dice_and_cross_entropy
+from cmb_plugin.networks import UNet, class_shares, dice_and_cross_entropy
 from cmb_plugin.planning import Architecture
 
 ARCHITECTURE = Architecture((4, 8, 8), ((1, 1, 1), (2, 2, 2), (1, 2, 2)), ((3, 3, 3),) * 3, (2, 1, 2), 0, ())
@@ -60,9 +60,22 @@ def test_weights_of_voxels_make_a_weighted_mean():
     assert only_second.item() == pytest.approx(second.item())
 
 
-def test_every_weight_of_the_network_is_used():
+def test_shares_of_voxels_mean_what_their_classes_mean():
+    logits, classes = logits_and_classes()
+    shares = class_shares(classes, 4)
+    assert dice_and_cross_entropy(logits, shares) == dice_and_cross_entropy(logits, classes)
+    half = torch.stack([classes, classes.flip(-1)]).float()  # a voxel of two classes costs the mean of both
+    _, mixed = dice_and_cross_entropy(logits, (class_shares(half[0], 4) + class_shares(half[1], 4)) / 2)
+    alone = [dice_and_cross_entropy(logits, one.long())[1].item() for one in half]
+    assert mixed.item() == pytest.approx(sum(alone) / 2)
+
+
+def test_every_weight_of_the_network_is_used_in_training():
     network = UNet(2, 4, ARCHITECTURE)
-    scores = network(torch.randn(1, 2, 8, 12, 16))
-    assert scores.shape == (1, 4, 8, 12, 16)
-    scores.square().sum().backward()
+    images = torch.randn(1, 2, 8, 12, 16)
+    stages = network(images)
+    assert [scores.shape for scores in stages] == [(1, 4, 8, 12, 16), (1, 4, 4, 6, 8)]
+    sum(scores.square().sum() for scores in stages).backward()
     assert [name for name, weight in network.named_parameters() if weight.grad is None] == []
+    (alone,) = network.eval()(images)
+    assert torch.equal(alone, stages[0])

@@ -62,7 +62,7 @@ def test_it_stays_within_the_memory():
     roomy, tight = plan(), plan(gpu_memory_gb=0.75)
     assert tight.memory_estimate_gb <= 0.75 < roomy.memory_estimate_gb
     assert roomy.memory_estimate_gb <= 2.0
-    assert roomy.architecture.features[0] == 8  # no larger, however much there is
+    assert roomy.architecture.features[0] == 16  # no larger, however much there is
     assert plan(gpu_memory_gb=80.0) == dataclasses.replace(roomy, memory_gb=80.0, notes=plan(gpu_memory_gb=80.0).notes)
 
 

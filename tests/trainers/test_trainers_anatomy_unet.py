@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import monai
 import numpy as np
 import pytest
 import torch
@@ -89,6 +90,22 @@ def test_only_left_and_right_are_mirrored():
     assert AnatomyUNet(PLAN).mirror_axes == (2,)
     turned = dataclasses.replace(PLAN, preprocessing=Preprocessing(SPACING, transpose=(2, 0, 1)))
     assert AnatomyUNet(turned).mirror_axes == (0,)
+
+
+def test_every_stage_of_the_decoder_learns_as_in_monai():
+    """Classes in cubes of four voxels: what a coarser voxel shares out is then what MONAI's nearest voxel says."""
+    images, cubes = torch.randn(1, 1, 16, 16, 16), torch.randint(0, 4, (1, 4, 4, 4))
+    classes = cubes.repeat_interleave(4, 1).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    shape = Architecture((4, 8, 8), ((1, 1, 1), (2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 3, (1,) * 3, 0, ())
+    module = AnatomyUNet(dataclasses.replace(PLAN, architecture=shape))
+    losses = module.losses(Batch(images, [torch.zeros(0, 6)], [torch.zeros(0)], classes > 0, class_map=classes))
+    plain = monai.losses.DiceCELoss(
+        softmax=True, to_onehot_y=True, include_background=False, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    monais = monai.losses.DeepSupervisionLoss(plain, weight_mode="exp")(
+        module.network(images), classes[:, None].float()
+    )
+    assert sum(losses.values()).item() == pytest.approx(monais.item() / (1 + 0.5))
 
 
 def test_losses_are_weighted_as_asked():

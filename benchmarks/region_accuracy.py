@@ -82,11 +82,14 @@ def report(words: str, dataset: Dataset, split: str, cases: Sequence[Case], each
         print(row(name, agreement, [case_id for case_id, of in domain.items() if of == name]))
     for case_id in domain if each else ():
         print(row(case_id, agreement, [case_id]))
-    intervals = ", ".join(f"{name} {block['interval']}" for name, block in metrics["regions"].items())
-    print(f"\n95 % intervals of Dice: {intervals}")
+    intervals = {name: block["interval"] for name, block in metrics["regions"].items()}
+    words = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, (low, high) in intervals.items())
+    print(f"\n95 % intervals of Dice: {words}")
     print(f"found as: {metrics['lesions']['all']['found_as']}")
-    wall, cpu = np.median(maps.seconds, axis=0)
-    print(f"a map takes {wall:.1f} s, {cpu:.1f} s of CPU (median)")
+    wall, cpu = np.transpose(maps.seconds)
+    print(
+        f"a map takes {np.median(wall):.1f} s, {np.median(cpu):.1f} s of CPU (median); at most {max(cpu):.1f} s of CPU"
+    )
 
 
 def main() -> None:

@@ -83,8 +83,8 @@ def report(words: str, dataset: Dataset, split: str, cases: Sequence[Case], each
     for case_id in domain if each else ():
         print(row(case_id, agreement, [case_id]))
     intervals = {name: block["interval"] for name, block in metrics["regions"].items()}
-    words = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, (low, high) in intervals.items())
-    print(f"\n95 % intervals of Dice: {words}")
+    ranges = ", ".join(f"{name} {low:.3f} to {high:.3f}" for name, (low, high) in intervals.items())
+    print(f"\n95 % intervals of Dice: {ranges}")
     print(f"found as: {metrics['lesions']['all']['found_as']}")
     wall, cpu = np.transpose(maps.seconds)
     print(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
 from cmb_plugin.detections import Detections
 
 CORE = 0.5  # of a piece's highest probability: what reaches it is the lesion, the rest its blurred edge
+SCORES = ("score_mean", "score_peak", "score_piece", "score_sum")
 
 
 def component_detections(probabilities: np.ndarray, threshold: float, least_voxels: int = 1) -> Detections:
-    """Connected pieces (26 neighbours) of the voxels that are lesion of any class with at least ``threshold``.
+    """Connected pieces (26 neighbours) of the voxels that are lesion of a class with at least ``threshold``.
+
+    Each class has pieces of its own: a microbleed at the edge of a large deposit of iron is found beside it, as if it
+    lay alone. What may be of two classes is found as both, with the score of each, as a detector has it.
 
     A low threshold finds faint lesions, but would make clear ones too large; so the box of each piece is that of its
-    core, the voxels with at least half of its highest probability. Its class is the one with most probability there.
+    core, the voxels with at least half of its highest probability.
 
     Args:
         probabilities: [K, Z, Y, X] of the classes, background first.
@@ -22,27 +28,38 @@ def component_detections(probabilities: np.ndarray, threshold: float, least_voxe
         least_voxels: smaller pieces are left out.
 
     Returns:
-        detections, highest score first, in voxels of the array. The score is the mean probability of lesion over the
-        core, also in the column ``score_mean``; ``score_peak`` is the highest. ``nndet_sweep`` chooses between them.
+        detections, highest score first, in voxels of the array. The score is ``score_mean``, the mean probability of
+        the class over the core. Other columns, among which ``nndet_sweep`` chooses: ``score_peak``, the highest
+        probability; ``score_piece``, the mean over the whole piece; ``score_sum``, s / (1 + s) of the sum s over it.
     """
-    lesion = probabilities[1:].sum(axis=0, dtype=np.float32)  # not 1 - background: both are 0 where nothing was seen
-    pieces, _ = ndimage.label(lesion >= threshold, structure=np.ones((3, 3, 3)))
-    boxes, labels, means, peaks = [], [], [], []
-    for number, place in enumerate(ndimage.find_objects(pieces), start=1):
-        inside = pieces[place] == number
-        if np.count_nonzero(inside) < least_voxels:
-            continue
-        values = np.where(inside, lesion[place], 0)
-        core = values >= CORE * values.max()
-        corners = np.argwhere(core)
-        start = [s.start for s in place]
-        boxes.append([*(corners.min(axis=0) + start), *(corners.max(axis=0) + 1 + start)])
-        labels.append(int(probabilities[(slice(1, None), *place)][:, core].astype(np.float32).sum(axis=1).argmax()))
-        means.append(float(values[core].mean()))
-        peaks.append(float(values.max()))
-    scores = np.array(means, dtype=np.float32)
-    columns = {"score_mean": scores, "score_peak": np.array(peaks, dtype=np.float32)} if boxes else {}
+    boxes, labels, scores = [], [], []
+    for label, lesion in enumerate(probabilities[1:]):
+        for box, values in _pieces(lesion.astype(np.float32), threshold, least_voxels):
+            boxes.append(box)
+            labels.append(label)
+            scores.append(values)
+    table = np.array(scores, dtype=np.float32).reshape(-1, len(SCORES))
     found = Detections(
-        np.array(boxes, dtype=np.float32).reshape(-1, 6), scores, np.array(labels, dtype=np.int64), columns
+        np.array(boxes, dtype=np.float32).reshape(-1, 6),
+        table[:, 0],
+        np.array(labels, dtype=np.int64),
+        dict(zip(SCORES, table.T, strict=True)) if boxes else {},
     )
     return found.by_score()
+
+
+def _pieces(
+    lesion: np.ndarray, threshold: float, least_voxels: int
+) -> Iterator[tuple[list[int], tuple[float, float, float, float]]]:
+    """The box of each piece's core and the piece's ``SCORES``, from the probability [Z, Y, X] of one class."""
+    pieces, _ = ndimage.label(lesion >= threshold, structure=np.ones((3, 3, 3)))
+    for number, place in enumerate(ndimage.find_objects(pieces), start=1):
+        inside = pieces[place] == number
+        values = lesion[place][inside]
+        if len(values) < least_voxels:
+            continue
+        peak, total = float(values.max()), float(values.sum())
+        core = inside & (lesion[place] >= CORE * peak)
+        corners = np.argwhere(core) + [s.start for s in place]
+        box = [*corners.min(axis=0), *(corners.max(axis=0) + 1)]
+        yield box, (float(lesion[place][core].mean()), peak, total / len(values), total / (1 + total))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from cmb_plugin.images import Grid, Mapping
 from cmb_plugin.inference import InferenceConfig, component_detections, predict_array
+from cmb_plugin.inference.restore import restore
 
 
 def probabilities(shape=(20, 20, 20), classes=2):
@@ -20,8 +22,32 @@ def test_each_piece_has_the_box_of_its_core_its_class_and_scores_that_rank_it():
     found = component_detections(probabilities(), threshold=0.2)
     np.testing.assert_array_equal(found.boxes, [[4, 4, 4, 7, 7, 7], [12, 12, 12, 14, 14, 15]])
     np.testing.assert_array_equal(found.labels, [0, 1])
-    np.testing.assert_allclose(found.scores, [0.9, 0.4], atol=1e-6)
-    assert found.rankings == ["score_mean", "score_peak"]
+    np.testing.assert_allclose(found.scores, [0.9, 0.3], atol=1e-6)
+    assert found.rankings == ["score_mean", "score_peak", "score_piece", "score_sum"]
+    sums = np.array([27 * 0.9 + 0.25, 12 * 0.3])
+    np.testing.assert_allclose(found.columns["score_piece"], sums / [28, 12], atol=1e-6)
+    np.testing.assert_allclose(found.columns["score_sum"], sums / (1 + sums), atol=1e-6)
+
+
+def test_a_microbleed_at_the_edge_of_iron_is_found_as_if_it_lay_alone():
+    volume = np.zeros((3, 16, 24, 24), dtype=np.float32)
+    volume[1, 6:8, 6:8, 6:8] = 0.6
+    alone = component_detections(volume, threshold=0.2)
+    volume[2, 4:12, 8:20, 4:20] = 0.9  # touches it
+    found = component_detections(volume, threshold=0.2)
+    np.testing.assert_array_equal(found.labels, [1, 0])
+    np.testing.assert_array_equal(found.boxes, [[4, 8, 4, 12, 20, 20], *alone.boxes])
+    assert found.scores[1] == alone.scores[0]
+
+
+def test_lesions_of_a_scan_with_thick_slices_come_back_in_its_own_space():
+    grid = Grid((9, 40, 40), (5.0, 0.5, 0.5), (3.0, -2.0, 1.0))
+    mapping = Mapping.plan(grid, shape=(9, 20, 20))  # pixels of 1 mm, slices as they are
+    volume = np.zeros((2, 9, 20, 20), dtype=np.float32)
+    volume[1, 2, 5:7, 5:7] = volume[1, 3, 7, 7] = 0.8  # the next slice, one pixel on: it touches
+    volume[1, 5, 7, 7] = 0.7  # a slice is between: 10 mm away
+    found = restore(component_detections(volume, threshold=0.5), mapping)
+    np.testing.assert_allclose(found.boxes, [[2, 10, 10, 4, 16, 16], [5, 14, 14, 6, 16, 16]], atol=1e-4)
 
 
 def test_faint_and_small_pieces_are_left_out_when_asked():

@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_predict 101 CMBRetinaUNet_D3CMB_3d -f 0       one model, one fold
         nndet_predict 101 --input scans --output found        any folder of {case}_0000.nii.gz, {case}_0001.nii.gz, ...
         nndet_predict 101 --regions auto                      and say where in the brain each lesion lies
+        nndet_predict 101 DeepMIRUNet_D3CMB_3d --without QSM,T2 --output swi_alone    as if there were no such files
 
     Files, for each case: {case}_boxes.json (all candidates, in voxels of the scan and world mm) and
     {case}_instances.nii.gz (the reported lesions, numbered, on the scan's own grid); for the run: lesions.tsv,
@@ -64,6 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="map of brain regions: auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], atlas:builtin; "
         "default: none, because a map takes 10 to 30 s per scan and removes detections",
     )
+    arguments.add_argument(
+        "--without",
+        metavar="NAME,...",
+        help="modalities to leave out of every case, for models that can do without; such models also take cases of "
+        "which some files are missing",
+    )
     arguments.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU if there is one")
     arguments.add_argument("--overwrite", action="store_true", help="predict finished cases again")
     arguments.add_argument(
@@ -90,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         num_models=args.num_models,
         overwrite=args.overwrite,
         regions=args.regions,
+        without=[name.strip() for name in args.without.split(",")] if args.without else [],
         say=print,
     )
     unpredicted = [(failure.item.case, failure.error, failure.is_bug, failure.details) for failure in report.failures]

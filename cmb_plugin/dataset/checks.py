@@ -22,6 +22,8 @@ SAME_GRID_MM = 0.01
 
 _SHOWN = 25
 
+ADD_OR_SAY = 'add the file; or, for trainers that can do without, say "missing": {{"{name}": ["..."]}} in dataset.json'
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -148,9 +150,9 @@ def check_case(case: Case, n_classes: int, test_labels: bool = False, full: bool
     facts = CaseFacts()
     add = partial(_add, facts.findings, case.case_id)
     reference: tuple[Path, Grid] | None = None
-    for path in case.images:
+    for path in case.present:
         if not path.is_file():
-            add(path, "is missing", "add the file, or remove the other modalities of the case", fatal=True)
+            add(path, "is missing", ADD_OR_SAY.format(name=case.case_id), fatal=True)
             continue
         with _as_finding(path, add):
             grid = read_grid(path)

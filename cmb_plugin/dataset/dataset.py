@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Case:
         classes_file: JSON with the class of every instance, None when there is none.
         split: ``Tr`` or ``Ts``; empty for a scan that belongs to no Task folder.
         raw: the folder of ``imagesTr``, ``labelsTr`` and their optional neighbours.
+        missing: indices into ``images`` of the modalities that the case does without, whether a file is there or not.
     """
 
     case_id: str
@@ -56,6 +57,12 @@ class Case:
     classes_file: Path | None = None
     split: str = ""
     raw: Path = Path()
+    missing: tuple[int, ...] = ()
+
+    @property
+    def present(self) -> tuple[Path, ...]:
+        """The paths of the modalities that the case does not do without."""
+        return tuple(path for number, path in enumerate(self.images) if number not in self.missing)
 
     def extra(self, kind: str) -> Path | None:
         """The case's file in an optional folder: ``mimics``, ``lesions``, ``regions`` or ``brain``; None without it."""
@@ -104,6 +111,7 @@ class Dataset:
         domain: case -> site, cohort or protocol, where the data set says so.
         weak_cases: where masks were made from points or boxes in some cases only, those; otherwise empty.
         regions: names of the numbers 1, 2, ... in ``regionsTr``; 0 is outside of all.
+        missing: case -> numbers of the modalities that it does without.
     """
 
     task: TaskFolder
@@ -117,6 +125,7 @@ class Dataset:
     domain: dict[str, str] = field(default_factory=dict)
     weak_cases: frozenset[str] = frozenset()
     regions: tuple[str, ...] = REGIONS
+    missing: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, task: TaskFolder) -> Dataset:
@@ -162,6 +171,7 @@ class Dataset:
             domain={str(case): str(name) for case, name in domains.items()},
             weak_cases=frozenset(str(case) for case in weak),
             regions=_regions(path, data),
+            missing=_missing(path, data.get("missing") or {}, modalities),
         )
 
     def is_weak(self, case_id: str) -> bool:
@@ -170,7 +180,8 @@ class Dataset:
 
     def cases(self, split: str) -> list[Case]:
         """The cases of ``Tr`` or ``Ts`` that have an image of any modality, sorted by name."""
-        return find_cases(self.task.images(split), len(self.modalities), split)
+        found = find_cases(self.task.images(split), len(self.modalities), split)
+        return [replace(case, missing=self.missing.get(case.case_id, ())) for case in found]
 
     def patients(self, case_ids: Sequence[str]) -> dict[str, str]:
         """Case -> patient; a case without ``session_id`` is a patient of its own."""
@@ -336,6 +347,19 @@ def _regions(path: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(entry, dict):
         entry = {"0": "outside", **{str(number): name for number, name in entry.items()}}
     return _numbered(path, {"regions": entry}, ("regions",), '{"1": "lobar", "2": "deep"}')[1:]
+
+
+def _missing(path: Path, entry: Any, modalities: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Numbers by case from ``{"case": ["QSM", ...]}``."""
+    remedy = 'write "missing": {"case": ["QSM"]}, with names that stand under modalities'
+    if not isinstance(entry, dict) or not all(isinstance(names, list) for names in entry.values()):
+        raise UserError(f"{path}: missing is {entry!r}", remedy=remedy)
+    for case_id, names in entry.items():
+        if unknown := sorted({str(name) for name in names} - {*modalities}):
+            raise UserError(f"{path}: missing: {case_id}: there is no modality {unknown[0]}", remedy=remedy)
+        if {*names} == {*modalities}:
+            raise UserError(f"{path}: missing: {case_id} lacks every modality", remedy="remove the case")
+    return {str(case_id): tuple(sorted(modalities.index(n) for n in {*names})) for case_id, names in entry.items()}
 
 
 def _existing(folder: Path, stem: str, suffixes: Sequence[str]) -> Path | None:

@@ -43,6 +43,7 @@ class CasePredictions:
         volumes_mm3: for each detection the volume of its instance in the mask; None where it is not drawn.
         key: changes when scan, model or settings change, so that a later run knows whether the case is still good.
         regions: where the places of the detections come from, as plain data; None where nobody asked for them.
+        modalities: names of those that the model saw; empty where nobody wrote them down.
     """
 
     case_id: str
@@ -55,6 +56,7 @@ class CasePredictions:
     volumes_mm3: tuple[float | None, ...] | None = None
     key: str = ""
     regions: dict[str, Any] | None = None
+    modalities: tuple[str, ...] = ()
 
     @property
     def removed(self) -> np.ndarray:
@@ -147,6 +149,7 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
             "key": predictions.key,
             "grid": grid.to_json(),
             "classes": list(predictions.classes),
+            **({"modalities": list(predictions.modalities)} if predictions.modalities else {}),
             "operating_point": {"score": predictions.operating_point},
             **({} if predictions.regions is None else {"regions": predictions.regions}),
             "detections": rows,
@@ -186,6 +189,7 @@ def read_case_predictions(path: Path) -> CasePredictions:
             volumes_mm3=tuple(row.get("volume_mm3") for row in rows),
             key=content.get("key", ""),
             regions=content.get("regions"),
+            modalities=tuple(content.get("modalities", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

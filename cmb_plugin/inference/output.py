@@ -35,6 +35,7 @@ def write_case(
     folds: Sequence[int] = (),
     key: str = "",
     draw: bool = True,
+    modalities: Sequence[str] = (),
 ) -> CasePredictions:
     """Writes ``{case}_instances.nii.gz``, then ``{case}_boxes.json``: where the JSON stands, the case is whole.
 
@@ -49,13 +50,16 @@ def write_case(
         folds: which of its folds predicted together.
         key: kept in the JSON, see ``CasePredictions``.
         draw: also write the instance mask, which needs SimpleITK.
+        modalities: names of those that were seen.
 
     Returns:
         what was written, in voxels of the scan.
     """
     found = restore(prediction.detections, mapping)
     case = CasePredictions(
-        case_id, found, mapping.source, tuple(classes), operating_point, model, tuple(folds), key=key
+        *(case_id, found, mapping.source, tuple(classes), operating_point, model, tuple(folds)),
+        key=key,
+        modalities=tuple(modalities),
     )
     reported = found[case.reported]
     mask = instance_mask(reported, prediction.foreground, mapping)

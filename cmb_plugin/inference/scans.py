@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,10 +40,12 @@ class Scan:
     Attributes:
         data: [C, Z, Y, X] float32, numpy or blosc2.
         mapping: the way from the scan's voxels to the array's.
+        missing: channels of modalities that it does without: they hold 0.
     """
 
     data: Any
     mapping: Mapping
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,30 +55,34 @@ class ScanSource:
     Attributes:
         case: its files.
         prepared: folder in which it is stored preprocessed; None to preprocess its files.
+        may_lack: whether the model tolerates missing modalities; otherwise a case that lacks some is an error.
     """
 
     case: Case
     prepared: Path | None = None
+    may_lack: bool = False
 
     @classmethod
-    def of(cls, case: Case, folder: Path, recipe: Preprocessing) -> ScanSource:
+    def of(cls, case: Case, folder: Path, recipe: Preprocessing, may_lack: bool = False) -> ScanSource:
         """Takes the case from ``folder`` if it is stored there, was made by ``recipe`` and its files have not changed.
 
         Where the scans themselves are not at hand, a stored case is taken as it is.
         """
         current = is_current(folder, case.case_id, work_key(source_files(case, recipe), recipe))
         stored = (folder / f"{case.case_id}.json").is_file()
-        raw = any(path.is_file() for path in case.images)
-        return cls(case, folder if current or (stored and not raw) else None)
+        raw = any(path.is_file() for path in case.present)
+        return cls(case, folder if current or (stored and not raw) else None, may_lack)
 
     def key(self, recipe: Preprocessing) -> str:
         """A short text that changes when what the network will see may have changed."""
         if self.prepared is not None:
             try:
-                return StoredCase.open(self.prepared, self.case.case_id).key
+                stored = StoredCase.open(self.prepared, self.case.case_id)
             except UserError:
                 return ""  # damaged: it is reported when it is read
-        return work_key([path for path in self.case.images if path.is_file()], recipe)
+            further = set(self.case.missing) - set(stored.missing)
+            return f"{stored.key} without {sorted(further)}" if further else stored.key
+        return work_key([path for path in self.case.present if path.is_file()], recipe)
 
 
 def input_cases(folder: Path, n_modalities: int) -> list[Case]:
@@ -119,37 +125,55 @@ def prepared_scans(
     with TemporaryDirectory(prefix="nndet_predict_") as scratch:
         save = partial(_save, recipe=recipe, scratch=Path(scratch))
         for outcome in _ahead(save, sources, min(workers, todo)):
-            if outcome.result is None:
+            if outcome.error:
                 yield Outcome(outcome.item, error=outcome.error, is_bug=outcome.is_bug, details=outcome.details)
                 continue
-            path, mapping = outcome.result
-            if path is None:
+            if outcome.result is None:
                 yield run_cases(partial(_load, recipe=recipe), [outcome.item])[0]
                 continue
+            path, scan = outcome.result
             # Read whole: tiles of a file in row order are scattered over it, and would be read from the disk again and
             # again where memory is too short to keep it cached.
-            yield Outcome(outcome.item, result=Scan(np.load(path), mapping))
+            yield Outcome(outcome.item, result=replace(scan, data=np.load(path)))
             path.unlink()
 
 
 def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
     if source.prepared is not None:
         stored = StoredCase.open(source.prepared, source.case.case_id)
-        return Scan(stored.data, stored.mapping)
+        missing = tuple(sorted({*stored.missing, *source.case.missing}))
+        _check_missing(source, missing)
+        if missing == stored.missing:
+            return Scan(stored.data, stored.mapping, missing)
+        data = stored.data[:]
+        data[list(missing)] = 0
+        return Scan(data, stored.mapping, missing)
+    _check_missing(source, source.case.missing)
     images, grid = read_images(source.case)
     brain = read_brain(source.case, grid) if recipe.brain_channel is not None else None
     prepared = preprocess_case(images, grid, None, recipe, brain)
-    return Scan(prepared.data, prepared.mapping)
+    return Scan(prepared.data, prepared.mapping, source.case.missing)
 
 
-def _save(source: ScanSource, recipe: Preprocessing, scratch: Path) -> tuple[Path | None, Mapping | None]:
-    """Preprocesses a case into a file of ``scratch``; nothing to do for a case that is prepared."""
+def _check_missing(source: ScanSource, missing: Sequence[int]) -> None:
+    if len(missing) == len(source.case.images):
+        raise UserError(f"{source.case.images[0]}: the case has no modality left", remedy="leave it out")
+    if missing and not source.may_lack:
+        raise UserError(
+            f"{source.case.images[missing[0]]}: the case does without it, the model needs it",
+            remedy="predict with a model that can do without (docs/predictions.md)",
+        )
+
+
+def _save(source: ScanSource, recipe: Preprocessing, scratch: Path) -> tuple[Path, Scan] | None:
+    """Preprocesses a case into a file of ``scratch``, beside which the scan has no data; nothing to do for a case that
+    is prepared."""
     if source.prepared is not None:
-        return None, None
+        return None
     scan = _load(source, recipe)
     path = scratch / f"{source.case.case_id}.npy"
     np.save(path, scan.data)
-    return path, scan.mapping
+    return path, replace(scan, data=None)
 
 
 def _ahead(

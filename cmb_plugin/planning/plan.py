@@ -159,7 +159,9 @@ class Plan:
 
     def case(self, case: Case) -> Case:
         """The files of a case that this plan reads: its modalities, and as the label what is to be learned."""
-        case = dataclasses.replace(case, images=self.used(case.images))
+        missing = self.used([number in case.missing for number in range(len(case.images))])
+        lacking = tuple(channel for channel, is_missing in enumerate(missing) if is_missing)
+        case = dataclasses.replace(case, images=self.used(case.images), missing=lacking)
         if self.target == "lesions":
             return case
         return dataclasses.replace(case, label=case.extra("regions") if case.split else None, classes_file=None)

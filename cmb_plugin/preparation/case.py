@@ -51,7 +51,8 @@ def preprocess_case(
     The crop keeps every lesion, also one that lies in zeros or outside the brain.
 
     Args:
-        images: float32 [C, z, y, x], one channel per modality, all on ``grid``.
+        images: float32 [C, z, y, x], one channel per modality, all on ``grid``; 0 where a modality is missing, and then
+            0 in the result.
         grid: place of the scan.
         instances: integers [z, y, x] on the same grid, 0 background, one number per lesion; None without labels.
         recipe: what to do.
@@ -69,7 +70,7 @@ def preprocess_case(
     inside = None
     if recipe.brain_channel is not None:
         given = None if brain is None else oriented.orient(brain) != 0
-        inside = find_brain(images, oriented.oriented_spacing, recipe.brain_channel, given)
+        inside = find_brain(images, oriented.oriented_spacing, showing_brain(images, recipe), given)
     start, stop = foreground_extent(images, mask) if recipe.crop_to_nonzero else ((0, 0, 0), oriented.shape)
     if inside is not None:
         start, stop = brain_extent(inside, oriented.oriented_spacing, recipe.brain_margin_mm, mask, (start, stop))
@@ -95,13 +96,22 @@ def preprocess_case(
 
 
 def find_brain(
-    images: np.ndarray, spacing: tuple[float, ...], channel: int, given: np.ndarray | None = None
+    images: np.ndarray, spacing: tuple[float, ...], channel: int | None, given: np.ndarray | None = None
 ) -> np.ndarray | None:
     """bool [Z, Y, X]: the mask given unless it is empty, else the estimate on ``images[channel]``; None without
     either."""
     if given is not None and given.any():
         return given
-    return estimate_brain(images[channel], spacing)
+    return None if channel is None else estimate_brain(images[channel], spacing)
+
+
+def showing_brain(images: np.ndarray, recipe: Preprocessing) -> int | None:
+    """The channel of [C, Z, Y, X] to look for the brain in: the recipe's; where the scan lacks it, the first other one
+    that is neither phase nor QSM, in which the head has no edge; None where there is none."""
+    schemes = [step.scheme for step in recipe.normalisation]
+    others = [channel for channel, scheme in enumerate(schemes) if scheme not in ("phase", "qsm")]
+    candidates = [] if recipe.brain_channel is None else [recipe.brain_channel, *others]
+    return next((channel for channel in candidates if images[channel].any()), None)
 
 
 def brain_extent(

@@ -173,9 +173,11 @@ def _brain_shape(
     images: np.ndarray, oriented: Mapping, modalities: Sequence[str], brain: np.ndarray | None
 ) -> tuple[Triple | None, bool]:
     """Voxels of the brain's block, and whether it is the given mask's."""
-    channel = brain_channel(modalities)
-    if channel is None:
+    present = [channel for channel, image in enumerate(images) if image.any()][: len(modalities)]
+    among_present = brain_channel([modalities[channel] for channel in present])
+    if among_present is None:
         return None, False
+    channel = present[among_present]
     given = None if brain is None else oriented.orient(brain) != 0
     found = find_brain(images, oriented.oriented_spacing, channel, given)
     if found is None:

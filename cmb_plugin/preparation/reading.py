@@ -16,31 +16,32 @@ MOST_INSTANCES = int(np.iinfo(np.int16).max)  # prepared masks are int16
 
 
 def read_images(case: Case) -> tuple[np.ndarray, Grid]:
-    """All modalities of a case on the grid of the first.
+    """All modalities of a case on the grid of the first that it has.
 
     Returns:
-        float32 [C, z, y, x] and the grid.
+        float32 [C, z, y, x] and the grid; channels that the case does without are 0.
 
     Raises:
         UserError: a modality is missing, unreadable, lies elsewhere than the first, or holds one value everywhere.
     """
-    images: list[np.ndarray] = []
+    images: dict[Path, np.ndarray] = {}
     grid: Grid | None = None
-    for path in case.images:
+    for path in case.present:
         if not path.is_file():
             raise UserError(f"{path}: no such file", remedy="add it, or remove the other modalities of the case")
         image, own = read_scan(path)
         grid = grid or own
         if _apart(own, grid):
             raise UserError(
-                f"{path}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
+                f"{path}: does not lie on the grid of {case.present[0].name}", remedy="resample it to that grid"
             )
         finite = image[np.isfinite(image)]
         if not finite.size or finite.min() == finite.max():
             raise UserError(f"{path}: every voxel has the same value", remedy="export the scan again")
-        images.append(image)
+        images[path] = image
     assert grid is not None, "a case has at least one modality"
-    return np.stack(images), grid
+    absent = np.zeros(grid.shape, dtype=np.float32)
+    return np.stack([images.get(path, absent) for path in case.images]), grid
 
 
 def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
@@ -121,7 +122,7 @@ def source_files(case: Case, recipe: Preprocessing | None = None, brain: bool = 
         recipe: counts the brain mask if the recipe uses it.
         brain: counts the brain mask in any case.
     """
-    files = [*case.images, case.label, case.classes_file]
+    files = [*case.present, case.label, case.classes_file]
     if brain or (recipe is not None and recipe.brain_channel is not None):
         files.append(brain_file(case))
     return [path for path in files if path is not None and path.is_file()]

@@ -49,6 +49,7 @@ class StoredCase:
         labelled: False for a scan without labels.
         key: what it was made from and how, see ``work_key``.
         weak: the lesions were drawn from points or boxes, so that their outlines are nobody's judgement.
+        missing: channels of modalities that the case does without: they hold nothing but 0.
 
     Example:
         >>> case = StoredCase.open(folder, "sub-01")                      # doctest: +SKIP
@@ -71,6 +72,7 @@ class StoredCase:
     labelled: bool
     key: str
     weak: bool = False
+    missing: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, folder: Path, case_id: str) -> StoredCase:
@@ -102,6 +104,7 @@ class StoredCase:
             labelled=content["labelled"],
             key=content["key"],
             weak=content.get("weak", False),
+            missing=tuple(content.get("missing", ())),
         )
 
     @cached_property
@@ -164,6 +167,7 @@ def save_case(
         "redrawn": prepared.redrawn,
         "nonfinite": prepared.nonfinite,
         "weak": weak,
+        "missing": [channel for channel, image in enumerate(prepared.data) if not image.any()],
     }
     write_json(_json_path(folder, case_id), content)
 

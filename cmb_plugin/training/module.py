@@ -38,6 +38,8 @@ class DetectionModule(LightningModule):
         presets: further named presets, ``{name: {dotted key: value}}``, or changes to the common ones.
         target: what it learns, as in ``Plan.target``.
         default_plan: plan that ``nndet_train`` takes where none is named; empty for the program's own.
+        tolerates_missing: whether it learns from, and predicts, scans that lack some of the plan's modalities; their
+            channels are 0.
 
     Args:
         plan: what the planner decided.
@@ -50,6 +52,7 @@ class DetectionModule(LightningModule):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     target: ClassVar[str] = "lesions"
     default_plan: ClassVar[str] = ""
+    tolerates_missing: ClassVar[bool] = False
 
     def __init__(
         self, plan: Plan, model_cfg: ModelConfig | None = None, trainer_cfg: TrainerConfig | None = None, seed: int = 0

@@ -25,7 +25,7 @@ class Batch:
     """What a trainer's losses get.
 
     Attributes:
-        images: [B, C, Z, Y, X] float32.
+        images: [B, C, Z, Y, X] float32; channels that a case does without are 0.
         boxes: for each image [N, 6] in patch voxels.
         labels: for each image [N] class indices.
         foreground: [B, Z, Y, X], 1 inside lesions.
@@ -136,6 +136,8 @@ class PatchDataset(Dataset[Sample]):
         instances = torch.from_numpy(_read(case.instances, start, size).astype(np.int16))
         if self.augmentation:
             image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
+            for channel in case.missing:
+                image[channel] = 0  # noise would look like a modality
         sample = _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
         sample.outlined = not (case.weak and len(sample.boxes))
         first = start + (np.asarray(size) - self.patch_size) // 2

@@ -106,7 +106,7 @@ def evaluate(
     folder = Path(output) if output is not None else source.results
     assert folder is not None
     title = ", ".join(word for word in (task_folder.name, source.words, split) if word)
-    images = {case.case_id: case.images[0] for case in cases}
+    images = {case.case_id: case.present[0] for case in cases}
     files = write_results(folder, title, metrics, loaded, config, dataset.classes, images, notes)
     return EvaluationRun(title, metrics, folder, files, notes)
 

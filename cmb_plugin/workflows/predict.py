@@ -33,6 +33,7 @@ from cmb_plugin.settings import Overrides, read_settings, typed
 from cmb_plugin.workers import Outcome, default_workers, failures, progress, run_cases
 
 from .ensemble import Ensemble, choose_model, load_ensemble
+from .lacking import declared_missing, lacking, without_channels
 from .place import Placing, forget_case, place_cases, restore_cases
 from .region_model import predict_maps
 from .regions import NONE
@@ -90,6 +91,7 @@ def predict(
     num_models: int | None = None,
     overwrite: bool = False,
     regions: str = NONE,
+    without: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> PredictReport:
     """Predicts the test scans of a task, the validation scans of folds, or any folder of scans.
@@ -114,6 +116,7 @@ def predict(
         overwrite: predict also what is finished.
         regions: where maps of brain regions come from (``workflows.regions``); ``none`` takes places that an earlier
             run gave the lesions away again.
+        without: modalities to leave out of every case, by name, as if there were no file of them; needs ``output``.
         say: is given sentences about what is used; None is silent.
 
     Raises:
@@ -126,6 +129,9 @@ def predict(
         raise UserError(f"{input}: an input folder needs an output folder and no split", remedy="add --output DIR")
     if input is not None and Path(input).resolve() == Path(output or "").resolve():
         raise UserError(f"{output}: is the input folder too", remedy="choose another output folder")
+    if without and output is None:
+        remedy = "add --output DIR: what all modalities show would be overwritten"
+        raise UserError(f"--without {','.join(without)}: needs a folder of its own", remedy=remedy)
     words = Overrides.parse(overrides)
     import_additional(words.take_imports())
     chosen_device = _device(device)
@@ -142,10 +148,13 @@ def predict(
     for group in groups:
         ensemble = load_ensemble(model_folder, group, chosen_device, checkpoint, settings)
         _introduce(ensemble, say)
+        left_out = without_channels(ensemble, without)
+        if left_out:
+            say(f"Without {', '.join(ensemble.plan.modalities[channel] for channel in sorted(left_out))}")
         target = Path(output) if output is not None else default_output(model_folder, group, split)
         if split == "val" and output is not None and len(groups) > 1:
             target = target / f"fold{group[0]}"
-        sources = _sources(folder, ensemble, group, split, input)
+        sources = _sources(folder, ensemble, group, split, input, left_out)
         # What prepares scans in the background takes a core from the network where the network runs on the cores.
         number = min(3, default_workers() - 1) if workers is None else workers
         if ensemble.plan.target == "regions":
@@ -206,19 +215,27 @@ def _can_draw() -> bool:
 
 
 def _sources(
-    task: TaskFolder, ensemble: Ensemble, folds: Sequence[int], split: str, input: Path | str | None
+    task: TaskFolder,
+    ensemble: Ensemble,
+    folds: Sequence[int],
+    split: str,
+    input: Path | str | None,
+    without: frozenset[int] = frozenset(),
 ) -> list[ScanSource]:
     """The cases to predict, each from its prepared array where there is a current one.
 
     Raises:
         UserError: there are none.
     """
-    plan = ensemble.plan
+    plan, may_lack = ensemble.plan, ensemble.tolerates_missing
     if input is not None:
-        return [ScanSource(plan.case(case)) for case in input_cases(Path(input), plan.n_files)]
+        cases = [plan.case(case) for case in input_cases(Path(input), plan.n_files)]
+        return [ScanSource(lacking(case, without, may_lack), may_lack=may_lack) for case in cases]
     part = "Tr" if split == "val" else "Ts"
     images, prepared = task.images(part), task.prepared(plan.name, part)
-    known = {case.case_id: case for case in find_cases(images, plan.n_files, part)}
+    missing = declared_missing(task)
+    found = find_cases(images, plan.n_files, part)
+    known = {case.case_id: dataclasses.replace(case, missing=missing.get(case.case_id, ())) for case in found}
     ids = sorted({*known, *prepared_cases(prepared)})
     if split == "val":
         path = ensemble.model.fold(folds[0]).splits
@@ -228,8 +245,13 @@ def _sources(
         ids = sorted(splits[folds[0]]["val"])
     if not ids:
         raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
-    cases = [known.get(case_id) or _absent(case_id, images, plan.n_files, part) for case_id in ids]
-    return [ScanSource.of(plan.case(case), prepared, plan.preprocessing) for case in cases]
+    cases = [
+        lacking(plan.case(known[case_id]), without, may_lack)
+        if case_id in known
+        else lacking(plan.case(_absent(case_id, images, plan.n_files, part)), without, False)
+        for case_id in ids
+    ]
+    return [ScanSource.of(case, prepared, plan.preprocessing, may_lack) for case in cases]
 
 
 def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:
@@ -314,6 +336,7 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
         model=ensemble.model.name,
         folds=ensemble.folds,
         key=key,
+        modalities=[name for channel, name in enumerate(ensemble.plan.modalities) if channel not in scan.missing],
         draw=draw,
     )
 

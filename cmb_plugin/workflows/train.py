@@ -18,7 +18,7 @@ from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, find_task, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, suggest, trainers
-from cmb_plugin.preparation import prepared_cases
+from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import Overrides, read_settings, write_settings
 from cmb_plugin.training import PRESETS, AugmentConfig, DetectionModule, ExperimentConfig, TrainerConfig, fit, seed_all
 
@@ -162,7 +162,20 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
             f"{run.task.prepared(run.plan.name, 'Tr')}: no prepared case of fold {fold}",
             remedy=f"run nndet_prep {run.task.name}",
         )
+    _check_modalities(run, [*train_ids, *val_ids])
     return train_ids, val_ids
+
+
+def _check_modalities(run: TrainingRun, case_ids: Sequence[str]) -> None:
+    if run.trainer.tolerates_missing:
+        return
+    folder = run.task.prepared(run.plan.name, "Tr")
+    lacking = [case_id for case_id in case_ids if StoredCase.open(folder, case_id).missing]
+    if lacking:
+        raise UserError(
+            f"{run.settings['module']} needs every modality, {lacking[0]} lacks some ({len(lacking)} cases do)",
+            remedy="add the scans, remove the cases, or choose a trainer that can do without (docs/predictions.md)",
+        )
 
 
 def is_first_process() -> bool:

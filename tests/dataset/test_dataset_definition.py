@@ -78,6 +78,9 @@ def test_modalities_stand_in_the_order_of_their_numbers(tmp_path):
         ({"session_id": ["a"]}, "session_id"),
         ({"domain": "site1"}, "domain"),
         ({"weak_cases": {"a": 1}}, "weak_cases"),
+        ({"missing": ["T2"]}, "missing"),
+        ({"missing": {"a": "T2"}}, "missing"),
+        ({"missing": {"a": ["no such"]}}, "no such"),
     ],
 )
 @pytest.mark.parametrize("name", ["dataset.json", "dataset.yaml"])

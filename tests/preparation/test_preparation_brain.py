@@ -26,6 +26,7 @@ from cmb_plugin.preparation import (
     source_files,
 )
 from cmb_plugin.preparation.brain import otsu
+from cmb_plugin.preparation.case import showing_brain
 from cmb_plugin.workflows.prep import prepare
 
 RECIPE = Preprocessing((2.5, 2.0, 2.0), normalisation=(Normalisation("robust"),), brain_channel=0)
@@ -203,3 +204,20 @@ def test_prediction_takes_the_prepared_scan_of_the_task_and_no_mask_beside_a_fol
     assert case.extra("brain") not in source_files(case, Preprocessing((1.0, 1.0, 1.0)))
     new = input_cases(task.images("Tr"), 2)[0]
     assert source_files(new, plan.preprocessing) == list(new.images)
+
+
+# A modality that is missing
+
+
+def test_without_the_modality_of_the_brain_another_magnitude_shows_it(phantom: PhantomCase) -> None:
+    swi, t2 = phantom.images["swi"], phantom.images["t2"]
+    recipe = dataclasses.replace(RECIPE, normalisation=(Normalisation("robust"), Normalisation("robust")))
+    alone = preprocess_case(t2[None], phantom.grid, None, RECIPE)
+    case = preprocess_case(np.stack([0 * swi, t2]), phantom.grid, None, recipe)
+    assert not case.data[0].any()
+    np.testing.assert_array_equal(case.data[1:], alone.data)
+    phase_alone = dataclasses.replace(recipe, normalisation=(Normalisation("robust"), Normalisation("phase")))
+    assert showing_brain(np.stack([0 * swi, t2]), phase_alone) is None
+    assert showing_brain(np.stack([swi, t2]), recipe) == 0
+    shape = fingerprint_case("a", np.stack([0 * swi, t2]), phantom.grid, None, {}, ("SWI", "T2")).brain_shape
+    assert shape == fingerprint_case("a", t2[None], phantom.grid, None, {}, ("T2",)).brain_shape

@@ -178,3 +178,17 @@ def test_seeding_is_undone_after_an_error():
     with pytest.raises(ZeroDivisionError), seeded(3):
         _ = 1 / 0
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_modality_that_a_case_lacks_stays_empty_in_augmentation(tmp_path):
+    image = np.random.default_rng(0).normal(5, 1, size=(2, 30, 40, 50)).astype(np.float32)
+    image[1] = 0
+    recipe = Preprocessing(spacing=(1.0, 1.0, 1.0), normalisation=(Normalisation(), Normalisation("qsm")))
+    prepared = preprocess_case(image, Grid((30, 40, 50), (1.0, 1.0, 1.0)), np.zeros((30, 40, 50), dtype=int), recipe)
+    save_case(tmp_path, "a", prepared, {})
+    data = dataset(tmp_path, "a", ALWAYS)
+    assert data.case("a").missing == (1,)
+    for index in range(4):
+        seen = data[index].image
+        assert seen[0].std() > 0
+        assert not seen[1].any()

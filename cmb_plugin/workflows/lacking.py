@@ -1,0 +1,53 @@
+"""Modalities that scans to predict lack: by dataset.json, by the command line, or because there is no file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from cmb_plugin.dataset import Case, Dataset
+from cmb_plugin.dataset.dataset import DEFINITION_FILES
+from cmb_plugin.errors import UserError
+from cmb_plugin.paths import TaskFolder
+from cmb_plugin.plugins import suggest
+
+from .ensemble import Ensemble
+
+
+def without_channels(ensemble: Ensemble, names: Sequence[str]) -> frozenset[int]:
+    """The channels of the modalities that shall be left out.
+
+    Raises:
+        UserError: there is no such modality, none would be left, or the model needs all of them.
+    """
+    known = ensemble.plan.modalities
+    for name in names:
+        if name not in known:
+            raise UserError(f"--without: the model knows no modality '{name}'", remedy=suggest(name, known))
+    if names and not ensemble.tolerates_missing:
+        remedy = "leave --without out, or use a model that can do without (docs/predictions.md)"
+        raise UserError(f"{ensemble.model.name} needs every modality: {', '.join(known)}", remedy=remedy)
+    if {*names} == {*known}:
+        raise UserError("--without: no modality is left", remedy=f"keep one of: {', '.join(known)}")
+    return frozenset(known.index(name) for name in names)
+
+
+def declared_missing(task: TaskFolder) -> dict[str, tuple[int, ...]]:
+    """``Dataset.missing``; nothing where there is no dataset.json, as on a machine that has prepared scans only."""
+    if not any((task.root / name).is_file() for name in DEFINITION_FILES):
+        return {}
+    return Dataset.load(task).missing
+
+
+def lacking(case: Case, without: Collection[int], by_files: bool) -> Case:
+    """The case as a model sees it that does without some channels.
+
+    Args:
+        case: as the model's plan sees it (``Plan.case``).
+        without: channels to leave out.
+        by_files: leave also those out of which there is no file, unless there is none of any.
+    """
+    absent = {channel for channel, path in enumerate(case.images) if by_files and not path.is_file()}
+    if len(absent) == len(case.images):
+        absent = set()
+    return dataclasses.replace(case, missing=tuple(sorted({*case.missing, *without, *absent})))

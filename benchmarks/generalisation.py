@@ -63,7 +63,7 @@ def build(source: Dataset, target: TaskFolder, train: Sequence[str], test: Seque
         raise UserError(f"{target.root}: holds something else", remedy="choose another --target")
     for split, members in chosen.items():
         for case in members:
-            _link_case(case, target, split)
+            link_case(case, target, split)
     write_dataset(
         target,
         modalities=source.modalities,
@@ -76,10 +76,11 @@ def build(source: Dataset, target: TaskFolder, train: Sequence[str], test: Seque
     print(f"{target.root}: {len(chosen['Tr'])} training and {len(chosen['Ts'])} test cases")
 
 
-def _link_case(case: Case, target: TaskFolder, split: str) -> None:
-    assert case.label is not None
+def link_case(case: Case, target: TaskFolder, split: str, labels: bool = True) -> None:
+    """Puts the files of a case into another Task folder, its mask and classes with ``labels`` only."""
     files = [(path, target.images(split)) for path in case.images]
-    files += [(path, target.labels(split)) for path in (case.label, case.classes_file) if path is not None]
+    if labels:
+        files += [(path, target.labels(split)) for path in (case.label, case.classes_file) if path is not None]
     files += [(path, target.extra(kind, split)) for kind in EXTRAS if (path := case.extra(kind)) is not None]
     for path, folder in files:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,220 @@
+"""Tables of deep_mir.py: each class with each combination of modalities, and the scores that rank best."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ablation_report import put_between_markers
+
+from cmb_plugin.dataset import Dataset, Truth
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import (
+    Bootstrap,
+    CaseResult,
+    EvaluationConfig,
+    SubjectCounts,
+    SweepConfig,
+    bootstrap,
+    find_operating_point,
+    subject_counts,
+)
+from cmb_plugin.files import read_json, write_text
+from cmb_plugin.workflows.benchmark_entries import Entry, measured_cases, trained_steps
+from cmb_plugin.workflows.benchmark_machine import in_words
+from cmb_plugin.workflows.benchmark_table import show
+from cmb_plugin.workflows.evaluate import load_predictions
+
+PUBLISHED = {  # Rashid et al. 2021, over their combinations of modalities: sensitivity, precision
+    "cmb": ("0.84-0.88", "0.40-0.59"),
+    "iron": ("0.75-0.81", "0.62-0.75"),
+}
+COLUMNS = ("sensitivity", "precision", "fp_per_scan", "froc_score")
+OF_LESION = ("truth_boxes", "truth_labels", "certainty", "instances", "centroids", "regions", "cnr")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What one network predicted with some modalities: folders of the test and of the validation scans."""
+
+    entry: Entry
+    modalities: tuple[str, ...]
+    test: Path
+    validation: Path
+
+
+@dataclass
+class Row:
+    """A class as the networks of a task see it with some modalities; ``ranking`` names a score, "" the chosen one."""
+
+    task: str
+    modalities: str
+    kind: str
+    ranking: str
+    statistics: Bootstrap
+    difference: str = ""
+
+
+def write_report(combinations: Sequence[Combination], output: Path, page: Path | None, resamples: int) -> list[Path]:
+    """Writes deep_mir.md and deep_mir.csv, and the tables into ``page``; returns the paths.
+
+    Raises:
+        UserError: nothing is finished.
+    """
+    ready = [one for one in combinations if one.test.is_dir() and one.validation.is_dir()]
+    if not ready:
+        raise UserError(f"{output}: holds no finished run", remedy="leave --only eval out")
+    rows = [row for group in grouped(ready) for row in measure(group, resamples)]
+    text = markdown(rows, ready)
+    files = [output / "deep_mir.md", output / "deep_mir.csv"]
+    write_text(files[0], text)
+    write_text(files[1], numbers(rows))
+    if page is not None:
+        put_between_markers(page, "deep_mir", text)
+        files.append(page)
+    return files
+
+
+def grouped(combinations: Sequence[Combination]) -> list[list[list[Combination]]]:
+    """By task, then by modalities, the seeds of each."""
+    tasks = dict.fromkeys(one.entry.task for one in combinations)
+    return [
+        [
+            [one for one in combinations if (one.entry.task, one.modalities) == (task, modalities)]
+            for modalities in dict.fromkeys(one.modalities for one in combinations)
+        ]
+        for task in tasks
+    ]
+
+
+def measure(group: Sequence[Sequence[Combination]], resamples: int) -> list[Row]:
+    """The rows of one task: combinations by the chosen score, and all modalities by every score."""
+    dataset = Dataset.load(group[0][0].entry.task)
+    truths: dict[str, Truth] = {}
+    rows: list[Row] = []
+    for runs in filter(None, group):
+        loaded = [load(one, dataset, truths) for one in runs]
+        all_of_them = runs[0].modalities == dataset.modalities
+        names = {name for cases, _ in loaded for case in cases for name in case.detections.rankings}
+        for ranking in ["", *sorted(names)] if all_of_them else [""]:
+            for label, kind in enumerate(dataset.classes):
+                counts = [count(cases, validation, label, ranking, dataset) for cases, validation in loaded]
+                modalities = " + ".join(runs[0].modalities)
+                row = Row(dataset.task.name, modalities, kind, ranking, bootstrap(counts, resamples=resamples))
+                whole = next((one for one in rows if (one.kind, one.ranking) == (kind, "")), None)
+                if whole is not None:
+                    row.difference = show(row.statistics.difference(whole.statistics, "froc_score"), 2, signed=True)
+                rows.append(row)
+    return rows
+
+
+def load(one: Combination, dataset: Dataset, truths: dict[str, Truth]) -> tuple[list[CaseResult], list[CaseResult]]:
+    """Test and validation scans with what was found in them."""
+    entry = one.entry
+    held_out = read_json(entry.task.splits)[entry.fold]["val"]
+    validation = [case for case in dataset.cases("Tr") if case.case_id in held_out]
+    scans = []
+    for cases, folder in ((measured_cases(entry.task, entry.fold), one.test), (validation, one.validation)):
+        loaded, _, missing = load_predictions(dataset, cases, folder, (), truths)
+        if missing:
+            raise UserError(f"{folder}: no predictions of {missing[0]}", remedy="run again without --only eval")
+        scans.append(loaded)
+    return scans[0], scans[1]
+
+
+def count(
+    cases: Sequence[CaseResult], validation: Sequence[CaseResult], label: int, ranking: str, dataset: Dataset
+) -> SubjectCounts:
+    """The lesions of one class, found at the threshold and by the score that validation chooses, or by ``ranking``."""
+    chosen = find_operating_point(
+        [of_class(case, label) for case in validation], SweepConfig(ranking=ranking or None), EvaluationConfig()
+    )
+    config = EvaluationConfig(operating_point=chosen.score)
+    own = [of_class(case, label, chosen.ranking) for case in cases]
+    return subject_counts(own, config, dataset.patients([case.case_id for case in cases]))
+
+
+def of_class(case: CaseResult, label: int, ranking: str | None = None) -> CaseResult:
+    """The scan as if there were no other class; its detections by another of their scores, if one is named."""
+    found = case.detections.ranked_by(ranking)
+    kept = case.truth_labels == label
+    lesions = {
+        name: None if getattr(case, name) is None else np.asarray(getattr(case, name))[kept] for name in OF_LESION
+    }
+    return dataclasses.replace(case, detections=found[found.labels == label], **lesions)
+
+
+def markdown(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:
+    """Two tables and what they were measured with."""
+    return "\n".join([*by_modalities(rows), "", *by_score(rows), "", provenance(rows, combinations)]) + "\n"
+
+
+def by_modalities(rows: Sequence[Row]) -> list[str]:
+    """The table of combinations, class by class, beside what was published."""
+    lines = [
+        "| class | trained on | modalities | sensitivity | precision | FP per scan | FROC score | Δ to all |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(row.kind for row in rows):
+        if kind in PUBLISHED:
+            lines.append(
+                f"| {kind} | *24 patients, Rashid et al. 2021* | *any* | {' | '.join(PUBLISHED[kind])} | | | |"
+            )
+        for row in rows:
+            if row.kind == kind and not row.ranking:
+                cells = [show(row.statistics.estimate(name), 2) for name in COLUMNS]
+                words = (kind, classes_of(row, rows), row.modalities, *cells, row.difference)
+                lines.append(f"| {' | '.join(words)} |")
+    return lines
+
+
+def by_score(rows: Sequence[Row]) -> list[str]:
+    """The table of scores, with all modalities."""
+    rankings = list(dict.fromkeys(row.ranking for row in rows if row.ranking))
+    lines = [
+        f"| FROC score by | trained on | {' | '.join(rankings)} |",
+        "|---" * (2 + len(rankings)) + "|",
+    ]
+    for task, kind in dict.fromkeys((row.task, row.kind) for row in rows if row.ranking):
+        own = {row.ranking: row for row in rows if (row.task, row.kind) == (task, kind)}
+        values = [show(own[name].statistics.estimate("froc_score"), 2) if name in own else "-" for name in rankings]
+        lines.append(f"| {' | '.join((kind, classes_of(next(iter(own.values())), rows), *values))} |")
+    return lines
+
+
+def classes_of(row: Row, rows: Sequence[Row]) -> str:
+    """The classes that the row's networks learned."""
+    return ", ".join(dict.fromkeys(other.kind for other in rows if other.task == row.task))
+
+
+def provenance(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:
+    """What the numbers are of, in sentences."""
+    entries = list(dict.fromkeys(one.entry for one in combinations))
+    seeds = ", ".join(str(seed) for seed in sorted({entry.seed for entry in entries}))
+    steps = ", ".join(sorted({str(trained_steps(entry)) for entry in entries}))
+    made = "; ".join(dict.fromkeys(in_words(state) for entry in entries if "machine" in (state := entry.state())))
+    return (
+        f"{len(rows[0].statistics.subjects)} test subjects; seeds {seeds}; {steps} steps. Means over seeds with 95 % "
+        "intervals of a bootstrap over subjects. Thresholds: most lesions of the class at no more than 1 false positive "
+        "per scan, on the validation scans with the same modalities. FROC score: mean sensitivity at 1/8, 1/4, 1/2, 1, "
+        f"2, 4 and 8 false positives per scan. {made}."
+    )
+
+
+def numbers(rows: Sequence[Row]) -> str:
+    """CSV: a line for every number."""
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(("task", "class", "modalities", "ranking", "number", "value", "low", "high", "runs"))
+    for row in rows:
+        for name in row.statistics.values:
+            found = row.statistics.estimate(name)
+            runs = " ".join("" if value is None else f"{value:.4f}" for value in found.runs)
+            place = (row.task, row.kind, row.modalities, row.ranking)
+            table.writerow((*place, name, found.value, found.low, found.high, runs))
+    return file.getvalue()

@@ -57,7 +57,12 @@ class Row:
     kind: str
     ranking: str
     statistics: Bootstrap
-    difference: str = ""
+
+    def less(self, others: Sequence[Row]) -> str:
+        """The FROC score less that of the first of ``others``, paired over subjects; empty without another."""
+        if not others or others[0] is self:
+            return ""
+        return show(self.statistics.difference(others[0].statistics, "froc_score"), 2, signed=True)
 
 
 def write_report(combinations: Sequence[Combination], output: Path, page: Path | None, resamples: int) -> list[Path]:
@@ -105,11 +110,7 @@ def measure(group: Sequence[Sequence[Combination]], resamples: int) -> list[Row]
             for label, kind in enumerate(dataset.classes):
                 counts = [count(cases, validation, label, ranking, dataset) for cases, validation in loaded]
                 modalities = " + ".join(runs[0].modalities)
-                row = Row(dataset.task.name, modalities, kind, ranking, bootstrap(counts, resamples=resamples))
-                whole = next((one for one in rows if (one.kind, one.ranking) == (kind, "")), None)
-                if whole is not None:
-                    row.difference = show(row.statistics.difference(whole.statistics, "froc_score"), 2, signed=True)
-                rows.append(row)
+                rows.append(Row(dataset.task.name, modalities, kind, ranking, bootstrap(counts, resamples=resamples)))
     return rows
 
 
@@ -131,11 +132,11 @@ def count(
     cases: Sequence[CaseResult], validation: Sequence[CaseResult], label: int, ranking: str, dataset: Dataset
 ) -> SubjectCounts:
     """The lesions of one class, found at the threshold and by the score that validation chooses, or by ``ranking``."""
-    chosen = find_operating_point(
-        [of_class(case, label) for case in validation], SweepConfig(ranking=ranking or None), EvaluationConfig()
-    )
+    to_choose_on = [of_class(case, label) for case in validation]
+    any_found = any(len(case.detections) for case in to_choose_on)
+    chosen = find_operating_point(to_choose_on, SweepConfig(ranking=ranking if ranking and any_found else None))
     config = EvaluationConfig(operating_point=chosen.score)
-    own = [of_class(case, label, chosen.ranking) for case in cases]
+    own = [of_class(case, label, ranking or chosen.ranking) for case in cases]
     return subject_counts(own, config, dataset.patients([case.case_id for case in cases]))
 
 
@@ -155,21 +156,22 @@ def markdown(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:
 
 
 def by_modalities(rows: Sequence[Row]) -> list[str]:
-    """The table of combinations, class by class, beside what was published."""
+    """The table of combinations, class by class, beside what was published. Its differences are of FROC scores: to all
+    modalities, and to the network that learned several classes."""
     lines = [
-        "| class | trained on | modalities | sensitivity | precision | FP per scan | FROC score | Δ to all |",
-        "|---|---|---|---|---|---|---|---|",
+        "| class | trained on | modalities | sensitivity | precision | FP per scan | FROC score | Δ all | Δ several |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(row.kind for row in rows):
+        own = [row for row in rows if row.kind == kind and not row.ranking]
         if kind in PUBLISHED:
-            lines.append(
-                f"| {kind} | *24 patients, Rashid et al. 2021* | *any* | {' | '.join(PUBLISHED[kind])} | | | |"
-            )
-        for row in rows:
-            if row.kind == kind and not row.ranking:
-                cells = [show(row.statistics.estimate(name), 2) for name in COLUMNS]
-                words = (kind, classes_of(row, rows), row.modalities, *cells, row.difference)
-                lines.append(f"| {' | '.join(words)} |")
+            paper = " | ".join(PUBLISHED[kind])
+            lines.append(f"| {kind} | *24 patients, Rashid et al. 2021* | *any* | {paper} | | | | |")
+        for row in own:
+            cells = [show(row.statistics.estimate(name), 2) for name in COLUMNS]
+            cells.append(row.less([other for other in own if other.task == row.task]))
+            cells.append(row.less([other for other in own if other.modalities == row.modalities]))
+            lines.append(f"| {' | '.join((kind, classes_of(row, rows), row.modalities, *cells))} |")
     return lines
 
 
@@ -200,9 +202,9 @@ def provenance(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:
     made = "; ".join(dict.fromkeys(in_words(state) for entry in entries if "machine" in (state := entry.state())))
     return (
         f"{len(rows[0].statistics.subjects)} test subjects; seeds {seeds}; {steps} steps. Means over seeds with 95 % "
-        "intervals of a bootstrap over subjects. Thresholds: most lesions of the class at no more than 1 false positive "
-        "per scan, on the validation scans with the same modalities. FROC score: mean sensitivity at 1/8, 1/4, 1/2, 1, "
-        f"2, 4 and 8 false positives per scan. {made}."
+        "intervals of a bootstrap over subjects. Thresholds: most lesions of the class at no more than 1 false "
+        "positive per scan, on the validation scans with the same modalities. FROC score: mean sensitivity at 1/8, "
+        f"1/4, 1/2, 1, 2, 4 and 8 false positives per scan. {made}."
     )
 
 

@@ -20,6 +20,8 @@ from cmb_plugin.workflows.benchmark_machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import ablation
+import deep_mir
+import deep_mir_report
 from ablation_report import put_between_markers, write_report
 from generalisation import build
 
@@ -132,3 +134,50 @@ def test_other_scanners_are_chosen_by_protocol(task, tmp_path):
         build(source, target, ["a"], ["d"])
     with pytest.raises(UserError, match="something else"):
         build(source, target, ["a"], ["c"])
+
+
+def test_one_class_against_several_on_the_same_scans(tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path / "data"))
+    monkeypatch.setenv("det_models", str(tmp_path / "models"))
+    source = make_tiny_task(tmp_path / "data", n_train=3, n_test=3, classes=("cmb", "iron"), healthy=False)
+    dataset = Dataset.load(source)
+    single = type(source)(tmp_path / "data" / "Task901_One")
+    for _ in range(2):  # a second time changes nothing
+        deep_mir.of_first_class(dataset, single)
+    one = Dataset.load(single)
+    assert (one.classes, one.modalities) == (("cmb",), dataset.modalities)
+    for task in (source, single):
+        write_json(task.splits, [{"train": ["sub-01", "sub-02"], "val": ["sub-03"]}])
+    for ours, theirs in zip(one.cases("Ts"), dataset.cases("Ts"), strict=True):
+        assert [path.read_bytes() for path in ours.images] == [path.read_bytes() for path in theirs.images]
+        kept, whole = read_truth(ours), read_truth(theirs)
+        np.testing.assert_array_equal(kept.boxes, whole.boxes[whole.labels == 0])
+
+    arguments = deep_mir.parser("")
+    deep_mir.add_options(arguments, "DeepMIRUNet", "deep_mir")
+    args = arguments.parse_args([str(source.root), str(single.root), "--output", str(tmp_path / "out")])
+    benchmark = deep_mir.benchmark_of(args, "deep_mir")
+    for task in (source, single):
+        finish(benchmark.entries(task)[0], 0)
+    combinations = deep_mir.predictions_of(benchmark)
+    assert [c.modalities for c in combinations] == [("swi", "phase"), ("swi",), ("phase",)] * 2
+    for combination in combinations:  # of each scan the first microbleed is found, and something else; with both, all
+        task = Dataset.load(combination.entry.task)
+        for split, folder in (("Tr", combination.validation), ("Ts", combination.test)):
+            for case in task.cases(split):
+                truth = read_truth(case)
+                shown = truth.boxes if len(combination.modalities) == 2 else truth.boxes[:1]
+                boxes = np.concatenate([shown, [[0, 0, 0, 2, 2, 2]]])
+                labels = np.append(truth.labels[: len(shown)], 0)
+                found = Detections(boxes, np.linspace(0.9, 0.6, len(boxes)), labels)
+                predictions = CasePredictions(case.case_id, found, truth.grid, task.classes, 0.5)
+                write_case_predictions(folder, predictions)
+    files = deep_mir_report.write_report(combinations, tmp_path / "out", None, resamples=20)
+    rows = [line.strip("| ").split(" | ") for line in files[0].read_text().splitlines()]
+    of = {tuple(row[:3]): row[3:] for row in rows if len(row) > 4}
+    assert of["cmb", "*24 patients, Rashid et al. 2021*", "*any*"][:2] == ["0.84-0.88", "0.40-0.59"]
+    assert of["cmb", "cmb, iron", "swi + phase"][3] == of["cmb", "cmb", "swi + phase"][3] == "1.00 (1.00-1.00)"
+    assert of["iron", "cmb, iron", "swi + phase"][0] == "1.00 (1.00-1.00)"
+    assert of["iron", "cmb, iron", "swi"][0] == "0.00 (0.00-0.00)"
+    assert of["iron", "cmb, iron", "swi"][4].startswith("-1.00")
+    assert 0 < float(of["cmb", "cmb", "phase"][0][:4]) < 1

@@ -156,13 +156,13 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
 
 
 def _check_missing(source: ScanSource, missing: Sequence[int]) -> None:
-    if len(missing) == len(source.case.images):
-        raise UserError(f"{source.case.images[0]}: the case has no modality left", remedy="leave it out")
     if missing and not source.may_lack:
         raise UserError(
             f"{source.case.images[missing[0]]}: the case does without it, the model needs it",
             remedy="predict with a model that can do without (docs/predictions.md)",
         )
+    if len(missing) == len(source.case.images):
+        raise UserError(f"{source.case.images[0]}: the case has no modality left", remedy="leave it out")
 
 
 def _save(source: ScanSource, recipe: Preprocessing, scratch: Path) -> tuple[Path, Scan] | None:

@@ -62,8 +62,8 @@ class DeepMIRUNet(SegmentationUNet):
         architecture = deepened(self.plan.architecture, self.plan.patch_size, config.extra_levels, config.fine_width)
         network = UNet(len(self.plan.modalities), 1 + len(self.plan.classes), architecture)
         # With even odds the first steps would only unlearn lesions (Lin et al. 2017).
-        (scores,) = network.decoder.seg_layers
-        nn.init.constant_(scores.bias[1:], math.log(PRIOR))
+        for scores in network.decoder.seg_layers:
+            nn.init.constant_(scores.bias[1:], math.log(PRIOR))
         return network
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

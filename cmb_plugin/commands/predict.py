@@ -108,6 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(details, file=sys.stderr)
     for case_id, why in report.unknown.items():
         print(f"Note: {case_id}: regions unknown: {why}")
+    if report.emptied:
+        print(
+            f"warning: all candidates were rejected in {len(report.emptied)} scans ({', '.join(report.emptied)}): "
+            "right in healthy ones; if others are among them, look at score_candidate in lesions.tsv",
+            file=sys.stderr,
+        )
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     failed = f", {len(report.failures)} failed" if report.failures else ""
     print(f"{report.predicted} cases predicted{kept}{failed}: {report.lesions} lesions reported")

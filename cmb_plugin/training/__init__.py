@@ -4,6 +4,7 @@ from .config import PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
 from .loop import fit, seed_all
 from .module import DetectionModule, ModelConfig
 from .patches import Batch
+from .schedule import learning_rate
 
 __all__ = [
     "PRESETS",
@@ -14,5 +15,6 @@ __all__ = [
     "ModelConfig",
     "TrainerConfig",
     "fit",
+    "learning_rate",
     "seed_all",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import CaseResult
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import autocast, keep_freed_memory, resolve_precision
 from cmb_plugin.paths import FoldFolder
@@ -89,6 +91,10 @@ class DetectionModule(LightningModule):
     def prototype_space(self) -> tuple[Tensor, list[str]] | None:
         """Prototypes [K, E] and the kind of each, ``mimic`` or the name of a class; None where a trainer has none."""
         return None
+
+    def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
+        """Takes what the last validation found in whole scans, and what is there; for trainers that choose something by
+        it. Called for lesions only, with the weights of training in place."""
 
     # What a trainer defines -------------------------------------------------------------------------------------------
 

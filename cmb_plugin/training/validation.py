@@ -61,7 +61,10 @@ class Validation(Callback):
         with self.averaging.applied(pl_module):
             results = [predict(pl_module, StoredCase.open(self.folder, case_id), config) for case_id in mine]
         pl_module.train()
-        figures = measure(_gathered(results, trainer), pl_module.plan.classes)
+        results = _gathered(results, trainer)
+        figures = measure(results, pl_module.plan.classes)
+        if pl_module.plan.target == "lesions":
+            pl_module.learn_from_validation(results)
         self.history.add(figures)
         self.score = next(iter(figures.values()))
 

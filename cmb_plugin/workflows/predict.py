@@ -15,6 +15,7 @@ import torch
 
 from cmb_plugin.dataset import (
     Case,
+    CasePredictions,
     boxes_file,
     find_cases,
     instances_file,
@@ -51,6 +52,7 @@ class PredictReport:
         failures: the cases that could not be predicted, and why.
         unplaced: the cases whose map of regions could not be made, and why; their lesions have no place.
         unknown: case -> why its map of regions is not trusted.
+        emptied: cases in which the first step of a model of several steps saw lesions, and nothing was reported.
     """
 
     folders: list[Path] = field(default_factory=list)
@@ -60,6 +62,7 @@ class PredictReport:
     failures: list[Outcome[ScanSource, Any]] = field(default_factory=list)
     unplaced: list[Outcome[Case, Any]] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
+    emptied: list[str] = field(default_factory=list)
 
     def add(self, folder: Path, predicted: int, kept: int, failures: Sequence[Outcome[ScanSource, Any]]) -> None:
         """Counts what happened in one folder."""
@@ -295,7 +298,16 @@ def _predict_group(
     report.folders.append(folder)
     report.predicted += len(todo) - len(failed)
     report.kept += len(sources) - len(todo)
-    report.lesions += _write_tables(folder, [source.case.case_id for source in sources], failed)
+    done = _write_tables(folder, [source.case.case_id for source in sources], failed)
+    report.lesions += sum(int(case.reported.sum()) for case in done)
+    report.emptied += [case.case_id for case in done if _lost_all(case)]
+
+
+def _lost_all(case: CasePredictions) -> bool:
+    """Whether later steps rejected all that the first let pass (column ``rejected_by``): so it should be in a healthy
+    scan, but a new scanner can do the same to every scan."""
+    rejected_by = case.detections.columns.get("rejected_by")
+    return rejected_by is not None and bool((rejected_by != "candidates").any()) and not case.reported.any()
 
 
 def _place(cases: Sequence[Case], folder: Path, placing: Placing | None, report: PredictReport) -> None:
@@ -351,8 +363,8 @@ def _is_finished(folder: Path, case_id: str, key: str, draw: bool) -> bool:
         return False
 
 
-def _write_tables(folder: Path, case_ids: Sequence[str], failed: dict[str, str]) -> int:
-    """Writes ``lesions.tsv`` and ``summary.tsv`` from the cases' files; returns the number of reported lesions."""
+def _write_tables(folder: Path, case_ids: Sequence[str], failed: dict[str, str]) -> list[CasePredictions]:
+    """Writes ``lesions.tsv`` and ``summary.tsv`` from the cases' files; returns what these hold."""
     done = [read_case_predictions(boxes_file(folder, case_id)) for case_id in case_ids if case_id not in failed]
     write_lesions(folder / "lesions.tsv", done)
     rows = {
@@ -366,4 +378,4 @@ def _write_tables(folder: Path, case_ids: Sequence[str], failed: dict[str, str])
     }
     rows |= {case_id: {"case": case_id, "status": "failed", "error": error} for case_id, error in failed.items()}
     write_summary(folder / "summary.tsv", [rows[case_id] for case_id in case_ids])
-    return sum(int(case.reported.sum()) for case in done)
+    return done

@@ -1,0 +1,85 @@
+"""Small crops around places, and the networks that say what lies in their middle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmb_plugin.planning.plan import Architecture
+
+from .pyramid import build_encoder
+from .unet import UNet
+
+
+def cut_crops(images: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
+    """Crops whose voxel ``size // 2`` is each place; 0 beyond the images.
+
+    Args:
+        images: [B, C, Z, Y, X].
+        places: int64 [N, 4] ``(image, z, y, x)`` inside the images.
+        size: of a crop, z, y, x.
+
+    Returns:
+        [N, C, *size].
+    """
+    if not len(places):
+        return images.new_zeros(0, images.shape[1], *size)
+    before = [side // 2 for side in size]
+    padding = [pad for side, half in zip(size[::-1], before[::-1], strict=True) for pad in (half, side - half)]
+    padded = F.pad(images, padding)
+    found = []
+    for image, *start in places.tolist():
+        z, y, x = (slice(first, first + side) for first, side in zip(start, size, strict=True))
+        found.append(padded[image, :, z, y, x])
+    return torch.stack(found)
+
+
+class ClassHead(nn.Module):
+    """Class scores from the mean and the maximum of every channel of a map."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2 * channels, channels), nn.ReLU(), nn.Linear(channels, classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, C, Z, Y, X] -> [N, classes] float32."""
+        flat = features.flatten(2)
+        scores: Tensor = self.layers(torch.cat([flat.mean(dim=2), flat.amax(dim=2)], dim=1))
+        return scores.float()
+
+
+class CropTeacher(nn.Module):
+    """A U-Net with a class head on its bottleneck (the teacher of Sundaresan et al. 2023).
+
+    Args:
+        in_channels: channels of the crops.
+        classes: classes of a crop, the background included; its voxels have two, background and lesion.
+        architecture: shape of the network.
+    """
+
+    def __init__(self, in_channels: int, classes: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.unet = UNet(in_channels, 2, architecture)
+        self.head = ClassHead(architecture.features[-1], classes)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, C, Z, Y, X] -> voxel logits [N, 2, Z, Y, X] and class logits [N, classes]."""
+        maps = self.unet.encoder(crops)
+        return self.unet.decoder(maps), self.head(maps[-1])
+
+
+class CropStudent(nn.Module):
+    """The teacher's encoder and class head alone (the student of Sundaresan et al. 2023)."""
+
+    def __init__(self, in_channels: int, classes: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.encoder = build_encoder(in_channels, architecture)
+        self.head = ClassHead(architecture.features[-1], classes)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """[N, C, Z, Y, X] -> class logits [N, classes]."""
+        scores: Tensor = self.head(self.encoder(crops)[-1])
+        return scores

@@ -1,0 +1,187 @@
+"""Candidates, teacher and student learn in turn, and a killed run goes on in its step."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+from small_plan import PLAN
+from tiny_task import make_tiny_task
+
+from cmb_plugin.commands.predict import main as nndet_predict
+from cmb_plugin.commands.prep import main as nndet_prep
+from cmb_plugin.commands.train import main as nndet_train
+from cmb_plugin.dataset import boxes_file, read_case_predictions
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import CaseResult
+from cmb_plugin.networks import core_shapes, inpaint_vessels
+from cmb_plugin.paths import find_model
+from cmb_plugin.plugins import trainers
+from cmb_plugin.training import Batch, TrainerConfig, loop
+
+TwoStepKD = trainers.get("TwoStepKD")
+SHORT = TrainerConfig(
+    epochs=4, steps_per_epoch=20, swa_epochs=0, optimizer="adamw", learning_rate=5e-3, warmup_steps=2,
+    precision="32-true",
+)  # fmt: skip
+CONFIG = TwoStepKD.model_config(levels=2, crop_mm=8.0, radii_mm=(1.6,))
+TRAIN = [
+    "900", "-o", "module=TwoStepKD", "train=demo", "trainer_cfg.epochs=4", "trainer_cfg.steps_per_epoch=4",
+    "trainer_cfg.swa_epochs=1", "trainer_cfg.batch_size=2", "trainer_cfg.validate_every=4", "model_cfg.modality=SWI",
+    "model_cfg.levels=2", "model_cfg.crop_mm=8", "model_cfg.radii_mm=[1.6]",
+]  # fmt: skip
+
+
+def module(plan=PLAN, **model_cfg):
+    torch.manual_seed(0)
+    return TwoStepKD(plan, dataclasses.replace(CONFIG, **model_cfg), SHORT)
+
+
+def scene():
+    """Two patches of noise: the first with a dark ball of class 1, the lesion; both with a dark tube."""
+    images = torch.randn(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.2
+    foreground = torch.zeros(2, 16, 16, 16, dtype=torch.uint8)
+    images[:, 0, 12:14, :, 3:5] -= 4
+    images[0, 0, 5:8, 7:10, 9:12] -= 4
+    foreground[0, 5:8, 7:10, 9:12] = 1
+    boxes = [torch.tensor([[5.0, 7, 9, 8, 10, 12]]), torch.zeros(0, 6)]
+    return Batch(images, boxes, [torch.tensor([1]), torch.zeros(0, dtype=torch.long)], foreground)
+
+
+def test_every_step_learns_in_its_turn_and_only_then(monkeypatch):
+    model, batch, step = module(), scene(), [0]
+    model.trainer_cfg = dataclasses.replace(SHORT, steps_per_epoch=40)
+    monkeypatch.setattr(TwoStepKD, "global_step", property(lambda self: step[0]))
+    assert model.starts == (0, 80, 120, 160)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=1e-2)
+    history = []
+    for number in range(160):
+        step[0] = number
+        before = {name: value.clone() for name, value in model.network.state_dict().items()}
+        optimizer.zero_grad()
+        losses = model.losses(batch)
+        sum(losses.values()).backward()
+        optimizer.step()
+        history.append({name: value.item() for name, value in losses.items()})
+        changed = {
+            name.split(".")[0] for name, value in model.network.state_dict().items() if (value != before[name]).any()
+        }
+        learning = ("candidates", "teacher", "student")[model.stage_at(number)]
+        assert changed == {learning}
+        if number == 80:
+            before_copy = model.network["candidates"].state_dict()
+            after = model.network["teacher"].unet.state_dict()
+            # One step of Adam moves a weight by the learning rate and its decay at most.
+            assert all((after[name] - value).abs().max() < 1.1e-2 for name, value in before_copy.items())
+    for first, last in ((0, 79), (80, 119), (120, 159)):
+        assert sum(history[last].values()) < 0.7 * sum(history[first].values()), history[first].keys()
+    found, foreground = model.eval().detect(batch.images)
+    best = int(found[0].scores.argmax())
+    assert found[0].labels[best] == 1
+    torch.testing.assert_close(found[0].boxes[best], batch.boxes[0][0], atol=1.5, rtol=0)
+    assert {"score_candidate", "score_student", "score_accepted", "rejected_by", "volume_mm3"} <= set(found[0].columns)
+    assert foreground.shape == (2, 16, 16, 16)
+
+    model.candidate_threshold.fill_(2.0)  # nothing passes, and everything is still there
+    rejected = model.detect(batch.images)[0][0]
+    assert len(rejected.scores) == len(found[0].scores)
+    assert (rejected.scores == rejected.scores.min()).all()
+    torch.testing.assert_close(rejected.columns["score_student"], found[0].columns["score_student"])
+
+
+def test_without_distillation_the_student_has_the_teachers_time():
+    model = module(distil=False)
+    assert model.starts == (0, 40, 40, 80)
+    assert {model.stage_at(step) for step in range(100)} == {0, 2}
+    assert module().starts == (0, 40, 60, 80)
+    rates = [module().rate(step) for step in range(80)]
+    assert rates[41] == rates[61] == pytest.approx(5e-3 * (1 - 1 / 20) ** 0.9)  # each step warms up and decays
+
+
+def test_the_modality_is_chosen_by_name_and_turned_by_its_polarity():
+    plan = dataclasses.replace(PLAN, modalities=("swi", "qsm"), polarity=("dark", "bright"))
+    images = torch.randn(1, 2, 16, 16, 16)
+    assert torch.equal(module(plan).channels(images)[:, 0], -images[:, 0])
+    assert torch.equal(module(plan, modality="QSM").channels(images)[:, 0], images[:, 1])
+    with pytest.raises(UserError, match="known: qsm, swi"):
+        module(plan, modality="t2")
+
+
+def test_the_threshold_finds_the_wanted_share_of_the_validation_lesions():
+    boxes = np.array([[10.0 * i, 0, 0, 10 * i + 3, 3, 3] for i in range(6)])
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    found = Detections(boxes, scores, np.zeros(6), {"score_candidate": scores})
+    case = CaseResult(
+        case_id="a", detections=found, truth_boxes=boxes[[0, 1, 3, 4]], truth_labels=np.zeros(4, dtype=int),
+        spacing=(1.0, 1.0, 1.0),
+    )  # fmt: skip
+    model = module(target_sensitivity=0.75)
+    model.learn_from_validation([case])
+    assert 0.5 < model.candidate_threshold <= 0.6  # the three best of four
+    model.learn_from_validation([dataclasses.replace(case, detections=Detections.empty())])
+    assert model.candidate_threshold == pytest.approx(CONFIG.candidate_floor)
+
+
+def test_shapes_are_measured_in_millimetres():
+    probability = np.zeros((12, 20, 20), dtype=np.float32)
+    probability[2:4, 2:6, 2:6] = 0.9  # 4 x 2 x 2 mm
+    probability[8, 10, 1:19] = 0.8
+    boxes = np.array([[2, 2, 2, 4, 6, 6], [8, 10, 1, 9, 11, 19]])
+    volumes, elongations = core_shapes(probability, boxes, (2.0, 0.5, 0.5))
+    assert volumes == pytest.approx([16.0, 9.0])
+    assert elongations[0] < 2 < 4 < elongations[1]
+    assert core_shapes(probability, np.array([[2, 2, 2, 3, 3, 3]]), (2.0, 0.5, 0.5))[1] == pytest.approx([1.0])
+
+
+def test_inpainting_takes_the_tube_and_leaves_most_of_the_ball():
+    z, y, x = torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij")
+    tube = torch.sigmoid((1.0 - ((y - 5) ** 2 + (z - 5) ** 2).sqrt()) / 0.3)
+    ball = torch.sigmoid((2.0 - ((z - 16) ** 2 + (y - 16) ** 2 + (x - 12) ** 2).sqrt()) / 0.3)
+    left = inpaint_vessels((tube + ball)[None], (1.0, 1.0, 1.0))[0]
+    assert left[5, 5, 4:20].max() < 0.3 * tube.max()
+    assert left[16, 16, 12] > 0.9
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    root = tmp_path_factory.mktemp("two_step")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("det_data", str(root / "data"))
+        patch.setenv("det_models", str(root / "models"))
+        made = make_tiny_task(root / "data", n_train=4, n_test=1, shape=(20, 24, 24), healthy=False)
+        settings = ["planner_cfg.base_features=8", "planner_cfg.patch_size=[16,16,16]", "planner_cfg.batch_size=2"]
+        assert nndet_prep(["900", "-np", "1", "-o", *settings]) == 0
+        assert nndet_train(TRAIN) == 0
+        yield made
+
+
+def test_commands_train_all_steps_predict_and_go_on_after_a_kill(task, monkeypatch, capsys):
+    fold = find_model(task).fold(0)
+    whole = torch.load(fold.last, weights_only=True)
+    assert "candidate_threshold" in whole["averaged_weights"]
+    assert whole["averaged_weights"]["stage_reached"] == 2
+    lines = (fold.root / "history.csv").read_text().splitlines()
+    assert {"candidate_dice", "teacher_class", "student", "val_froc_score"} <= set(lines[0].split(","))
+
+    class Dies(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 10:  # in the teacher's turn, in the middle of an epoch
+                raise KeyError("killed")
+
+    monkeypatch.setattr(loop, "TrainingProgress", lambda history: Dies())
+    with pytest.raises(KeyError, match="killed"):
+        nndet_train([*TRAIN, "exp.tag=killed"])
+    monkeypatch.undo()
+    assert nndet_train([*TRAIN, "exp.tag=killed", "train.mode=resume"]) == 0
+    killed = find_model(task, "TwoStepKD_D3CMB_3d_killed").fold(0)
+    resumed = torch.load(killed.last, weights_only=True)
+    for name, value in whole["averaged_weights"].items():
+        assert torch.equal(resumed["averaged_weights"][name], value), name
+
+    assert nndet_predict(["900", "TwoStepKD_D3CMB_3d", "-npp", "0"]) == 0
+    case = read_case_predictions(boxes_file(fold.predictions("test"), "sub-51"))
+    assert {"score_accepted", "score_candidate", "score_student", "rejected_by"} <= set(case.detections.columns)
+    emptied = bool(len(case.detections)) and not case.reported.any()
+    assert not emptied or "all candidates were rejected" in capsys.readouterr().err

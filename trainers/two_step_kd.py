@@ -1,0 +1,357 @@
+"""``TwoStepKD``: candidates by segmentation, then a distilled classifier that looks at each of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import CaseResult, SweepConfig, find_operating_point
+from cmb_plugin.inference import PatchDetections, component_detections
+from cmb_plugin.networks import (
+    CropStudent,
+    CropTeacher,
+    UNet,
+    blurred,
+    core_shapes,
+    cut_crops,
+    dice_and_cross_entropy,
+    distillation_loss,
+    inpaint_vessels,
+    radial_symmetry,
+)
+from cmb_plugin.plugins import register_trainer, suggest
+from cmb_plugin.preparation import modality_polarity
+from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
+
+CANDIDATES, TEACHER, STUDENT = range(3)
+KEPT = 0.02  # score of what a later step rejects: the lowest that inference keeps, so nothing is dropped unseen
+MOST_CANDIDATES = 100  # of one patch, as many as inference keeps of one scan
+REJECTED_BY = ("none", "candidates", "volume", "elongation")
+_ADAM: dict[str, Any] = {
+    "trainer_cfg.optimizer": "adamw",
+    "trainer_cfg.learning_rate": 1e-3,
+    "inference_cfg.min_score": 0.0,
+}
+
+
+@dataclass
+class TwoStepConfig(ModelConfig):
+    """Settings of ``TwoStepKD`` (``-o model_cfg.*``).
+
+    Attributes:
+        modality: the one that is read, as ``dataset.json`` names it, in any case; empty for the first.
+        levels: stages of the U-Nets, the first ones of the plan's network.
+        radii_mm: of the balls that the radial symmetry channel shows.
+        inpaint_vessels: take vessels out of the image first. Off, because it takes microbleeds out too.
+        lesion_weight: weight of a lesion's voxels in the cross entropy.
+        candidate_floor: probability from which voxels are put together to candidates.
+        target_sensitivity: share of the validation lesions that the candidates must hold; sets their threshold.
+        candidate_share: share of the main schedule that goes to the candidates' network.
+        teacher_share: share of it that goes to the teacher; the student has the rest.
+        crop_mm: side of the crops around candidates, at least.
+        crops_per_patch: highest-scoring candidates of each patch that are learned from.
+        distil: without it the student learns from the labels alone, also in the teacher's time.
+        temperature: T of the distillation loss.
+        alpha: a of the distillation loss.
+        least_volume_mm3: smaller candidates are rejected; 0 for none.
+        most_elongated: longer candidates are rejected; 0 for none.
+    """
+
+    modality: str = ""
+    levels: int = 3
+    radii_mm: tuple[float, ...] = (1.6, 2.4, 3.2)
+    inpaint_vessels: bool = False
+    lesion_weight: float = 100.0
+    candidate_floor: float = 0.05
+    target_sensitivity: float = 0.95
+    candidate_share: float = 0.5
+    teacher_share: float = 0.25
+    crop_mm: float = 20.0
+    crops_per_patch: int = 8
+    distil: bool = True
+    temperature: float = 4.0
+    alpha: float = 0.4
+    least_volume_mm3: float = 1.0
+    most_elongated: float = 4.0
+
+
+@register_trainer
+class TwoStepKD(DetectionModule):
+    """Candidates, then discrimination by a distilled student (Sundaresan et al. 2023, 10.3389/fninf.2023.1204186).
+
+    Three networks learn one after another in one schedule: a U-Net that segments lesions on one modality and its radial
+    symmetry; a teacher that segments and classifies crops around the candidates which that U-Net, now fixed, finds in
+    the training patches; a student that classifies such crops, from the labels and from the teacher. Which of them is
+    learning follows from the step, so that a resumed run goes on where it was. In prediction every candidate keeps the
+    score of each step.
+    """
+
+    model_config = TwoStepConfig
+    model_cfg: TwoStepConfig
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"v001": _ADAM, "fast": _ADAM, "demo": _ADAM}
+    candidate_threshold: Tensor
+    stage_reached: Tensor
+
+    def build_network(self) -> nn.Module:
+        # What validation chose, and which networks have learned something: both travel with the weights.
+        self.register_buffer("candidate_threshold", torch.tensor(self.model_cfg.candidate_floor))
+        self.register_buffer("stage_reached", torch.tensor(float(CANDIDATES)))
+        plan, levels = self.plan.architecture, self.model_cfg.levels
+        small = dataclasses.replace(
+            plan,
+            features=plan.features[:levels],
+            strides=plan.strides[:levels],
+            kernels=plan.kernels[:levels],
+            convs_per_stage=plan.convs_per_stage[:levels],
+        )
+        # At least two voxels per axis at the coarsest stage, whose norm has no deviation of one.
+        self.crop_size = tuple(
+            max(2, math.ceil(self.model_cfg.crop_mm / side / step)) * step
+            for side, step in zip(self.plan.preprocessing.spacing, small.divisor, strict=True)
+        )
+        self.channel = self._channel()
+        classes = 1 + len(self.plan.classes)
+        return nn.ModuleDict(
+            {
+                "candidates": UNet(2, 2, small),
+                "teacher": CropTeacher(2, classes, small),
+                "student": CropStudent(2, classes, small),
+            }
+        )
+
+    def _channel(self) -> int:
+        """Number of the modality that is read.
+
+        Raises:
+            UserError: the data set has no such modality.
+        """
+        names = [name.lower() for name in self.plan.modalities]
+        wanted = self.model_cfg.modality
+        if wanted and wanted.lower() not in names:
+            raise UserError(
+                f"model_cfg.modality={wanted}: the data set has no such modality",
+                remedy=suggest(wanted, self.plan.modalities),
+            )
+        return names.index(wanted.lower()) if wanted else 0
+
+    def part(self, name: str) -> nn.Module:
+        """One of the three networks."""
+        return cast(nn.ModuleDict, self.network)[name]
+
+    @property
+    def polarity(self) -> str:
+        """How a microbleed shows in the modality that is read, as in ``Plan.polarity``."""
+        return (
+            self.plan.polarity[self.channel]
+            if self.plan.polarity
+            else modality_polarity(self.plan.modalities[self.channel])
+        )
+
+    # Schedule ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def starts(self) -> tuple[int, int, int, int]:
+        """First optimisation step of each stage, and the end of the main schedule."""
+        config = self.model_cfg
+        total = self.trainer_cfg.epochs * self.trainer_cfg.steps_per_epoch
+        teacher = round(config.candidate_share * total)
+        student = round((config.candidate_share + config.teacher_share) * total) if config.distil else teacher
+        return 0, teacher, student, total
+
+    def stage_at(self, step: int) -> int:
+        """The network that learns at an optimisation step; in the epochs of weight averaging the student."""
+        _, teacher, student, _ = self.starts
+        return CANDIDATES if step < teacher else TEACHER if step < student else STUDENT
+
+    def rate(self, step: int) -> float:
+        """Learning rate: each stage has a warm-up and a decay of its own."""
+        *starts, end = self.starts
+        if step >= end:
+            return learning_rate(step, self.trainer_cfg)
+        stage = self.stage_at(step)
+        length = ([*starts, end][stage + 1]) - starts[stage]
+        warmup = min(self.trainer_cfg.warmup_steps, length // 4)
+        own = dataclasses.replace(self.trainer_cfg, epochs=1, steps_per_epoch=length, warmup_steps=warmup)
+        return learning_rate(step - starts[stage], own)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if self.trainer_cfg.devices != 1 or self.trainer_cfg.num_nodes != 1:
+            raise UserError(
+                "TwoStepKD trains on one device: two of its three networks rest at any time",
+                remedy="set trainer_cfg.devices=1 trainer_cfg.num_nodes=1",
+            )
+        made = cast(dict[str, Any], super().configure_optimizers())
+        made["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(
+            made["optimizer"], lambda step: self.rate(step)
+        )
+        return cast(OptimizerLRScheduler, made)
+
+    # Losses -----------------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        stage = self.stage_at(self.global_step)
+        self.stage_reached.fill_(stage)
+        images = self.channels(batch.images)
+        if stage == CANDIDATES:
+            weights = 1 + self.model_cfg.lesion_weight * self.near_lesions(batch.foreground)
+            dice, cross_entropy = dice_and_cross_entropy(self.part("candidates")(images), batch.foreground, weights)
+            return {"candidate_dice": dice, "candidate_cross_entropy": cross_entropy}
+        places, labels = self.examples(self.candidate_probability(images), batch)
+        crops = cut_crops(images, places, self.crop_size)
+        if stage == TEACHER:
+            return self.teacher_losses(
+                crops, cut_crops(batch.foreground[:, None], places, self.crop_size)[:, 0], labels
+            )
+        student = self.part("student")(crops)
+        if not self.model_cfg.distil:
+            return {"student": F.cross_entropy(student, labels)}
+        with torch.no_grad():
+            _, teacher = self.part("teacher")(crops)
+        return {
+            "student": distillation_loss(student, teacher, labels, self.model_cfg.temperature, self.model_cfg.alpha)
+        }
+
+    def teacher_losses(self, crops: Tensor, foreground: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """crops [N, 2, Z, Y, X], lesions in them [N, Z, Y, X], class of what lies in their middle [N]."""
+        if self.global_step == self.starts[TEACHER]:  # it begins as the network of step 1, and gets a class head
+            cast(CropTeacher, self.part("teacher")).unet.load_state_dict(self.part("candidates").state_dict())
+        voxels, scores = self.part("teacher")(crops)
+        dice, cross_entropy = dice_and_cross_entropy(voxels, foreground, 1 + 10 * self.near_lesions(foreground))
+        return {
+            "teacher_segmentation": 0.5 * (dice + cross_entropy),
+            "teacher_class": F.cross_entropy(scores, labels),
+        }
+
+    def near_lesions(self, foreground: Tensor) -> Tensor:
+        """[B, Z, Y, X] 1 in lesions, falling off around them, as the published weights of voxels."""
+        soft = blurred(foreground.float(), self.plan.preprocessing.spacing, 1.0)
+        return torch.maximum(soft, foreground.float())
+
+    @torch.no_grad()
+    def examples(self, probability: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the second step learns from: the candidates of the first in each patch, every lesion, moved by up to a
+        voxel, and one place at random.
+
+        Args:
+            probability: [B, Z, Y, X] of lesion.
+            batch: the truth of the same patches.
+
+        Returns:
+            int64 [N, 4] places ``(image, z, y, x)`` and int64 [N] classes, 0 for none.
+        """
+        generator, shape = self.step_generator(), torch.tensor(probability.shape[1:])
+        places, labels = [], []
+        for index, (boxes, classes) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+            boxes, classes = boxes.cpu(), classes.cpu()
+            candidates = torch.from_numpy(self.candidates(probability[index])[: self.model_cfg.crops_per_patch].centres)
+            lesions = (boxes[:, :3] + boxes[:, 3:]) / 2 + torch.rand(len(boxes), 3, generator=generator) * 2 - 1
+            anywhere = torch.rand(1, 3, generator=generator) * shape
+            centres = torch.cat([candidates, lesions, anywhere])
+            inside = ((centres[:, None] >= boxes[:, :3] - 1) & (centres[:, None] < boxes[:, 3:] + 1)).all(dim=2)
+            of_lesions = torch.cat([classes + 1, classes.new_zeros(1)])
+            nearest = (
+                torch.where(inside.any(dim=1), inside.int().argmax(dim=1), -1)
+                if len(boxes)
+                else -torch.ones(len(centres), dtype=torch.long)
+            )
+            at = centres.floor().long().clamp(min=0).minimum(shape - 1)
+            places.append(torch.cat([torch.full((len(at), 1), index), at], dim=1))
+            labels.append(of_lesions[nearest])
+        return torch.cat(places), torch.cat(labels).to(probability.device)
+
+    def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
+        """Sets the threshold of the candidates, so that they hold the wanted share of the validation lesions."""
+        self.candidate_threshold.fill_(self.model_cfg.candidate_floor)
+        if any(len(case.detections) for case in cases):
+            wanted = SweepConfig("sensitivity", self.model_cfg.target_sensitivity, "score_candidate")
+            point = find_operating_point(cases, wanted)
+            if point.sensitivity:
+                self.candidate_threshold.fill_(point.score)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Validation comes after averaging: the mean weights get the threshold that it chose, not an older one.
+        if "averaged_weights" in checkpoint:
+            checkpoint["averaged_weights"]["candidate_threshold"] = self.candidate_threshold.detach().float().cpu()
+
+    # Prediction -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def channels(self, images: Tensor) -> Tensor:
+        """[B, C, Z, Y, X] -> [B, 2, Z, Y, X]: the modality, lesions bright, and its radial symmetry.
+
+        Where lesions may be bright or dark the image stays as it is, and both are looked for.
+        """
+        config, spacing = self.model_cfg, self.plan.preprocessing.spacing
+        bright = images[:, self.channel].float() * (-1 if self.polarity == "dark" else 1)
+        if config.inpaint_vessels:
+            bright = inpaint_vessels(bright, spacing)
+        symmetry = radial_symmetry(bright, spacing, config.radii_mm)
+        if self.polarity not in ("dark", "bright"):
+            symmetry = torch.maximum(symmetry, radial_symmetry(-bright, spacing, config.radii_mm))
+        return torch.stack([bright, symmetry], dim=1)
+
+    @torch.no_grad()
+    def candidate_probability(self, channels: Tensor) -> Tensor:
+        """[B, 2, Z, Y, X] -> float32 [B, Z, Y, X] of lesion, by the network of step 1."""
+        logits: Tensor = self.part("candidates")(channels)
+        return logits.float().softmax(dim=1)[:, 1]
+
+    def candidates(self, probability: Tensor) -> Detections:
+        """Components of a patch [Z, Y, X], highest score first; the score is the highest probability."""
+        lesion = probability.float().cpu().numpy()
+        found = component_detections(np.stack([1 - lesion, lesion]), self.model_cfg.candidate_floor)
+        return found.ranked_by("score_peak")[:MOST_CANDIDATES]
+
+    def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        channels = self.channels(images)
+        probability = self.candidate_probability(channels)
+        return [self.judged(*pair) for pair in zip(channels, probability, strict=True)], probability
+
+    def judged(self, channels: Tensor, probability: Tensor) -> PatchDetections:
+        """The candidates of one patch ([2, Z, Y, X] and [Z, Y, X]) with the scores of every step that has learned.
+
+        ``score_accepted`` is the student's score where threshold and clean-up let the candidate pass, else ``KEPT``.
+        """
+        found = self.candidates(probability)
+        volumes, elongations = core_shapes(
+            probability.float().cpu().numpy(), found.boxes, self.plan.preprocessing.spacing
+        )
+        columns = {
+            "score_candidate": torch.from_numpy(found.scores),
+            "volume_mm3": torch.from_numpy(volumes),
+            "elongation": torch.from_numpy(elongations),
+        }
+        score, labels = columns["score_candidate"], torch.from_numpy(found.labels)
+        if int(self.stage_reached) == STUDENT:
+            score, labels = self.student_says(channels, found)
+            columns["score_student"] = score
+        config = self.model_cfg
+        rejected_by = torch.zeros(len(found), dtype=torch.long)
+        if config.most_elongated:
+            rejected_by[columns["elongation"] > config.most_elongated] = 3
+        rejected_by[columns["volume_mm3"] < config.least_volume_mm3] = 2
+        if int(self.stage_reached) != CANDIDATES:
+            rejected_by[columns["score_candidate"] < self.candidate_threshold.cpu()] = 1
+        accepted = torch.where(rejected_by == 0, score, KEPT).clamp(min=KEPT)
+        columns |= {"score_accepted": accepted, "rejected_by": rejected_by}
+        return PatchDetections(torch.from_numpy(found.boxes), accepted, labels, columns, {"rejected_by": REJECTED_BY})
+
+    def student_says(self, channels: Tensor, found: Detections) -> tuple[Tensor, Tensor]:
+        """[N] probability of any lesion and [N] most probable class of the candidates of a patch [2, Z, Y, X]."""
+        middle = torch.from_numpy(found.centres).floor().long()
+        places = torch.cat([torch.zeros(len(middle), 1, dtype=torch.long), middle], dim=1)
+        if not len(places):
+            return torch.zeros(0), torch.zeros(0, dtype=torch.long)
+        probability = self.part("student")(cut_crops(channels[None], places, self.crop_size)).softmax(dim=1).cpu()
+        return 1 - probability[:, 0], probability[:, 1:].argmax(dim=1)

@@ -35,8 +35,10 @@ from cmb_plugin.preparation import modality_polarity
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
 
 CANDIDATES, TEACHER, STUDENT = range(3)
-KEPT = 0.02  # score of what a later step rejects: the lowest that inference keeps, so nothing is dropped unseen
+REJECTED = (0.02, 0.03)  # scores of what is rejected: below all others, above the lowest that inference keeps
 MOST_CANDIDATES = 100  # of one patch, as many as inference keeps of one scan
+CROPS_AT_ONCE = 16  # that the student judges, so that a patch full of candidates needs no more memory than training
+CROP_LESION_WEIGHT = 10.0  # of a lesion's voxels in the teacher's cross entropy, as published
 REJECTED_BY = ("none", "candidates", "volume", "elongation")
 _ADAM: dict[str, Any] = {
     "trainer_cfg.optimizer": "adamw",
@@ -54,7 +56,7 @@ class TwoStepConfig(ModelConfig):
         levels: stages of the U-Nets, the first ones of the plan's network.
         radii_mm: of the balls that the radial symmetry channel shows.
         inpaint_vessels: take vessels out of the image first. Off, because it takes microbleeds out too.
-        lesion_weight: weight of a lesion's voxels in the cross entropy.
+        lesion_weight: weight of a lesion's voxels in the cross entropy of the candidates' network.
         candidate_floor: probability from which voxels are put together to candidates.
         target_sensitivity: share of the validation lesions that the candidates must hold; sets their threshold.
         candidate_share: share of the main schedule that goes to the candidates' network.
@@ -64,8 +66,8 @@ class TwoStepConfig(ModelConfig):
         distil: without it the student learns from the labels alone, also in the teacher's time.
         temperature: T of the distillation loss.
         alpha: a of the distillation loss.
-        least_volume_mm3: smaller candidates are rejected; 0 for none.
-        most_elongated: longer candidates are rejected; 0 for none.
+        least_mm3: candidates with a smaller core are rejected; 0 for none.
+        most_elongated: those with a longer core are rejected; 0 for none.
     """
 
     modality: str = ""
@@ -82,7 +84,7 @@ class TwoStepConfig(ModelConfig):
     distil: bool = True
     temperature: float = 4.0
     alpha: float = 0.4
-    least_volume_mm3: float = 1.0
+    least_mm3: float = 1.0
     most_elongated: float = 4.0
 
 
@@ -104,6 +106,12 @@ class TwoStepKD(DetectionModule):
     stage_reached: Tensor
 
     def build_network(self) -> nn.Module:
+        shares = self.model_cfg.candidate_share, self.model_cfg.teacher_share
+        if min(shares) <= 0 or sum(shares) >= 1:
+            raise UserError(
+                f"model_cfg.candidate_share={shares[0]:g}, teacher_share={shares[1]:g}: a step is left without training",
+                remedy="give shares above 0 that add up to less than 1",
+            )
         # What validation chose, and which networks have learned something: both travel with the weights.
         self.register_buffer("candidate_threshold", torch.tensor(self.model_cfg.candidate_floor))
         self.register_buffer("stage_reached", torch.tensor(float(CANDIDATES)))
@@ -152,11 +160,8 @@ class TwoStepKD(DetectionModule):
     @property
     def polarity(self) -> str:
         """How a microbleed shows in the modality that is read, as in ``Plan.polarity``."""
-        return (
-            self.plan.polarity[self.channel]
-            if self.plan.polarity
-            else modality_polarity(self.plan.modalities[self.channel])
-        )
+        known = self.plan.polarity or [modality_polarity(name) for name in self.plan.modalities]
+        return known[self.channel]
 
     # Schedule ---------------------------------------------------------------------------------------------------------
 
@@ -180,7 +185,7 @@ class TwoStepKD(DetectionModule):
         if step >= end:
             return learning_rate(step, self.trainer_cfg)
         stage = self.stage_at(step)
-        length = ([*starts, end][stage + 1]) - starts[stage]
+        length = [*starts, end][stage + 1] - starts[stage]
         warmup = min(self.trainer_cfg.warmup_steps, length // 4)
         own = dataclasses.replace(self.trainer_cfg, epochs=1, steps_per_epoch=length, warmup_steps=warmup)
         return learning_rate(step - starts[stage], own)
@@ -192,9 +197,7 @@ class TwoStepKD(DetectionModule):
                 remedy="set trainer_cfg.devices=1 trainer_cfg.num_nodes=1",
             )
         made = cast(dict[str, Any], super().configure_optimizers())
-        made["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(
-            made["optimizer"], lambda step: self.rate(step)
-        )
+        made["lr_scheduler"]["scheduler"] = torch.optim.lr_scheduler.LambdaLR(made["optimizer"], self.rate)
         return cast(OptimizerLRScheduler, made)
 
     # Losses -----------------------------------------------------------------------------------------------------------
@@ -227,7 +230,9 @@ class TwoStepKD(DetectionModule):
         if self.global_step == self.starts[TEACHER]:  # it begins as the network of step 1, and gets a class head
             cast(CropTeacher, self.part("teacher")).unet.load_state_dict(self.part("candidates").state_dict())
         voxels, scores = self.part("teacher")(crops)
-        dice, cross_entropy = dice_and_cross_entropy(voxels, foreground, 1 + 10 * self.near_lesions(foreground))
+        dice, cross_entropy = dice_and_cross_entropy(
+            voxels, foreground, 1 + CROP_LESION_WEIGHT * self.near_lesions(foreground)
+        )
         return {
             "teacher_segmentation": 0.5 * (dice + cross_entropy),
             "teacher_class": F.cross_entropy(scores, labels),
@@ -254,20 +259,12 @@ class TwoStepKD(DetectionModule):
         places, labels = [], []
         for index, (boxes, classes) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
             boxes, classes = boxes.cpu(), classes.cpu()
-            candidates = torch.from_numpy(self.candidates(probability[index])[: self.model_cfg.crops_per_patch].centres)
+            candidates = self.candidates(probability[index])[: self.model_cfg.crops_per_patch]
             lesions = (boxes[:, :3] + boxes[:, 3:]) / 2 + torch.rand(len(boxes), 3, generator=generator) * 2 - 1
             anywhere = torch.rand(1, 3, generator=generator) * shape
-            centres = torch.cat([candidates, lesions, anywhere])
-            inside = ((centres[:, None] >= boxes[:, :3] - 1) & (centres[:, None] < boxes[:, 3:] + 1)).all(dim=2)
-            of_lesions = torch.cat([classes + 1, classes.new_zeros(1)])
-            nearest = (
-                torch.where(inside.any(dim=1), inside.int().argmax(dim=1), -1)
-                if len(boxes)
-                else -torch.ones(len(centres), dtype=torch.long)
-            )
-            at = centres.floor().long().clamp(min=0).minimum(shape - 1)
-            places.append(torch.cat([torch.full((len(at), 1), index), at], dim=1))
-            labels.append(of_lesions[nearest])
+            centres = torch.cat([torch.from_numpy(candidates.centres), lesions, anywhere])
+            places.append(F.pad(centres.floor().long().clamp(min=0).minimum(shape - 1), (1, 0), value=index))
+            labels.append(classes_at(centres, boxes, classes))
         return torch.cat(places), torch.cat(labels).to(probability.device)
 
     def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
@@ -321,37 +318,53 @@ class TwoStepKD(DetectionModule):
     def judged(self, channels: Tensor, probability: Tensor) -> PatchDetections:
         """The candidates of one patch ([2, Z, Y, X] and [Z, Y, X]) with the scores of every step that has learned.
 
-        ``score_accepted`` is the student's score where threshold and clean-up let the candidate pass, else ``KEPT``.
+        ``score_accepted`` is the student's score where threshold and clean-up let the candidate pass; below all of
+        these come the others, in the order of ``score_candidate``.
         """
-        found = self.candidates(probability)
+        config, found = self.model_cfg, self.candidates(probability)
         volumes, elongations = core_shapes(
             probability.float().cpu().numpy(), found.boxes, self.plan.preprocessing.spacing
         )
+        candidate, labels = torch.from_numpy(found.scores), torch.from_numpy(found.labels)
         columns = {
-            "score_candidate": torch.from_numpy(found.scores),
-            "volume_mm3": torch.from_numpy(volumes),
+            "score_candidate": candidate,
+            "core_mm3": torch.from_numpy(volumes),
             "elongation": torch.from_numpy(elongations),
         }
-        score, labels = columns["score_candidate"], torch.from_numpy(found.labels)
+        score = candidate
         if int(self.stage_reached) == STUDENT:
             score, labels = self.student_says(channels, found)
             columns["score_student"] = score
-        config = self.model_cfg
         rejected_by = torch.zeros(len(found), dtype=torch.long)
         if config.most_elongated:
             rejected_by[columns["elongation"] > config.most_elongated] = 3
-        rejected_by[columns["volume_mm3"] < config.least_volume_mm3] = 2
+        rejected_by[columns["core_mm3"] < config.least_mm3] = 2
         if int(self.stage_reached) != CANDIDATES:
-            rejected_by[columns["score_candidate"] < self.candidate_threshold.cpu()] = 1
-        accepted = torch.where(rejected_by == 0, score, KEPT).clamp(min=KEPT)
+            rejected_by[candidate < self.candidate_threshold.cpu()] = 1
+        low, high = REJECTED
+        accepted = torch.where(rejected_by == 0, score.clamp(min=high), low + (high - low) * candidate)
         columns |= {"score_accepted": accepted, "rejected_by": rejected_by}
         return PatchDetections(torch.from_numpy(found.boxes), accepted, labels, columns, {"rejected_by": REJECTED_BY})
 
     def student_says(self, channels: Tensor, found: Detections) -> tuple[Tensor, Tensor]:
         """[N] probability of any lesion and [N] most probable class of the candidates of a patch [2, Z, Y, X]."""
-        middle = torch.from_numpy(found.centres).floor().long()
-        places = torch.cat([torch.zeros(len(middle), 1, dtype=torch.long), middle], dim=1)
-        if not len(places):
-            return torch.zeros(0), torch.zeros(0, dtype=torch.long)
-        probability = self.part("student")(cut_crops(channels[None], places, self.crop_size)).softmax(dim=1).cpu()
+        places = F.pad(torch.from_numpy(found.centres).floor().long(), (1, 0))
+        crops = (cut_crops(channels[None], some, self.crop_size) for some in places.split(CROPS_AT_ONCE) if len(some))
+        said = [self.part("student")(some).softmax(dim=1).cpu() for some in crops]
+        probability = torch.cat([torch.zeros(0, 1 + len(self.plan.classes)), *said])
         return 1 - probability[:, 0], probability[:, 1:].argmax(dim=1)
+
+
+def classes_at(centres: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
+    """Class of the lesion that each place lies in or within a voxel of, as crops are labelled.
+
+    Args:
+        centres: [N, 3] z, y, x.
+        boxes: [L, 6].
+        classes: int64 [L] indices from 0.
+
+    Returns:
+        int64 [N], 0 for none, else 1 + class index.
+    """
+    inside = ((centres[:, None] >= boxes[:, :3] - 1) & (centres[:, None] < boxes[:, 3:] + 1)).all(dim=2)
+    return F.pad(inside * (classes + 1), (0, 1)).amax(dim=1)

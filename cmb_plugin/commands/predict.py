@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if report.emptied:
         print(
             f"warning: all candidates were rejected in {len(report.emptied)} scans ({', '.join(report.emptied)}): "
-            "right in healthy ones; if others are among them, look at score_candidate in lesions.tsv",
+            "right in healthy ones; score_candidate in their _boxes.json files says what the first step saw",
             file=sys.stderr,
         )
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""

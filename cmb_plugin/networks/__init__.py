@@ -4,6 +4,7 @@ from .allocation import keep_freed_memory
 from .crops import CropStudent, CropTeacher, cut_crops
 from .distillation import distillation_loss
 from .fusion import FeatureFusion
+from .gaussian import blurred
 from .heads import DetectionHead, SegmentationHead
 from .losses import (
     class_shares,
@@ -16,7 +17,7 @@ from .losses import (
 from .precision import autocast, resolve_precision
 from .prototypes import PrototypeHead, hard_mimics, peaks_near
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
-from .radial_symmetry import blurred, radial_symmetry
+from .radial_symmetry import radial_symmetry
 from .retina_unet import RetinaOutput, RetinaUNet
 from .shapes import core_shapes
 from .unet import UNet

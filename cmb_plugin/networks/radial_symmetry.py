@@ -6,24 +6,29 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .gaussian import blurred
+
+PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # entries of a symmetric 3 x 3 tensor
 
 
 def radial_symmetry(
     images: Tensor, spacing: Sequence[float], radii_mm: Sequence[float] = (1.6, 2.4, 3.2), strictness: float = 2.0
 ) -> Tensor:
-    """Centres of bright balls (Loy & Zelinsky, IEEE Trans PAMI 25:959, 2003, carried over from the plane to space).
+    """Centres of bright balls (after Loy & Zelinsky, IEEE Trans PAMI 25:959, 2003; carried over from the plane to space).
 
-    Every voxel with a gradient g votes, for each radius r, for the place r mm up its gradient: with 1 in a map O of
-    orientations and with ||g|| in a map M of magnitudes. Both are divided by the number of voxels on a sphere of that
-    radius. All votes of a ball meet in its centre, those of a tube along its axis, so the response
+    Every voxel with a gradient g votes, for each radius r, for the place r mm up its gradient: with ||g|| in a map M of
+    magnitudes and, where the paper counts votes, with the tensor d d^T of its direction d = g / ||g|| in a map T of
+    orientations. Both are divided by the number of voxels on a sphere of that radius. A ball's votes meet in its centre
+    from everywhere, so that T is a third of the identity there; those of a tube meet too, but none points along it, and
+    det T is 0. The response is
 
-        S = mean over r of (G_r * M) (G_r * O) ^ strictness,    G_r a Gaussian of r / 4 mm,
+        S = mean over r of (G_r * M) (3 det(G_r * T) ^ 1/3) ^ strictness,    G_r a Gaussian of r / 4 mm.
 
-    is high in balls and low in tubes. In the paper the Gaussian comes after the power; in space the votes of one ball
-    lie scattered over the voxels around its centre and have to be gathered before. Flat places do not vote: those whose
-    gradient is below the mean of the image. Distances are in mm, so thick slices change nothing but the accuracy.
+    The tensor is what tells balls from tubes across thick slices, where both leave but a ring of votes in each slice.
+    In the paper the Gaussian comes after the power; in space the votes of one ball lie scattered over the voxels around
+    its centre and have to be gathered before. Flat places do not vote: those whose gradient is below the image's mean.
 
     Args:
         images: [B, Z, Y, X]; invert what is dark.
@@ -41,33 +46,22 @@ def radial_symmetry(
         voters = magnitude > magnitude.mean(dim=(1, 2, 3), keepdim=True)
         image, *origin = voters.nonzero(as_tuple=True)
         strength = magnitude[voters]
-        # [3, V] voxels per mm up the gradient
-        direction = gradient[:, voters] / strength / images.new_tensor(spacing)[:, None]
+        direction = gradient[:, voters] / strength
+        votes = torch.stack([*(direction[a] * direction[b] for a, b in PAIRS), strength])
+        per_mm = direction / images.new_tensor(spacing)[:, None]  # voxels
+        shape = torch.tensor(images.shape[1:], device=images.device)[:, None]
         response = torch.zeros_like(images)
         for radius in radii_mm:
-            aim = torch.stack(origin) + (direction * radius).round().long()
-            shape = torch.tensor(images.shape[1:], device=images.device)[:, None]
+            step = per_mm * radius
+            step = step / step.abs().amax(dim=0).clamp(max=1)  # a vote never stays in the voxel that casts it
+            aim = torch.stack(origin) + step.round().long()
             inside = ((aim >= 0) & (aim < shape)).all(dim=0)
-            at = (image[inside], *aim[:, inside])
-            votes = torch.zeros(2, *images.shape, device=images.device)
-            votes[0].index_put_(at, torch.ones_like(strength[inside]), accumulate=True)
-            votes[1].index_put_(at, strength[inside], accumulate=True)
+            z, y, x = aim[:, inside]
+            place = ((image[inside] * shape[0] + z) * shape[1] + y) * shape[2] + x
+            maps = votes.new_zeros(len(votes), images.numel()).index_add_(1, place, votes[:, inside])
             sphere = 4 * math.pi * radius**2 / math.prod(spacing) ** (2 / 3)
-            orientations, magnitudes = blurred(votes.flatten(0, 1) / sphere, spacing, radius / 4).unflatten(0, (2, -1))
-            response += magnitudes * orientations**strictness
+            gathered = blurred(maps.reshape(-1, *images.shape[1:]) / sphere, spacing, radius / 4)
+            zz, yy, xx, zy, zx, yx, magnitudes = gathered.unflatten(0, (-1, len(images)))
+            determinant = zz * yy * xx + 2 * zy * zx * yx - zz * yx**2 - yy * zx**2 - xx * zy**2
+            response += magnitudes * (27 * determinant.clamp(min=0)) ** (strictness / 3)
         return response / len(radii_mm)
-
-
-def blurred(images: Tensor, spacing: Sequence[float], sigma_mm: float) -> Tensor:
-    """Gaussian blur of [B, Z, Y, X] by ``sigma_mm``; beyond the edge lies 0."""
-    result = images[:, None]
-    for axis, side in enumerate(spacing):
-        reach = max(1, math.ceil(3 * sigma_mm / side))
-        steps = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype) * side
-        kernel = torch.exp(-0.5 * (steps / sigma_mm) ** 2)
-        view = [1, 1, 1, 1, 1]
-        view[2 + axis] = -1
-        padding = [0, 0, 0]
-        padding[axis] = reach
-        result = F.conv3d(result, (kernel / kernel.sum()).reshape(view), padding=padding)
-    return result[:, 0]

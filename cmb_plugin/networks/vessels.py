@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .radial_symmetry import blurred
+from .gaussian import blurred
 
 
 def inpaint_vessels(

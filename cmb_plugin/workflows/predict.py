@@ -298,9 +298,9 @@ def _predict_group(
     report.folders.append(folder)
     report.predicted += len(todo) - len(failed)
     report.kept += len(sources) - len(todo)
-    done = _write_tables(folder, [source.case.case_id for source in sources], failed)
-    report.lesions += sum(int(case.reported.sum()) for case in done)
-    report.emptied += [case.case_id for case in done if _lost_all(case)]
+    written = _write_tables(folder, [source.case.case_id for source in sources], failed)
+    report.lesions += sum(int(case.reported.sum()) for case in written)
+    report.emptied += [case.case_id for case in written if _lost_all(case)]
 
 
 def _lost_all(case: CasePredictions) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import ablation
 import deep_mir
 import deep_mir_report
+import two_step_kd
 from ablation_report import put_between_markers, write_report
 from generalisation import build
 
@@ -181,3 +183,49 @@ def test_one_class_against_several_on_the_same_scans(tmp_path, monkeypatch):
     assert of["iron", "cmb, iron", "swi"][0] == "0.00 (0.00-0.00)"
     assert of["iron", "cmb, iron", "swi"][4].startswith("-1.00")
     assert 0 < float(of["cmb", "cmb", "phase"][0][:4]) < 1
+
+
+def test_each_step_is_measured_by_its_own_score_and_without_what_it_let_go(task, tmp_path, monkeypatch, capsys):
+    """Every scan: its lesions; a false candidate that the student knows; one that only the clean-up knows; and one
+    below the threshold."""
+    other = make_tiny_task(tmp_path / "data", n_train=1, n_test=2, name="Task901_Other", seed=5)
+    write_json(task.splits, [{"train": ["sub-01"], "val": ["sub-02", "sub-03"]}])
+    words = ["900", "--other", "901", "--output", str(tmp_path / "out"), "--resamples", "20"]
+    words += ["--page", str(tmp_path / "page.md")]
+    benchmark = two_step_kd.study(two_step_kd.study_options().parse_args(words))
+    tasks = [Dataset.load(task), Dataset.load(other)]
+    for entry in benchmark.entries(task):
+        finish(entry, 0)
+        write_json(entry.fold_folder.splits, [{"train": ["sub-01"], "val": ["sub-02", "sub-03"]}])
+        validation = [case for case in tasks[0].cases("Tr") if case.case_id in ("sub-02", "sub-03")]
+        folders = [(entry.fold_folder.predictions("val"), validation)]
+        folders += [(two_step_kd.predictions_of(entry, data), data.cases("Ts")) for data in tasks]
+        for folder, cases in folders:
+            for case in cases:
+                write_steps(folder, case)
+    monkeypatch.setattr(two_step_kd, "run", lambda benchmark: argparse.Namespace(failed={}))
+    monkeypatch.setattr(two_step_kd, "predict", lambda *words, **options: argparse.Namespace(failures=[]))
+    assert two_step_kd.main(words) == 0, capsys.readouterr().err
+    with (tmp_path / "out" / "Task900_Tiny" / "steps.csv").open() as file:
+        found = {
+            (line["task"], line["after"]): float(line["value"])
+            for line in csv.DictReader(file)
+            if line["number"] == "fp_per_scan" and line["model"] == "distilled"
+        }
+    expected = {"candidates": 2.0, "student": 1.0, "clean-up": 0.0}
+    assert found == {(name, step): n for name in ("Task900_Tiny", "Task901_Other") for step, n in expected.items()}
+    assert "| distilled less labels alone | clean-up | +0.000" in (tmp_path / "page.md").read_text()
+
+
+def write_steps(folder, case):
+    truth = read_truth(case)
+    far = np.array([[0, 0, 0, 2, 2, 2], [0, 0, 20, 2, 2, 22], [0, 20, 0, 2, 22, 2]])
+    boxes, n = np.concatenate([truth.boxes, far]), len(truth.boxes)
+    columns = {
+        "score_candidate": np.array([0.8] * n + [0.9, 0.7, 0.1]),
+        "score_student": np.array([0.9] * n + [0.1, 0.95, 0.99]),
+        "score_accepted": np.array([0.9] * n + [0.1, 0.03, 0.02]),
+        "rejected_by": np.array(["none"] * (n + 1) + ["elongation", "candidates"]),
+    }
+    found = Detections(boxes, columns["score_accepted"], np.zeros(len(boxes)), columns).by_score()
+    write_case_predictions(folder, CasePredictions(case.case_id, found, truth.grid, ("cmb",), 0.5))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool3d
 
 from cmb_plugin.detections import Detections
 from cmb_plugin.inference import component_detections
-from cmb_plugin.networks import UNet, autocast, class_shares, dice_and_cross_entropy
+from cmb_plugin.networks import UNet, autocast, class_shares, stage_losses
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig
 
 
@@ -35,9 +34,6 @@ class SegmentationConfig(ModelConfig):
 class SegmentationUNet(DetectionModule):
     """A U-Net over patches, learned by soft Dice and cross entropy on every stage of its decoder (Isensee et al. 2021).
 
-    Each coarser stage counts half as much as the one above it. There a voxel may belong to several classes; it is
-    compared with the share of each, so that what is smaller than such a voxel is still seen.
-
     A trainer of the family says what it learns (``target``) and, where it wants, which voxels count more. Tiles,
     mirrorings and folds are averaged as probabilities (``inference.segment_array``); what becomes of these, a map of
     regions or lesions with scores, is decided by the plan's target.
@@ -51,15 +47,8 @@ class SegmentationUNet(DetectionModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.class_map is not None, "the patches were drawn without classes"
-        stages = self.network(batch.images)
         shares = class_shares(batch.class_map, 1 + len(self.plan.classes))
-        weights = self.voxel_weights(batch)
-        total = torch.zeros(2, device=shares.device)
-        for stage, logits in enumerate(stages):
-            size = logits.shape[2:]
-            pooled = None if weights is None else adaptive_avg_pool3d(weights[:, None], size)[:, 0]
-            total += 0.5**stage * torch.stack(dice_and_cross_entropy(logits, adaptive_avg_pool3d(shares, size), pooled))
-        dice, cross_entropy = total / (2 - 0.5 ** (len(stages) - 1))
+        dice, cross_entropy = stage_losses(self.network(batch.images), shares, self.voxel_weights(batch))
         return {
             "dice": self.model_cfg.dice_weight * dice,
             "cross_entropy": self.model_cfg.cross_entropy_weight * cross_entropy,

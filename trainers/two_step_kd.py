@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from scipy import ndimage
 from torch import Tensor, nn
 
 from cmb_plugin.detections import Detections
@@ -22,13 +23,15 @@ from cmb_plugin.networks import (
     CropStudent,
     CropTeacher,
     UNet,
+    ball_response,
     blurred,
+    class_shares,
     core_shapes,
     cut_crops,
-    dice_and_cross_entropy,
     distillation_loss,
     inpaint_vessels,
     radial_symmetry,
+    stage_losses,
 )
 from cmb_plugin.plugins import register_trainer, suggest
 from cmb_plugin.preparation import modality_polarity
@@ -37,14 +40,12 @@ from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_ra
 CANDIDATES, TEACHER, STUDENT = range(3)
 REJECTED = (0.02, 0.03)  # scores of what is rejected: below all others, above the lowest that inference keeps
 MOST_CANDIDATES = 100  # of one patch, as many as inference keeps of one scan
+LESION_PRIOR = 0.01  # of a voxel before training
+CORE = 0.5  # of a piece's highest probability, as in component_detections
 CROPS_AT_ONCE = 16  # that the student judges, so that a patch full of candidates needs no more memory than training
-CROP_LESION_WEIGHT = 10.0  # of a lesion's voxels in the teacher's cross entropy, as published
 REJECTED_BY = ("none", "candidates", "volume", "elongation")
-_ADAM: dict[str, Any] = {
-    "trainer_cfg.optimizer": "adamw",
-    "trainer_cfg.learning_rate": 1e-3,
-    "inference_cfg.min_score": 0.0,
-}
+_KEEP: dict[str, Any] = {"inference_cfg.min_score": 0.0}  # folds that disagree lower the scores of what is rejected
+_ADAM: dict[str, Any] = {"trainer_cfg.optimizer": "adamw", "trainer_cfg.learning_rate": 1e-3}
 
 
 @dataclass
@@ -56,7 +57,7 @@ class TwoStepConfig(ModelConfig):
         levels: stages of the U-Nets, the first ones of the plan's network.
         radii_mm: of the balls that the radial symmetry channel shows.
         inpaint_vessels: take vessels out of the image first. Off, because it takes microbleeds out too.
-        lesion_weight: weight of a lesion's voxels in the cross entropy of the candidates' network.
+        lesion_weight: how much more a lesion's voxels weigh in the cross entropies.
         candidate_floor: probability from which voxels are put together to candidates.
         target_sensitivity: share of the validation lesions that the candidates must hold; sets their threshold.
         candidate_share: share of the main schedule that goes to the candidates' network.
@@ -74,7 +75,7 @@ class TwoStepConfig(ModelConfig):
     levels: int = 3
     radii_mm: tuple[float, ...] = (1.6, 2.4, 3.2)
     inpaint_vessels: bool = False
-    lesion_weight: float = 100.0
+    lesion_weight: float = 10.0
     candidate_floor: float = 0.05
     target_sensitivity: float = 0.95
     candidate_share: float = 0.5
@@ -101,7 +102,7 @@ class TwoStepKD(DetectionModule):
 
     model_config = TwoStepConfig
     model_cfg: TwoStepConfig
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"v001": _ADAM, "fast": _ADAM, "demo": _ADAM}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"v001": _ADAM | _KEEP, "fast": _KEEP, "demo": _KEEP}
     candidate_threshold: Tensor
     stage_reached: Tensor
 
@@ -109,7 +110,7 @@ class TwoStepKD(DetectionModule):
         shares = self.model_cfg.candidate_share, self.model_cfg.teacher_share
         if min(shares) <= 0 or sum(shares) >= 1:
             raise UserError(
-                f"model_cfg.candidate_share={shares[0]:g}, teacher_share={shares[1]:g}: a step is left without training",
+                f"model_cfg.candidate_share={shares[0]:g}, teacher_share={shares[1]:g}: a step is left untrained",
                 remedy="give shares above 0 that add up to less than 1",
             )
         # What validation chose, and which networks have learned something: both travel with the weights.
@@ -129,10 +130,11 @@ class TwoStepKD(DetectionModule):
             for side, step in zip(self.plan.preprocessing.spacing, small.divisor, strict=True)
         )
         self.channel = self._channel()
+        self.of_a_ball = ball_response(self.plan.preprocessing.spacing, self.model_cfg.radii_mm)
         classes = 1 + len(self.plan.classes)
         return nn.ModuleDict(
             {
-                "candidates": UNet(2, 2, small),
+                "candidates": UNet(2, 2, small, prior=LESION_PRIOR),
                 "teacher": CropTeacher(2, classes, small),
                 "student": CropStudent(2, classes, small),
             }
@@ -207,8 +209,7 @@ class TwoStepKD(DetectionModule):
         self.stage_reached.fill_(stage)
         images = self.channels(batch.images)
         if stage == CANDIDATES:
-            weights = 1 + self.model_cfg.lesion_weight * self.near_lesions(batch.foreground)
-            dice, cross_entropy = dice_and_cross_entropy(self.part("candidates")(images), batch.foreground, weights)
+            dice, cross_entropy = self.segmentation_losses(self.part("candidates")(images), batch.foreground)
             return {"candidate_dice": dice, "candidate_cross_entropy": cross_entropy}
         places, labels = self.examples(self.candidate_probability(images), batch)
         crops = cut_crops(images, places, self.crop_size)
@@ -230,18 +231,18 @@ class TwoStepKD(DetectionModule):
         if self.global_step == self.starts[TEACHER]:  # it begins as the network of step 1, and gets a class head
             cast(CropTeacher, self.part("teacher")).unet.load_state_dict(self.part("candidates").state_dict())
         voxels, scores = self.part("teacher")(crops)
-        dice, cross_entropy = dice_and_cross_entropy(
-            voxels, foreground, 1 + CROP_LESION_WEIGHT * self.near_lesions(foreground)
-        )
+        dice, cross_entropy = self.segmentation_losses(voxels, foreground)
         return {
             "teacher_segmentation": 0.5 * (dice + cross_entropy),
             "teacher_class": F.cross_entropy(scores, labels),
         }
 
-    def near_lesions(self, foreground: Tensor) -> Tensor:
-        """[B, Z, Y, X] 1 in lesions, falling off around them, as the published weights of voxels."""
-        soft = blurred(foreground.float(), self.plan.preprocessing.spacing, 1.0)
-        return torch.maximum(soft, foreground.float())
+    def segmentation_losses(self, stages: Sequence[Tensor], foreground: Tensor) -> tuple[Tensor, Tensor]:
+        """Dice loss and cross entropy of a U-Net's stages and lesions [B, Z, Y, X]. In the latter lesions weigh more,
+        and what is around them less the farther it lies, as published."""
+        lesions = foreground.float()
+        near = torch.maximum(blurred(lesions, self.plan.preprocessing.spacing, 1.0), lesions)
+        return stage_losses(stages, class_shares(foreground, 2), 1 + self.model_cfg.lesion_weight * near)
 
     @torch.no_grad()
     def examples(self, probability: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -287,7 +288,9 @@ class TwoStepKD(DetectionModule):
     def channels(self, images: Tensor) -> Tensor:
         """[B, C, Z, Y, X] -> [B, 2, Z, Y, X]: the modality, lesions bright, and its radial symmetry.
 
-        Where lesions may be bright or dark the image stays as it is, and both are looked for.
+        The symmetry is a product of three: as it is, all but the roundest places are 0 beside the image's values, and a
+        network does not see it. Its cube root, with 10 for a ball as high as the image's deviation, it does. Where
+        lesions may be bright or dark the image stays as it is, and both are looked for.
         """
         config, spacing = self.model_cfg, self.plan.preprocessing.spacing
         bright = images[:, self.channel].float() * (-1 if self.polarity == "dark" else 1)
@@ -296,18 +299,25 @@ class TwoStepKD(DetectionModule):
         symmetry = radial_symmetry(bright, spacing, config.radii_mm)
         if self.polarity not in ("dark", "bright"):
             symmetry = torch.maximum(symmetry, radial_symmetry(-bright, spacing, config.radii_mm))
-        return torch.stack([bright, symmetry], dim=1)
+        return torch.stack([bright, 10 * (symmetry / self.of_a_ball) ** (1 / 3)], dim=1)
 
     @torch.no_grad()
     def candidate_probability(self, channels: Tensor) -> Tensor:
         """[B, 2, Z, Y, X] -> float32 [B, Z, Y, X] of lesion, by the network of step 1."""
-        logits: Tensor = self.part("candidates")(channels)
+        logits: Tensor = self.part("candidates")(channels)[0]
         return logits.float().softmax(dim=1)[:, 1]
 
     def candidates(self, probability: Tensor) -> Detections:
-        """Components of a patch [Z, Y, X], highest score first; the score is the highest probability."""
-        lesion = probability.float().cpu().numpy()
-        found = component_detections(np.stack([1 - lesion, lesion]), self.model_cfg.candidate_floor)
+        """Components of a patch [Z, Y, X], highest score first; the score is the highest probability.
+
+        At a low floor a lesion and what lies beside it are one piece; each of the piece's connected cores is a
+        candidate of its own, so that the middle of a candidate lies on something.
+        """
+        lesion, floor = probability.float().cpu().numpy(), self.model_cfg.candidate_floor
+        pieces, count = ndimage.label(lesion >= floor, structure=np.ones((3, 3, 3)))
+        highest = np.array(ndimage.maximum(lesion, pieces, range(count + 1)))
+        cores = np.where(lesion >= np.maximum(CORE * highest[pieces], floor), lesion, 0)
+        found = component_detections(np.stack([1 - cores, cores]), floor)
         return found.ranked_by("score_peak")[:MOST_CANDIDATES]
 
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:

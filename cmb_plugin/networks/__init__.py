@@ -13,11 +13,12 @@ from .losses import (
     regression_loss,
     sample_anchors,
     segmentation_loss,
+    stage_losses,
 )
 from .precision import autocast, resolve_precision
 from .prototypes import PrototypeHead, hard_mimics, peaks_near
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
-from .radial_symmetry import radial_symmetry
+from .radial_symmetry import ball_response, radial_symmetry
 from .retina_unet import RetinaOutput, RetinaUNet
 from .shapes import core_shapes
 from .unet import UNet
@@ -35,6 +36,7 @@ __all__ = [
     "SegmentationHead",
     "UNet",
     "autocast",
+    "ball_response",
     "blurred",
     "build_encoder",
     "class_shares",
@@ -53,4 +55,5 @@ __all__ = [
     "resolve_precision",
     "sample_anchors",
     "segmentation_loss",
+    "stage_losses",
 ]

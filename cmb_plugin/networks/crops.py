@@ -65,10 +65,11 @@ class CropTeacher(nn.Module):
         self.unet = UNet(in_channels, 2, architecture)
         self.head = ClassHead(architecture.features[-1], classes)
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, C, Z, Y, X] -> voxel logits [N, 2, Z, Y, X] and class logits [N, classes]."""
+    def forward(self, crops: Tensor) -> tuple[list[Tensor], Tensor]:
+        """[N, C, Z, Y, X] -> voxel logits [N, 2, z, y, x] of the decoder's stages, as ``UNet`` gives them, and class
+        logits [N, classes]."""
         maps = self.unet.encoder(crops)
-        return self.unet.decoder(maps), self.head(maps[-1])
+        return self.unet.decode(maps), self.head(maps[-1])
 
 
 class CropStudent(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -140,3 +142,28 @@ def dice_and_cross_entropy(
     dice = (2 * overlap + smooth) / (probability.sum(over)[1:] + volume + smooth)
     present = (volume > 0).to(dice.dtype)
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1), cross_entropy
+
+
+def stage_losses(
+    stages: Sequence[Tensor], shares: Tensor, voxel_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Soft Dice loss and cross entropy over the stages of a decoder (deep supervision, Lee et al. 2015).
+
+    Each coarser stage counts half as much as the one above it. There a voxel may belong to several classes; it is
+    compared with the share of each, so that what is smaller than such a voxel is still seen.
+
+    Args:
+        stages: logits [B, K, z, y, x], the full resolution first.
+        shares: [B, K, Z, Y, X], as ``class_shares`` gives them.
+        voxel_weights: [B, Z, Y, X], as for ``dice_and_cross_entropy``.
+
+    Returns:
+        two scalars, weighted means over the stages.
+    """
+    total = shares.new_zeros(2)
+    for stage, logits in enumerate(stages):
+        size = logits.shape[2], logits.shape[3], logits.shape[4]
+        pooled = None if voxel_weights is None else F.adaptive_avg_pool3d(voxel_weights[:, None], size)[:, 0]
+        total += 0.5**stage * torch.stack(dice_and_cross_entropy(logits, F.adaptive_avg_pool3d(shares, size), pooled))
+    dice, cross_entropy = total / (2 - 0.5 ** (len(stages) - 1))
+    return dice, cross_entropy

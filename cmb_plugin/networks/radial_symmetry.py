@@ -16,7 +16,7 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # entries of a symmetr
 def radial_symmetry(
     images: Tensor, spacing: Sequence[float], radii_mm: Sequence[float] = (1.6, 2.4, 3.2), strictness: float = 2.0
 ) -> Tensor:
-    """Centres of bright balls (after Loy & Zelinsky, IEEE Trans PAMI 25:959, 2003; carried over from the plane to space).
+    """Centres of bright balls (Loy & Zelinsky, IEEE Trans PAMI 25:959, 2003, carried over from the plane to space).
 
     Every voxel with a gradient g votes, for each radius r, for the place r mm up its gradient: with ||g|| in a map M of
     magnitudes and, where the paper counts votes, with the tensor d d^T of its direction d = g / ||g|| in a map T of
@@ -65,3 +65,15 @@ def radial_symmetry(
             determinant = zz * yy * xx + 2 * zy * zx * yx - zz * yx**2 - yy * zx**2 - xx * zy**2
             response += magnitudes * (27 * determinant.clamp(min=0)) ** (strictness / 3)
         return response / len(radii_mm)
+
+
+def ball_response(spacing: Sequence[float], radii_mm: Sequence[float] = (1.6, 2.4, 3.2)) -> float:
+    """The highest response of a ball of the middle radius that is 1 brighter than its surroundings. What is divided by
+    it means the same at every spacing."""
+    radius = sorted(radii_mm)[len(radii_mm) // 2]
+    axes = [
+        torch.arange(-reach, reach + 1) * float(side) for side in spacing for reach in [math.ceil(3 * radius / side)]
+    ]
+    distance = torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0)
+    ball = torch.sigmoid((radius - distance) / (min(spacing) / 2))
+    return float(radial_symmetry(ball[None], spacing, radii_mm).max())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
@@ -18,17 +21,27 @@ class UNet(nn.Module):
         in_channels: channels of the images.
         classes: outputs, the background included.
         architecture: shape of the network; the decoder mirrors the encoder.
+        prior: probability of each class but the background before training, where they are rare: a bias that has to be
+            learned costs a short training most of its steps (Lin et al. 2017). None for all classes alike.
     """
 
-    def __init__(self, in_channels: int, classes: int, architecture: Architecture) -> None:
+    def __init__(self, in_channels: int, classes: int, architecture: Architecture, prior: float | None = None) -> None:
         super().__init__()
         self.encoder = build_encoder(in_channels, architecture)
         convs = list(architecture.convs_per_stage[-2::-1])  # as the decoder counts: from the coarsest stage up
         self.decoder = UNetDecoder(self.encoder, classes, convs, deep_supervision=True)
+        if prior is not None:
+            for scores in self.decoder.seg_layers:
+                nn.init.zeros_(scores.bias)
+                nn.init.constant_(scores.bias[1:], math.log(prior / (1 - (classes - 1) * prior)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images: [B, C, Z, Y, X], sides multiples of the network's divisor; returns logits [B, classes, z, y, x] of
         the full resolution first, then, in training only, of the coarser stages of the decoder."""
+        return self.decode(self.encoder(images))
+
+    def decode(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """As ``forward``, from the encoder's maps, finest first."""
         self.decoder.deep_supervision = self.training
-        logits = self.decoder(self.encoder(images))
+        logits = self.decoder(maps)
         return logits if self.training else [logits]

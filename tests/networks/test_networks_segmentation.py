@@ -70,6 +70,13 @@ def test_shares_of_voxels_mean_what_their_classes_mean():
     assert mixed.item() == pytest.approx(sum(alone) / 2)
 
 
+def test_rare_classes_begin_at_their_prior():
+    network = UNet(1, 3, ARCHITECTURE, prior=0.01)
+    torch.nn.init.zeros_(network.decoder.seg_layers[-1].weight)
+    probability = network.eval()(torch.randn(1, 1, 8, 16, 16))[0].softmax(dim=1).mean(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(probability, torch.tensor([0.98, 0.01, 0.01]))
+
+
 def test_every_weight_of_the_network_is_used_in_training():
     network = UNet(2, 4, ARCHITECTURE)
     images = torch.randn(1, 2, 8, 12, 16)

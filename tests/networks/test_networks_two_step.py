@@ -113,7 +113,7 @@ def test_teacher_and_student_use_all_their_weights():
     architecture = Architecture((4, 8), ((1, 1, 1), (1, 2, 2)), ((3, 3, 3),) * 2, (1, 1), 0, ())
     crops = torch.randn(3, 2, 4, 8, 8)
     teacher, student = CropTeacher(2, 3, architecture), CropStudent(2, 3, architecture)
-    voxels, scores = teacher(crops)
+    (voxels,), scores = teacher(crops)
     assert voxels.shape == (3, 2, 4, 8, 8)
     assert scores.shape == student(crops).shape == (3, 3)
     (voxels.square().sum() + scores.square().sum() + student(crops).square().sum()).backward()

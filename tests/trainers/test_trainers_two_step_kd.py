@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from cmb_plugin.trainers.two_step_kd import classes_at
 from lightning import Callback
 from small_plan import PLAN
 from tiny_task import make_tiny_task
@@ -20,7 +21,6 @@ from cmb_plugin.networks import core_shapes, inpaint_vessels
 from cmb_plugin.paths import find_model
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import Batch, TrainerConfig, loop
-from cmb_plugin.trainers.two_step_kd import classes_at
 
 TwoStepKD = trainers.get("TwoStepKD")
 SHORT = TrainerConfig(
@@ -53,12 +53,11 @@ def scene():
 
 def test_every_step_learns_in_its_turn_and_only_then(monkeypatch):
     model, batch, step = module(), scene(), [0]
-    model.trainer_cfg = dataclasses.replace(SHORT, steps_per_epoch=40)
     monkeypatch.setattr(TwoStepKD, "global_step", property(lambda self: step[0]))
-    assert model.starts == (0, 80, 120, 160)
-    optimizer = torch.optim.AdamW(model.network.parameters(), lr=1e-2)
+    assert model.starts == (0, 40, 60, 80)
+    optimizer = torch.optim.AdamW(model.network.parameters(), lr=2e-2)
     history = []
-    for number in range(160):
+    for number in range(80):
         step[0] = number
         before = {name: value.clone() for name, value in model.network.state_dict().items()}
         optimizer.zero_grad()
@@ -71,17 +70,17 @@ def test_every_step_learns_in_its_turn_and_only_then(monkeypatch):
         }
         learning = ("candidates", "teacher", "student")[model.stage_at(number)]
         assert changed == {learning}
-        if number == 80:
+        if number == 40:
             before_copy = model.network["candidates"].state_dict()
             after = model.network["teacher"].unet.state_dict()
             # One step of Adam moves a weight by the learning rate and its decay at most.
-            assert all((after[name] - value).abs().max() < 1.1e-2 for name, value in before_copy.items())
-    for first, last in ((0, 79), (80, 119), (120, 159)):
+            assert all((after[name] - value).abs().max() < 2.5e-2 for name, value in before_copy.items())
+    for first, last in ((0, 39), (40, 59), (60, 79)):
         assert sum(history[last].values()) < 0.7 * sum(history[first].values()), history[first].keys()
     found, foreground = model.eval().detect(batch.images)
     best = int(found[0].scores.argmax())
     assert found[0].labels[best] == 1
-    torch.testing.assert_close(found[0].boxes[best], batch.boxes[0][0], atol=1.5, rtol=0)
+    torch.testing.assert_close(found[0].boxes[best], batch.boxes[0][0], atol=0.5, rtol=0)
     assert {"score_candidate", "score_student", "score_accepted", "rejected_by", "core_mm3"} <= set(found[0].columns)
     assert foreground.shape == (2, 16, 16, 16)
 
@@ -126,6 +125,15 @@ def test_the_threshold_finds_the_wanted_share_of_the_validation_lesions():
     assert model.candidate_threshold == pytest.approx(CONFIG.candidate_floor)
 
 
+def test_what_a_low_floor_joins_are_candidates_of_their_own():
+    probability = torch.zeros(16, 16, 16)
+    probability[4:13, 4, 4] = 0.1  # between a lesion and a fainter one
+    probability[4, 3:6, 3:6], probability[12, 3:6, 3:6] = 0.9, 0.5
+    found = module().candidates(probability)
+    np.testing.assert_array_equal(found.boxes, [[4, 3, 3, 5, 6, 6], [12, 3, 3, 13, 6, 6]])
+    np.testing.assert_allclose(found.scores, [0.9, 0.5])
+
+
 def test_a_crop_has_the_class_of_the_lesion_in_or_beside_its_middle():
     boxes = torch.tensor([[2.0, 2, 2, 4, 4, 4], [10, 10, 10, 12, 12, 12]])
     centres = torch.tensor([[3.0, 3, 3], [4.9, 3, 3], [5.1, 3, 3], [11, 11, 9.2]])
@@ -134,7 +142,7 @@ def test_a_crop_has_the_class_of_the_lesion_in_or_beside_its_middle():
 
 
 def test_a_step_without_training_is_refused():
-    with pytest.raises(UserError, match="left without training"):
+    with pytest.raises(UserError, match="left untrained"):
         module(candidate_share=0.8, teacher_share=0.2)
 
 

@@ -206,7 +206,8 @@ class TwoStepKD(DetectionModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         stage = self.stage_at(self.global_step)
-        self.stage_reached.fill_(stage)
+        if self.global_step == self.starts[stage]:
+            self.begin(stage)
         images = self.channels(batch.images)
         if stage == CANDIDATES:
             dice, cross_entropy = self.segmentation_losses(self.part("candidates")(images), batch.foreground)
@@ -226,10 +227,17 @@ class TwoStepKD(DetectionModule):
             "student": distillation_loss(student, teacher, labels, self.model_cfg.temperature, self.model_cfg.alpha)
         }
 
+    def begin(self, stage: int) -> None:
+        """Teacher and student begin with the weights of step 1; only their class heads are new."""
+        self.stage_reached.fill_(stage)
+        first = cast(UNet, self.part("candidates"))
+        if stage == TEACHER:
+            cast(CropTeacher, self.part("teacher")).unet.load_state_dict(first.state_dict())
+        elif stage == STUDENT:
+            cast(CropStudent, self.part("student")).encoder.load_state_dict(first.encoder.state_dict())
+
     def teacher_losses(self, crops: Tensor, foreground: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """crops [N, 2, Z, Y, X], lesions in them [N, Z, Y, X], class of what lies in their middle [N]."""
-        if self.global_step == self.starts[TEACHER]:  # it begins as the network of step 1, and gets a class head
-            cast(CropTeacher, self.part("teacher")).unet.load_state_dict(self.part("candidates").state_dict())
         voxels, scores = self.part("teacher")(crops)
         dice, cross_entropy = self.segmentation_losses(voxels, foreground)
         return {

@@ -1,7 +1,7 @@
 """What each step of TwoStepKD adds, what its student owes to the teacher, and how it does on another protocol.
 
-    nndet_example --task Task140_A --protocol cuhk  --train 30 --test 30 --seed 0
-    nndet_example --task Task141_B --protocol csiro --train 1  --test 30 --seed 1
+    nndet_example --task Task140_A --protocol csiro --train 30 --test 30 --seed 0
+    nndet_example --task Task141_B --protocol ukb   --train 1  --test 30 --seed 1
     python benchmarks/two_step_kd.py Task140_A --other Task141_B --seeds 3
     python benchmarks/two_step_kd.py Task140_A --other Task141_B --seeds 3 --only eval --page docs/two_step_kd.md
 

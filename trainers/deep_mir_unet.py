@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -60,11 +59,7 @@ class DeepMIRUNet(SegmentationUNet):
     def build_network(self) -> nn.Module:
         config = self.model_cfg
         architecture = deepened(self.plan.architecture, self.plan.patch_size, config.extra_levels, config.fine_width)
-        network = UNet(len(self.plan.modalities), 1 + len(self.plan.classes), architecture)
-        # With even odds the first steps would only unlearn lesions (Lin et al. 2017).
-        for scores in network.decoder.seg_layers:
-            nn.init.constant_(scores.bias[1:], math.log(PRIOR))
-        return network
+        return UNet(len(self.plan.modalities), 1 + len(self.plan.classes), architecture, prior=PRIOR)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         present = (batch.images != 0).flatten(2).any(dim=2).cpu()

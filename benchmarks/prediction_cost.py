@@ -43,7 +43,7 @@ class RandomDetector:
 def own_memory() -> float:
     """GB that belong to the process alone, without files mapped into it (Linux); elsewhere its largest size so far."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1e6
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -87,7 +87,7 @@ def test_the_report_compares_rows_on_the_seeds_that_all_of_them_have(task, tmp_p
     page.write_text("By hand.\n<!-- begin ablation -->\nold\n<!-- end ablation -->\nBelow.\n")
     files = write_report(entries, output, page=page, figure=tmp_path / "figure.png", resamples=50)
     assert all(path.is_file() for path in files)
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert text.startswith("By hand.\n")
     assert text.endswith("Below.\n")
     assert "old" not in text
@@ -115,7 +115,7 @@ def test_a_block_is_added_to_a_page_that_has_none(tmp_path):
     put_between_markers(tmp_path / "new.md", "b", "two")
     put_between_markers(tmp_path / "new.md", "a", r"three \1")
     expected = "<!-- begin a -->\nthree \\1\n<!-- end a -->\n\n<!-- begin b -->\ntwo\n<!-- end b -->\n"
-    assert (tmp_path / "new.md").read_text() == expected
+    assert (tmp_path / "new.md").read_text(encoding="utf-8") == expected
 
 
 def test_other_scanners_are_chosen_by_protocol(task, tmp_path):
@@ -175,7 +175,7 @@ def test_one_class_against_several_on_the_same_scans(tmp_path, monkeypatch):
                 predictions = CasePredictions(case.case_id, found, truth.grid, task.classes, 0.5)
                 write_case_predictions(folder, predictions)
     files = deep_mir_report.write_report(combinations, tmp_path / "out", None, resamples=20)
-    rows = [line.strip("| ").split(" | ") for line in files[0].read_text().splitlines()]
+    rows = [line.strip("| ").split(" | ") for line in files[0].read_text(encoding="utf-8").splitlines()]
     of = {tuple(row[:3]): row[3:] for row in rows if len(row) > 4}
     assert of["cmb", "*24 patients, Rashid et al. 2021*", "*any*"][:2] == ["0.84-0.88", "0.40-0.59"]
     assert of["cmb", "cmb, iron", "swi + phase"][3] == of["cmb", "cmb", "swi + phase"][3] == "1.00 (1.00-1.00)"
@@ -214,7 +214,7 @@ def test_each_step_is_measured_by_its_own_score_and_without_what_it_let_go(task,
         }
     expected = {"candidates": 2.0, "student": 1.0, "clean-up": 0.0}
     assert found == {(name, step): n for name in ("Task900_Tiny", "Task901_Other") for step, n in expected.items()}
-    assert "| distilled less labels alone | clean-up | +0.000" in (tmp_path / "page.md").read_text()
+    assert "| distilled less labels alone | clean-up | +0.000" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
 def write_steps(folder, case):

@@ -266,5 +266,9 @@ def batch_size(target: NnunetTask) -> int | None:
 def is_planned(target: NnunetTask) -> bool:
     """Whether the training scans are preprocessed."""
     folder = target.preprocessed / f"{PLANS}_{CONFIGURATION}"
-    wanted = json.loads((target.raw / "dataset.json").read_text())["numTraining"] if target.raw.is_dir() else -1
+    wanted = (
+        json.loads((target.raw / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
+        if target.raw.is_dir()
+        else -1
+    )
     return batch_size(target) is not None and len(list(folder.glob("*.pkl"))) == wanted

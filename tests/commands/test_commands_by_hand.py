@@ -117,7 +117,7 @@ def test_prediction_and_evaluation_of_the_test_set(trained, tmp_path):
     rows = list(csv.DictReader((folder / "summary.tsv").open(), delimiter="\t"))
     assert len(rows) == 2
     assert eval_command.main(["42", "CMBRetinaUNet_D3CMB_3d", "0", "--test"]) == 0
-    metrics = json.loads((trained / "fold0" / "test_results" / "metrics.json").read_text())
+    metrics = json.loads((trained / "fold0" / "test_results" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["n_cases"] == 2
     assert metrics["n_lesions"] == 1
     assert "NaN" not in json.dumps(metrics)
@@ -178,7 +178,7 @@ def test_killed_for_good_and_resumed_ends_as_if_never_killed(trained, folders):
         process.wait()
     assert start("train.mode=resume").wait(timeout=240) == 0
     for name in ("history.csv", "prototypes.json"):
-        assert (fold / name).read_text() == (trained / "fold0" / name).read_text(), name
-    assert json.loads((fold / "val_results/metrics.json").read_text()) == json.loads(
-        (trained / "fold0" / "val_results/metrics.json").read_text()
+        assert (fold / name).read_text(encoding="utf-8") == (trained / "fold0" / name).read_text(encoding="utf-8"), name
+    assert json.loads((fold / "val_results/metrics.json").read_text(encoding="utf-8")) == json.loads(
+        (trained / "fold0" / "val_results/metrics.json").read_text(encoding="utf-8")
     )

@@ -50,7 +50,7 @@ def test_a_score_equal_to_the_operating_point_is_reported(tmp_path):
 
 
 def test_the_json_holds_the_documented_fields(tmp_path):
-    content = json.loads(write_case_predictions(tmp_path, case()).read_text())
+    content = json.loads(write_case_predictions(tmp_path, case()).read_text(encoding="utf-8"))
     assert content["schema"] == 1
     first = content["detections"][0]
     assert first["box"] == [1.5, 2, 3, 3.5, 6, 9]
@@ -65,7 +65,7 @@ def test_world_coordinates_are_those_of_simpleitk(tmp_path):
     image.SetSpacing(GRID.spacing[::-1])
     image.SetOrigin(GRID.origin)
     image.SetDirection(GRID.direction)
-    first = json.loads(write_case_predictions(tmp_path, case()).read_text())["detections"][0]
+    first = json.loads(write_case_predictions(tmp_path, case()).read_text(encoding="utf-8"))["detections"][0]
 
     def world(z, y, x):
         return image.TransformContinuousIndexToPhysicalPoint((x - 0.5, y - 0.5, z - 0.5))
@@ -94,7 +94,7 @@ def test_lesions_tsv_has_a_row_per_reported_lesion_in_ras_and_viewer_voxels(tmp_
 def test_no_cases_give_tables_with_a_header_only(tmp_path):
     write_lesions(tmp_path / "lesions.tsv", [])
     write_summary(tmp_path / "summary.tsv", [])
-    assert (tmp_path / "lesions.tsv").read_text().startswith("case\tlesion\t")
+    assert (tmp_path / "lesions.tsv").read_text(encoding="utf-8").startswith("case\tlesion\t")
     assert rows(tmp_path / "lesions.tsv") == rows(tmp_path / "summary.tsv") == []
 
 
@@ -141,7 +141,7 @@ def test_removed_detections_stay_in_the_file_but_are_not_reported(tmp_path):
     given = case(removed=np.array(["", "outside the brain", "outside the brain"]))
     given.regions = {"source": "atlas:builtin"}
     path = write_case_predictions(tmp_path, given)
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     assert content["regions"] == {"source": "atlas:builtin"}
     assert [(row["instance"], row["reported"], row["removed"]) for row in content["detections"]] == [
         (1, True, ""), (None, False, "outside the brain"), (None, False, "outside the brain")]  # fmt: skip

@@ -196,7 +196,7 @@ def test_jobs_work_side_by_side_with_a_share_of_the_cores(tmp_path, monkeypatch)
         return commands.call([sys.executable, "-c", code, *map(str, pair)], tmp_path / "log")
 
     assert commands.work_off(call, pairs) == [0, 0]
-    assert [path.read_text() for path, _ in pairs] == ["3", "3"]
+    assert [path.read_text(encoding="utf-8") for path, _ in pairs] == ["3", "3"]
 
 
 def test_sigterm_ends_the_commands_and_begins_no_other(tmp_path):
@@ -350,16 +350,18 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
     assert by_name["perfect", "sensitivity"] == 1.0
     expected = 1.0 - by_name["RetinaUNetV001", "sensitivity"]
     assert by_name["perfect", "difference:sensitivity"] == pytest.approx(expected)
-    text = (whole / "benchmark.html").read_text()
+    text = (whole / "benchmark.html").read_text(encoding="utf-8")
     assert "http" not in text
-    assert "perfect" in (whole / "benchmark.md").read_text()
+    assert "perfect" in (whole / "benchmark.md").read_text(encoding="utf-8")
     # Nothing is left to do: the table alone is written anew; another budget is another benchmark.
     before = (fold / "model_last.ckpt").stat().st_mtime_ns
     assert command.main([*common, "--output", str(broken), "--only", "eval"]) == 0
     assert command.main([*common[:3], "--budget", "40steps", "-o", *SMALL, "--output", str(broken)]) == 2
     assert "another --output" in capsys.readouterr().err
     assert (fold / "model_last.ckpt").stat().st_mtime_ns == before
-    assert json.loads((broken / task.name / "RetinaUNetV001_fold0_seed0.json").read_text())["finished"] == [
+    assert json.loads((broken / task.name / "RetinaUNetV001_fold0_seed0.json").read_text(encoding="utf-8"))[
+        "finished"
+    ] == [
         "train",
         "predict",
     ]

@@ -77,7 +77,7 @@ def test_the_reference_itself_in_any_format_is_perfect(kind, task, truths, tmp_p
     write_all(kind, folder, task, truths)
     words = ["-o", "eval_cfg.resamples=50"]
     assert eval_command.main(["--predictions", str(folder), "--labels", str(task.labels("Ts")), *words]) == 0
-    metrics = json.loads((folder / "results" / "metrics.json").read_text())
+    metrics = json.loads((folder / "results" / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["n_cases"], metrics["sensitivity"], metrics["fp_per_scan"]) == (2, 1.0, 0.0)
     assert metrics["valdo"]["f1"]["median"] == 1.0
     assert metrics["overall"]["centre_inside"]["sensitivity"] == 1.0
@@ -164,7 +164,7 @@ def test_the_report_holds_everything_and_asks_the_network_for_nothing(task, trut
     write_all("binary", tmp_path / "p", task, truths)
     write_image(tmp_path / "p" / "sub-51.nii.gz", np.zeros(truths["sub-51"].grid.shape), truths["sub-51"].grid)
     run = evaluate_folders(tmp_path / "p", task.labels("Ts"), images=task.images("Ts"), words=["eval_cfg.resamples=20"])
-    text = (run.folder / "report.html").read_text()
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
     for words in ("Misses, largest first", "False positives, highest score first", "VALDO", "components overlap"):
         assert words in text
     assert text.count("data:image/png;base64,") >= 2

@@ -58,12 +58,12 @@ def test_validation_scans_are_measured_and_every_file_is_written(task, fold, cap
     assert eval_command.main([task.name]) == 0
     folder = fold.results("val")
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["schema"], metrics["n_cases"], metrics["n_healthy"]) == (1, 2, 1)
     assert metrics["sensitivity"] == (metrics["n_lesions"] - 1) / metrics["n_lesions"]
     assert (metrics["precision"], metrics["fp_per_scan"], metrics["missing_cases"]) == (1.0, 0.0, [])
     assert metrics["operating_point"] == {"score": 0.5, "source": "predictions", "ranking": None}
-    boxes = json.loads((folder / "results_boxes.json").read_text())
+    boxes = json.loads((folder / "results_boxes.json").read_text(encoding="utf-8"))
     names = ("AP_IoU_0.10", "mAP_IoU_0.10_0.50_0.05_MaxDet_100", "FROC_score_IoU_0.10")
     assert set(boxes) == {*names, *(f"cmb_{name}" for name in names)}
     assert boxes["AP_IoU_0.10"] == metrics["overall"]["iou"]["AP_IoU_0.10"]
@@ -78,15 +78,15 @@ def test_validation_scans_are_measured_and_every_file_is_written(task, fold, cap
 
 def test_the_sweep_writes_an_operating_point_that_evaluation_uses(task, fold, capsys):
     assert sweep_command.main([task.name, "Model_Plan", "0"]) == 0
-    point = json.loads(fold.operating_point.read_text())
+    point = json.loads(fold.operating_point.read_text(encoding="utf-8"))
     assert 0.2 < point["score"] < 0.7
     assert (point["rule"], point["fp_per_scan"]) == ("fp_per_scan", 0.0)
     assert eval_command.main([task.name, "Model_Plan", "0", "--test"]) == 0
-    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["operating_point"] == {"score": point["score"], "source": "operating_point.json", "ranking": None}
     assert "predict again" in capsys.readouterr().out
     assert eval_command.main([task.name, "--test", "-o", "eval_cfg.operating_point=0.1"]) == 0
-    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["operating_point"]["source"], metrics["fp_per_scan"]) == ("setting", 1.0)
 
 
@@ -94,7 +94,7 @@ def test_a_case_without_predictions_counts_as_missed_is_named_and_exit_code_is_2
     complete = evaluate(task.name, split="test").metrics
     (fold.predictions("test") / "sub-51_boxes.json").unlink()
     assert eval_command.main([task.name, "--test"]) == 2
-    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["n_lesions"], metrics["n_cases"]) == (complete["n_lesions"], 2)
     assert (metrics["missing_cases"], metrics["sensitivity"]) == (["sub-51"], 0.0)
     assert "no predictions of sub-51" in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_a_case_without_predictions_counts_as_missed_is_named_and_exit_code_is_2
 def test_one_unreadable_label_is_left_out_and_named(task, fold, capsys):
     (task.labels("Ts") / "sub-51.nii.gz").write_bytes(b"nonsense")
     assert eval_command.main([task.name, "--test"]) == 2
-    metrics = json.loads((fold.results("test") / "metrics.json").read_text())
+    metrics = json.loads((fold.results("test") / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["n_cases"], metrics["unreadable_cases"]) == (1, ["sub-51"])
     assert "left out sub-51" in capsys.readouterr().out
 
@@ -118,7 +118,7 @@ def test_all_folds_together_are_measured_on_the_validation_scans_of_each(task, f
     predict(task, other, "val", "sub-01")
     together = FoldFolder(fold.root.with_name("consolidated"))
     assert eval_command.main([task.name, "Model_Plan", "-1"]) == 0
-    metrics = json.loads((together.results("val") / "metrics.json").read_text())
+    metrics = json.loads((together.results("val") / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["n_cases"], metrics["missing_cases"]) == (3, [])
     assert evaluate(task.name, fold=1).metrics["n_cases"] == 1
     with pytest.raises(UserError, match=r"nndet_predict Task900_Tiny Model_Plan$"):

@@ -20,7 +20,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -34,7 +34,7 @@ def test_json_keeps_arrays_and_puts_number_lists_on_one_line(tmp_path):
         "one": np.float32(2),
     }
     write_json(path, value)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert '"box": [0, 1, 2, 3, 4, 5]' in text
     assert '"size": [1.5, -2, 1e-07]' in text
     assert json.loads(text)["nested"] == [{"size": [1.5, -2, 1e-7]}]

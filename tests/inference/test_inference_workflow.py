@@ -308,7 +308,7 @@ def test_boxes2nii_draws_the_boxes_above_the_threshold(task, tmp_path, capsys):
     predict("900", fold=0)
     assert boxes2nii(["900", "-f", "0", "--test", "--threshold", "0.88"]) == 0
     folder = model_folder(tmp_path).fold(0).root / "test_predictions_nii"
-    rows = json.loads((folder / "sub-01_ses-2_boxes.json").read_text())
+    rows = json.loads((folder / "sub-01_ses-2_boxes.json").read_text(encoding="utf-8"))
     mask, grid = read_mask(folder / "sub-01_ses-2_boxes.nii.gz")
     assert grid.matches(GRID)
     assert {str(number) for number in voxels_of_instances(mask)} == set(rows)

@@ -111,7 +111,7 @@ def test_a_folder_that_is_no_phantom_is_never_replaced(
     precious.write_text("years of work")
     assert main(["--task", "Task007_Mine", "--overwrite"]) == 2
     assert "choose another --task" in capsys.readouterr().err
-    assert precious.read_text() == "years of work"
+    assert precious.read_text(encoding="utf-8") == "years of work"
 
 
 @pytest.mark.parametrize(

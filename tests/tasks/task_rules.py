@@ -13,7 +13,7 @@ import SimpleITK as sitk
 def assert_task_folder(root: Path) -> None:
     """Names, JSON, whole instances in sequence, a class for each, one geometry per case."""
     assert re.fullmatch(r"Task\d+(FG)?_[A-Za-z0-9_.-]+", root.name)
-    data = json.loads((root / "dataset.json").read_text())
+    data = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
     assert data["task"] == root.name
     assert data["dim"] == 3
     assert isinstance(data["test_labels"], bool)
@@ -45,7 +45,7 @@ def _assert_case(images: Path, labels: Path, name: str, n_modalities: int, n_cla
     assert np.issubdtype(array.dtype, np.integer)
     instances = np.unique(array)[1:].tolist()
     assert instances == list(range(1, len(instances) + 1))
-    content = json.loads((labels / f"{name}.json").read_text())
+    content = json.loads((labels / f"{name}.json").read_text(encoding="utf-8"))
     assert sorted(content["instances"], key=int) == [str(i) for i in instances]
     assert all(isinstance(c, int) and 0 <= c < n_classes for c in content["instances"].values())
     for modality in range(n_modalities):

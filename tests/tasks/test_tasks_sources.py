@@ -101,7 +101,7 @@ def test_a_mask_with_swapped_axes_is_refused(run: Convert, tmp_path: Path) -> No
 
 def test_two_scans_of_one_name_are_both_left_out(run: Convert, tmp_path: Path) -> None:
     source = miniatures.write_table(tmp_path / "in", miniatures.tiny_scans(3), ["mask"])
-    lines = source.read_text().splitlines()
+    lines = source.read_text(encoding="utf-8").splitlines()
     source.write_text("\n".join([*lines, lines[1]]))
     report = run("table", source)
     assert "2 scans are called p0 - rename or remove one" in reasons(report)
@@ -175,7 +175,7 @@ def test_a_data_set_of_other_origin_is_never_replaced(run: Convert, tmp_path: Pa
     mine.write_text("{}")
     with pytest.raises(UserError, match="was not converted"):
         run("cuhk", miniatures.write_cuhk(tmp_path / "a", miniatures.tiny_scans(2)), overwrite=True)
-    assert mine.read_text() == "{}"
+    assert mine.read_text(encoding="utf-8") == "{}"
 
 
 def test_dicom_series_of_a_table_lie_where_their_headers_say(run: Convert, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_list_names_every_data_set(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_the_report_shows_every_case(run: Convert, tmp_path: Path) -> None:
     report = run("cuhk", miniatures.write_cuhk(tmp_path / "in", miniatures.tiny_scans(3)))
-    page = report.html.read_text()
+    page = report.html.read_text(encoding="utf-8")
     assert all(record.case_id in page for record in report.records)
     assert "conversion/cuhk-01.png" in page
     assert (report.task.root / "conversion" / "cuhk-01.png").is_file()

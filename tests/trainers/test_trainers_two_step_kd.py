@@ -186,7 +186,7 @@ def test_commands_train_all_steps_predict_and_go_on_after_a_kill(task, monkeypat
     whole = torch.load(fold.last, weights_only=True)
     assert "candidate_threshold" in whole["averaged_weights"]
     assert whole["averaged_weights"]["stage_reached"] == 2
-    lines = (fold.root / "history.csv").read_text().splitlines()
+    lines = (fold.root / "history.csv").read_text(encoding="utf-8").splitlines()
     assert {"candidate_dice", "teacher_class", "student", "val_froc_score"} <= set(lines[0].split(","))
 
     kills = []

@@ -120,7 +120,7 @@ def test_a_damaged_scan_does_not_stop_the_others(trained, tmp_path, capsys):
     (tmp_path / "in" / "sub-51_0001.nii.gz").write_bytes(b"no image")
     assert nndet_predict(["901", "-npp", "0", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 2
     assert load_map(tmp_path / "out", "sub-52") is not None
-    assert "sub-51\tfailed" in (tmp_path / "out" / "summary.tsv").read_text()
+    assert "sub-51\tfailed" in (tmp_path / "out" / "summary.tsv").read_text(encoding="utf-8")
 
 
 def test_maps_that_cannot_be_are_not_trusted():

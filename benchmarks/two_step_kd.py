@@ -84,8 +84,8 @@ def after(step: str, cases: Sequence[CaseResult]) -> list[CaseResult]:
     return left
 
 
-def counts(entry: Entry, dataset: Dataset, predictions: Path, step: str, truths: dict[str, Truth]) -> SubjectCounts:
-    """What a step of one run found in the test scans of ``dataset``."""
+def counts(entry: Entry, dataset: Dataset, predictions: Path, truths: dict[str, Truth]) -> dict[str, SubjectCounts]:
+    """What each step of one run found in the test scans of ``dataset``."""
     fold = entry.fold_folder
     held_out = set(read_json(fold.splits)[entry.fold]["val"])
     own = Dataset.load(entry.task)
@@ -94,9 +94,13 @@ def counts(entry: Entry, dataset: Dataset, predictions: Path, step: str, truths:
     cases, _, absent = load_predictions(dataset, dataset.cases("Ts"), predictions, truths=truths)
     if absent:
         raise UserError(f"{predictions}: no predictions of {absent[0]}", remedy="leave --only out")
-    point = 0.0 if step == "candidates" else find_operating_point(after(step, known), None, config).score
-    config = dataclasses.replace(config, operating_point=point)
-    return subject_counts(after(step, cases), config, dataset.patients([case.case_id for case in cases]))
+    patients = dataset.patients([case.case_id for case in cases])
+    found = {}
+    for step in STEPS:
+        point = 0.0 if step == "candidates" else find_operating_point(after(step, known), None, config).score
+        at_point = dataclasses.replace(config, operating_point=point)
+        found[step] = subject_counts(after(step, cases), at_point, patients)
+    return found
 
 
 def predictions_of(entry: Entry, task: Dataset) -> Path:
@@ -159,13 +163,15 @@ def report(benchmark: Benchmark, entries: Sequence[Entry], tasks: Sequence[Datas
     for dataset in tasks:
         truths: dict[str, Truth] = {}
         for method in benchmark.methods:
+            own = [
+                counts(entry, dataset, predictions_of(entry, dataset), truths)
+                for entry in chosen
+                if entry.method == method
+            ]
             for step in STEPS:
-                own = [
-                    counts(entry, dataset, predictions_of(entry, dataset), step, truths)
-                    for entry in chosen
-                    if entry.method == method
-                ]
-                statistics[dataset.task.name, method.name, step] = bootstrap(own, resamples=benchmark.resamples)
+                statistics[dataset.task.name, method.name, step] = bootstrap(
+                    [found[step] for found in own], resamples=benchmark.resamples
+                )
     task = tasks[0].task.name
     rule = RULE.format(mm=EvaluationConfig().match_mm, resamples=benchmark.resamples, task=task)
     steps = {str(trained_steps(entry)) for entry in chosen}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, SweepConfig, find_operating_point
-from cmb_plugin.inference import PatchDetections, component_detections
+from cmb_plugin.inference import CORE, PatchDetections, component_detections, core_shapes
 from cmb_plugin.networks import (
     CropStudent,
     CropTeacher,
@@ -26,7 +26,6 @@ from cmb_plugin.networks import (
     ball_response,
     blurred,
     class_shares,
-    core_shapes,
     cut_crops,
     distillation_loss,
     inpaint_vessels,
@@ -41,7 +40,6 @@ CANDIDATES, TEACHER, STUDENT = range(3)
 REJECTED = (0.02, 0.03)  # scores of what is rejected: below all others, above the lowest that inference keeps
 MOST_CANDIDATES = 100  # of one patch, as many as inference keeps of one scan
 LESION_PRIOR = 0.01  # of a voxel before training
-CORE = 0.5  # of a piece's highest probability, as in component_detections
 CROPS_AT_ONCE = 16  # that the student judges, so that a patch full of candidates needs no more memory than training
 REJECTED_BY = ("none", "candidates", "volume", "elongation")
 _KEEP: dict[str, Any] = {"inference_cfg.min_score": 0.0}  # folds that disagree lower the scores of what is rejected

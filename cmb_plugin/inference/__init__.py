@@ -1,6 +1,6 @@
 """From models and a prepared scan to detections in the scan's own space. Knows neither Lightning nor SimpleITK."""
 
-from .components import component_detections
+from .components import CORE, component_detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views
@@ -8,9 +8,11 @@ from .output import export_boxes, write_case
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
 from .segmenter import class_map, segment_array
+from .shapes import core_shapes
 from .tiling import Tiling, gaussian_map, tile_starts
 
 __all__ = [
+    "CORE",
     "InferenceConfig",
     "PatchDetections",
     "PatchDetector",
@@ -19,6 +21,7 @@ __all__ = [
     "Tiling",
     "class_map",
     "component_detections",
+    "core_shapes",
     "export_boxes",
     "filled_boxes",
     "gaussian_map",

@@ -57,7 +57,13 @@ def write_case(
     """
     found = restore(prediction.detections, mapping)
     case = CasePredictions(
-        *(case_id, found, mapping.source, tuple(classes), operating_point, model, tuple(folds)),
+        case_id,
+        found,
+        mapping.source,
+        tuple(classes),
+        operating_point,
+        model,
+        tuple(folds),
         key=key,
         modalities=tuple(modalities),
     )

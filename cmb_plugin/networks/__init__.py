@@ -20,7 +20,6 @@ from .prototypes import PrototypeHead, hard_mimics, peaks_near
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
 from .radial_symmetry import ball_response, radial_symmetry
 from .retina_unet import RetinaOutput, RetinaUNet
-from .shapes import core_shapes
 from .unet import UNet
 from .vessels import inpaint_vessels
 
@@ -41,7 +40,6 @@ __all__ = [
     "build_encoder",
     "class_shares",
     "classification_loss",
-    "core_shapes",
     "cut_crops",
     "dice_and_cross_entropy",
     "distillation_loss",

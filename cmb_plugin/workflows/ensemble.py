@@ -41,7 +41,6 @@ class Ensemble:
         score_source: where it comes from, as half a sentence.
         device: where the members are.
         swept: all that the folds' sweeps chose; None where there was none.
-        tolerates_missing: whether all members predict scans that lack modalities.
     """
 
     model: ModelFolder
@@ -55,7 +54,11 @@ class Ensemble:
     score_source: str
     device: torch.device
     swept: Swept | None = None
-    tolerates_missing: bool = False
+
+    @property
+    def tolerates_missing(self) -> bool:
+        """Whether all members predict scans that lack modalities."""
+        return all(getattr(member, "tolerates_missing", False) for member in self.members)
 
     def description(self) -> dict[str, Any]:
         """What the predictions depend on besides the scans, as plain data for ``run.json``."""
@@ -116,16 +119,14 @@ def load_ensemble(
     """
     if checkpoint not in CHECKPOINTS:
         raise UserError(f"unknown checkpoint '{checkpoint}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
-    members, plans, tolerant = [], [], []
+    members, plans = [], []
     for number in folds:
         fold = model.fold(number)
         content = read_settings(fold.settings)
         import_additional(content.get("additional_imports") or [])
         if not content.get("module"):
             raise UserError(f"{fold.settings}: names no module", remedy="restore the file, or train the fold again")
-        trainer = trainers.get(content["module"])
-        members.append(trainer.load(fold, device, checkpoint))
-        tolerant.append(getattr(trainer, "tolerates_missing", False))
+        members.append(trainers.get(content["module"]).load(fold, device, checkpoint))
         plans.append(Plan.load(fold.plan))
     for number, plan in zip(folds, plans, strict=True):
         for what in ("target", "modalities", "channels", "classes", "preprocessing", "patch_size"):
@@ -140,10 +141,7 @@ def load_ensemble(
         score, ranking = swept.score, swept.ranking
         by = f", of {ranking}" if ranking else ""
         source = f"swept on the validation cases of {', '.join(swept.folds)}{by}"
-    return Ensemble(
-        *(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device, swept),
-        tolerates_missing=all(tolerant),
-    )
+    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device, swept)
 
 
 def _checkpoint(fold: FoldFolder, name: str) -> Path:

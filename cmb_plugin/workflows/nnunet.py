@@ -7,7 +7,6 @@ subclass sets that nnU-Net finds through its own extension variable ``nnUNet_ext
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -266,9 +265,5 @@ def batch_size(target: NnunetTask) -> int | None:
 def is_planned(target: NnunetTask) -> bool:
     """Whether the training scans are preprocessed."""
     folder = target.preprocessed / f"{PLANS}_{CONFIGURATION}"
-    wanted = (
-        json.loads((target.raw / "dataset.json").read_text(encoding="utf-8"))["numTraining"]
-        if target.raw.is_dir()
-        else -1
-    )
+    wanted = read_json(target.raw / "dataset.json")["numTraining"] if target.raw.is_dir() else -1
     return batch_size(target) is not None and len(list(folder.glob("*.pkl"))) == wanted

@@ -248,13 +248,8 @@ def _sources(
         ids = sorted(splits[folds[0]]["val"])
     if not ids:
         raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
-    cases = [
-        lacking(plan.case(known[case_id]), without, may_lack)
-        if case_id in known
-        else lacking(plan.case(_absent(case_id, images, plan.n_files, part)), without, False)
-        for case_id in ids
-    ]
-    return [ScanSource.of(case, prepared, plan.preprocessing, may_lack) for case in cases]
+    cases = [plan.case(known.get(case_id) or _absent(case_id, images, plan.n_files, part)) for case_id in ids]
+    return [ScanSource.of(lacking(case, without, may_lack), prepared, plan.preprocessing, may_lack) for case in cases]
 
 
 def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:

@@ -17,7 +17,8 @@ from cmb_plugin.dataset import boxes_file, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
-from cmb_plugin.networks import core_shapes, inpaint_vessels
+from cmb_plugin.inference import core_shapes
+from cmb_plugin.networks import inpaint_vessels
 from cmb_plugin.paths import find_model
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import Batch, TrainerConfig, loop

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .components import CORE
+
 
 def core_shapes(probability: np.ndarray, boxes: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """What lies in each box with at least half of its highest probability.
@@ -27,7 +29,7 @@ def core_shapes(probability: np.ndarray, boxes: np.ndarray, spacing: Sequence[fl
     blur = max(spacing) ** 2 / 12
     for box in np.asarray(boxes).astype(int):
         inside = probability[tuple(slice(start, stop) for start, stop in zip(box[:3], box[3:], strict=True))]
-        places = np.argwhere(inside >= 0.5 * inside.max()) * np.asarray(spacing)
+        places = np.argwhere(inside >= CORE * inside.max()) * np.asarray(spacing)
         variances = np.linalg.eigvalsh(np.cov(places.T, bias=True)) + blur
         volumes.append(len(places) * math.prod(spacing))
         elongations.append(math.sqrt(variances[2] / variances[1]))

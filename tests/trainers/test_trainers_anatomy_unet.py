@@ -6,7 +6,7 @@ import monai
 import numpy as np
 import pytest
 import torch
-from lightning import Callback
+from dies_at import DiesAt
 from region_task import SPACING, head
 
 from cmb_plugin.images import Grid
@@ -71,12 +71,7 @@ def test_the_regions_of_an_unseen_head_are_learned(whole):
 
 
 def test_killed_and_resumed_equals_not_killed(prepared, whole, tmp_path, monkeypatch):
-    class Dies(Callback):
-        def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step == 33:
-                raise KeyError("killed")
-
-    monkeypatch.setattr(loop, "TrainingProgress", lambda history: Dies())
+    monkeypatch.setattr(loop, "TrainingProgress", lambda history: DiesAt(33))
     with pytest.raises(KeyError, match="killed"):
         run(prepared, tmp_path)
     monkeypatch.undo()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from cmb_plugin.trainers.deep_mir_unet import deepened, lesion_weights, random_subsets
+from dies_at import DiesAt
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning import Callback
 from small_plan import PLAN
 from tiny_task import tiny_case
 
@@ -176,12 +176,7 @@ def test_lesions_are_found_with_any_modality(prepared, whole, missing):
 
 
 def test_killed_and_resumed_equals_not_killed(prepared, whole, tmp_path, monkeypatch):
-    class Dies(Callback):
-        def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step == 33:
-                raise KeyError("killed")
-
-    monkeypatch.setattr(loop, "TrainingProgress", lambda history: Dies())
+    monkeypatch.setattr(loop, "TrainingProgress", lambda history: DiesAt(33))
     with pytest.raises(KeyError, match="killed"):
         run(prepared, tmp_path)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cmb_plugin.trainers.two_step_kd import classes_at
-from lightning import Callback
+from dies_at import DiesAt
 from small_plan import PLAN
 from tiny_task import make_tiny_task
 
@@ -190,19 +190,11 @@ def test_commands_train_all_steps_predict_and_go_on_after_a_kill(task, monkeypat
     lines = (fold.root / "history.csv").read_text(encoding="utf-8").splitlines()
     assert {"candidate_dice", "teacher_class", "student", "val_froc_score"} <= set(lines[0].split(","))
 
-    kills = []
-
-    class Dies(Callback):
-        def on_train_batch_start(self, trainer, *_):
-            if trainer.global_step in kills:
-                raise KeyError("killed")
-
-    monkeypatch.setattr(loop, "TrainingProgress", lambda history: Dies())
     mode = "new"
     # Steps 0-7 are the candidates', 8-11 the teacher's, 12-15 the student's, and every second is saved: inside the
     # first, between first and second, inside the second, between second and third, and inside the third.
     for step in (5, 9, 11, 13, 15):
-        kills[:] = [step]
+        monkeypatch.setattr(loop, "TrainingProgress", lambda history, step=step: DiesAt(step))
         assert nndet_train([*TRAIN, "exp.tag=killed", f"train.mode={mode}"]) == 1
         mode = "resume"
     monkeypatch.undo()

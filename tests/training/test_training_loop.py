@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from lightning import Callback
+from dies_at import DiesAt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from cmb_plugin.images import Grid
@@ -96,16 +96,6 @@ def test_averaged_weights_are_the_mean_of_the_last_epochs(whole):
     raw, mean = checkpoint["state_dict"], checkpoint["averaged_weights"]
     assert raw.keys() == mean.keys()
     assert any(not torch.equal(raw[name], mean[name]) for name in raw)
-
-
-class DiesAt(Callback):
-    def __init__(self, step, error=KeyError):
-        self.step = step
-        self.error = error
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise self.error("killed")
 
 
 @pytest.mark.parametrize("step", [3, 5, 8, 17])

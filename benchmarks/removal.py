@@ -30,7 +30,8 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan
 from cmb_plugin.paths import find_task
 from cmb_plugin.preparation import brain_channel, estimate_brain
-from cmb_plugin.workflows.evaluate import SPLITS, load_split
+from cmb_plugin.workflows.evaluate import load_split
+from cmb_plugin.workflows.loading import SPLITS
 from cmb_plugin.workflows.regions import RegionSource, region_source
 from cmb_plugin.workflows.removal import lesion_boxes
 

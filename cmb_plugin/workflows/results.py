@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, headline_intervals, nndetection_results
+from cmb_plugin.evaluation import EvaluationConfig, headline_intervals, nndetection_results
 from cmb_plugin.evaluation import evaluate as measure
 from cmb_plugin.files import write_json, write_text
-from cmb_plugin.images import Grid, read_scan
+from cmb_plugin.images import read_scan
+
+from .loading import Loaded
 
 
 @dataclass
@@ -35,18 +37,6 @@ class EvaluationRun:
     def complete(self) -> bool:
         """Whether every labelled case of the split could be measured as predicted."""
         return not (self.metrics["missing_cases"] or self.metrics["unreadable_cases"])
-
-
-@dataclass
-class Loaded:
-    """All cases of a split as far as they could be read."""
-
-    cases: list[CaseResult] = field(default_factory=list)
-    grids: dict[str, Grid] = field(default_factory=dict)
-    operating_points: set[float] = field(default_factory=set)
-    missing: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    unlabelled: list[str] = field(default_factory=list)
 
 
 def measure_loaded(loaded: Loaded, classes: Sequence[str], config: EvaluationConfig, **words: Any) -> dict[str, Any]:

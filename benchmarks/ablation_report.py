@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study_page import put_between_markers
 
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
@@ -36,7 +36,7 @@ from cmb_plugin.evaluation.metrics import evaluate
 from cmb_plugin.evaluation.pool import pool_cases
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.workflows.benchmark_entries import Entry, trained_steps
-from cmb_plugin.workflows.benchmark_machine import in_words
+from cmb_plugin.workflows.benchmark_machine import made_with
 from cmb_plugin.workflows.benchmark_table import load_entry
 
 PAPER = 0.9466  # sensitivity of Kim et al. 2023
@@ -185,22 +185,6 @@ def write_report(
     return [*files, *(path for path in (page, figure) if path is not None)]
 
 
-def put_between_markers(page: Path, marker: str, text: str) -> None:
-    """Replaces what stands between ``<!-- begin marker -->`` and ``<!-- end marker -->``, or adds it to the page.
-
-    The rest of the page is written by hand and stays.
-    """
-    begin, end = f"<!-- begin {marker} -->", f"<!-- end {marker} -->"
-    content = page.read_text(encoding="utf-8") if page.is_file() else ""
-    block = f"{begin}\n{text.strip()}\n{end}"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if pattern.search(content):
-        content = pattern.sub(lambda _: block, content)
-    else:
-        content = f"{content.rstrip()}\n\n{block}\n".lstrip()
-    write_text(page, content)
-
-
 def markdown(study: Study, resamples: int) -> str:
     """The generated part of the page."""
     first = study.of_row(study.rows[0])[0]
@@ -303,13 +287,11 @@ def _runs_table(study: Study) -> list[str]:
 
 
 def _provenance(study: Study) -> list[str]:
-    state = study.of_row(study.rows[0])[0].state
-    commits = sorted({result.state["machine"]["commit"] for result in study.results})
     commands = []
     for row in study.rows:
         commands += study.of_row(row)[0].state["commands"].values()
     return [
-        f"{in_words(state)}; code {', '.join(filter(None, commits)) or 'unknown'}. "
+        f"{'; '.join(made_with(result.state for result in study.results))}. "
         "Seconds are those of the whole commands; training includes validation.",
         "",
         f"Commands of seed {study.seeds[0]}:",

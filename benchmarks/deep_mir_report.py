@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ablation_report import put_between_markers
+from study_page import put_between_markers
 
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
@@ -26,8 +24,8 @@ from cmb_plugin.evaluation import (
 )
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.workflows.benchmark_entries import Entry, measured_cases, trained_steps
-from cmb_plugin.workflows.benchmark_machine import in_words
-from cmb_plugin.workflows.benchmark_table import show
+from cmb_plugin.workflows.benchmark_machine import made_with
+from cmb_plugin.workflows.benchmark_table import ESTIMATE, as_csv, show, written
 from cmb_plugin.workflows.evaluate import load_predictions
 
 PUBLISHED = {  # Rashid et al. 2021, over their combinations of modalities: sensitivity, precision
@@ -199,7 +197,7 @@ def provenance(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:
     entries = list(dict.fromkeys(one.entry for one in combinations))
     seeds = ", ".join(str(seed) for seed in sorted({entry.seed for entry in entries}))
     steps = ", ".join(sorted({str(trained_steps(entry)) for entry in entries}))
-    made = "; ".join(dict.fromkeys(in_words(state) for entry in entries if "machine" in (state := entry.state())))
+    made = "; ".join(made_with(entry.state() for entry in entries))
     return (
         f"{len(rows[0].statistics.subjects)} test subjects; seeds {seeds}; {steps} steps. Means over seeds with 95 % "
         "intervals of a bootstrap over subjects. Thresholds: most lesions of the class at no more than 1 false "
@@ -210,13 +208,9 @@ def provenance(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:
 
 def numbers(rows: Sequence[Row]) -> str:
     """CSV: a line for every number."""
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(("task", "class", "modalities", "ranking", "number", "value", "low", "high", "runs"))
-    for row in rows:
-        for name in row.statistics.values:
-            found = row.statistics.estimate(name)
-            runs = " ".join("" if value is None else f"{value:.4f}" for value in found.runs)
-            place = (row.task, row.kind, row.modalities, row.ranking)
-            table.writerow((*place, name, found.value, found.low, found.high, runs))
-    return file.getvalue()
+    lines = [
+        (row.task, row.kind, row.modalities, row.ranking, name, *written(row.statistics.estimate(name)))
+        for row in rows
+        for name in row.statistics.values
+    ]
+    return as_csv([("task", "class", "modalities", "ranking", "number", *ESTIMATE), *lines])

@@ -20,14 +20,12 @@ also goes between the markers of --page.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablation_report import put_between_markers
+from study_page import put_between_markers
 
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
@@ -36,7 +34,6 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
     Bootstrap,
     CaseResult,
-    Estimate,
     EvaluationConfig,
     SubjectCounts,
     bootstrap,
@@ -46,8 +43,8 @@ from cmb_plugin.evaluation import (
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.paths import find_task
 from cmb_plugin.workflows.benchmark_entries import Benchmark, Entry, measured_split, trained_steps
-from cmb_plugin.workflows.benchmark_machine import in_words
-from cmb_plugin.workflows.benchmark_table import show
+from cmb_plugin.workflows.benchmark_machine import made_with
+from cmb_plugin.workflows.benchmark_table import ESTIMATE, as_csv, show, written
 from cmb_plugin.workflows.evaluate import load_predictions
 from cmb_plugin.workflows.predict import predict
 
@@ -136,16 +133,10 @@ def markdown(statistics: dict[tuple[str, str, str], Bootstrap], tasks: Sequence[
 
 def numbers(statistics: dict[tuple[str, str, str], Bootstrap]) -> str:
     """steps.csv: one line per number, with the value of each run."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["task", "model", "after", "number", "value", "low", "high", "values_of_runs"])
-    for key, found in statistics.items():
-        for name, _, _ in NUMBERS:
-            estimate: Estimate = found.estimate(name)
-            ends = ("" if end is None else f"{end:.6g}" for end in (estimate.value, estimate.low, estimate.high))
-            runs = " ".join("" if value is None else f"{value:.6g}" for value in estimate.runs)
-            writer.writerow([*key, name, *ends, runs])
-    return stream.getvalue()
+    lines = [
+        (*key, name, *written(found.estimate(name))) for key, found in statistics.items() for name, _, _ in NUMBERS
+    ]
+    return as_csv([("task", "model", "after", "number", *ESTIMATE), *lines])
 
 
 def report(benchmark: Benchmark, entries: Sequence[Entry], tasks: Sequence[Dataset], page: Path | None) -> list[Path]:
@@ -176,7 +167,7 @@ def report(benchmark: Benchmark, entries: Sequence[Entry], tasks: Sequence[Datas
     rule = RULE.format(mm=EvaluationConfig().match_mm, resamples=benchmark.resamples, task=task)
     steps = {str(trained_steps(entry)) for entry in chosen}
     seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in shared}))
-    made = dict.fromkeys(f"{in_words(e.state())}; code {e.state()['machine']['commit'] or 'unknown'}" for e in chosen)
+    made = made_with(entry.state() for entry in chosen)
     trained = f"Seeds {seeds}; {', '.join(sorted(steps))} steps each, for all networks of a model together."
     folder = benchmark.output / task
     text = markdown(statistics, tasks, [rule, trained, *made])

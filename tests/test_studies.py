@@ -24,8 +24,9 @@ import ablation
 import deep_mir
 import deep_mir_report
 import two_step_kd
-from ablation_report import put_between_markers, write_report
+from ablation_report import write_report
 from generalisation import build
+from study_page import put_between_markers
 
 
 @pytest.fixture

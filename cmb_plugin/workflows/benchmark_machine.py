@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def in_words(record: Mapping[str, Any]) -> str:
-    """What a record was made with, in one sentence without the commit, of which a long study may have several."""
+def made_with(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the networks of these records were made with: a sentence for each machine and way of working, which ends in
+    the commits of the code, of which a long study may have several."""
+    commits: dict[str, list[str]] = {}
+    for record in records:
+        if "machine" in record:
+            commits.setdefault(_in_words(record), []).append(record["machine"]["commit"] or "unknown")
+    return [f"{words}; code {', '.join(dict.fromkeys(found))}" for words, found in commits.items()]
+
+
+def _in_words(record: Mapping[str, Any]) -> str:
     facts, threads = record["machine"], record["threads"]
     versions = ", ".join(f"{name} {facts[name]}" for name in ("python", *PACKAGES) if facts.get(name))
     share = f"{record['jobs']} at a time with {threads} thread{'' if threads == 1 else 's'} each"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -35,7 +35,7 @@ from .benchmark_entries import (
     split_words,
     trained_steps,
 )
-from .benchmark_machine import in_words
+from .benchmark_machine import made_with
 from .evaluate import load_predictions
 
 NUMBERS = (  # name in the bootstrap, heading, decimals
@@ -47,6 +47,7 @@ NUMBERS = (  # name in the bootstrap, heading, decimals
     ("fp_per_scan", "FP/scan", 2),
     ("fp_per_scan@0.8", "FP/scan at 0.8", 2),
 )
+ESTIMATE = ("value", "low", "high", "values_of_runs")  # columns of a CSV
 COMPARED = ("froc_score", "sensitivity@1", "sensitivity", "fp_per_scan")
 RULE = (
     "Matched by centre distance (at most {mm:g} mm, one-to-one, optimal). FROC score: mean sensitivity at 1/8 to 8 "
@@ -272,16 +273,25 @@ def markdown(rows: Sequence[Row], rule: str, notes: Sequence[str]) -> str:
 
 def numbers(rows: Sequence[Row]) -> str:
     """benchmark.csv: one line per task, method and number, with the value of each run."""
+    columns = ["task", "method", "number", *ESTIMATE, "runs", "n_cases", "n_lesions"]
+    lines = [
+        [row.task, row.method, name, *written(estimate), len(row.runs), row.n_cases, row.n_lesions]
+        for row in rows
+        for name, estimate in row.estimates.items()
+    ]
+    return as_csv([columns, *lines])
+
+
+def written(estimate: Estimate) -> list[str]:
+    """An estimate in the columns ``ESTIMATE``; what is not known is empty."""
+    ends = ["" if value is None else f"{value:.6g}" for value in (estimate.value, estimate.low, estimate.high)]
+    return [*ends, " ".join("" if value is None else f"{value:.6g}" for value in estimate.runs)]
+
+
+def as_csv(lines: Iterable[Sequence[object]]) -> str:
+    """The lines of a CSV file, the heading first."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["task", "method", "number", "value", "low", "high", "runs", "values_of_runs", "n_cases", "n_lesions"]
-    )
-    for row in rows:
-        for name, estimate in row.estimates.items():
-            values = " ".join("" if value is None else f"{value:.6g}" for value in estimate.runs)
-            ends = ("" if v is None else f"{v:.6g}" for v in (estimate.value, estimate.low, estimate.high))
-            writer.writerow([row.task, row.method, name, *ends, len(row.runs), values, row.n_cases, row.n_lesions])
+    csv.writer(stream, lineterminator="\n").writerows(lines)
     return stream.getvalue()
 
 
@@ -303,9 +313,7 @@ def page(rows: Sequence[Row], rule: str, notes: Sequence[str]) -> str:
 
 def _provenance(entries: Sequence[Entry]) -> list[str]:
     """What the networks were trained with, as their records say."""
-    states = [entry.state() for entry in entries if not entry.method.folder]
-    lines = (f"{in_words(s)}; code {s['machine']['commit'] or 'unknown'}" for s in states if "machine" in s)
-    return list(dict.fromkeys(lines))
+    return made_with(entry.state() for entry in entries if not entry.method.folder)
 
 
 def _heading(key: str) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cmb_plugin.files import atomic, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, float | int | None]
 LABELS = {
@@ -34,7 +38,7 @@ class History(Callback):
         self.folder = folder
         self.rows: list[Row] = []
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._steps: Counter[str] = Counter()
         self._extra: Row = {}
 
     def add(self, values: Row) -> None:
@@ -42,17 +46,17 @@ class History(Callback):
         self._extra.update(values)
 
     def mean_losses(self) -> Row:
-        """Mean of every loss over the steps of the running epoch so far."""
-        return {name: float(total) / max(1, self._steps) for name, total in self._sums.items()}
+        """Mean of every loss over those steps of the running epoch so far that had it."""
+        return {name: float(total) / self._steps[name] for name, total in self._sums.items()}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._sums, self._steps, self._extra = {}, 0, {}
+        self._sums, self._steps, self._extra = {}, Counter(), {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._steps += 1
         for name, value in outputs.items():
+            self._steps[name] += 1
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
@@ -64,7 +68,8 @@ class History(Callback):
             logger.log_metrics({k: v for k, v in self.rows[-1].items() if v is not None}, step=trainer.global_step)
         if trainer.is_global_zero:
             write_text(self.folder / "history.csv", as_csv(self.rows))
-            draw_progress(self.rows, self.folder / "progress.png")
+            with atomic(self.folder / "progress.png") as temporary:
+                progress_figure(self.rows).savefig(temporary, dpi=120)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -83,22 +88,22 @@ def as_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def draw_progress(rows: list[Row], path: Path) -> None:
+def progress_figure(rows: list[Row]) -> Figure:
     """Losses above, validation below, over epochs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     known = {"epoch", "learning_rate"}
-    losses = [name for name in rows[-1] if name not in known and not name.startswith("val_")]
+    names = dict.fromkeys(name for row in rows for name in row)  # in later epochs others may be learned
+    losses = [name for name in names if name not in known and not name.startswith("val_")]
     for name in losses:
         style = {"color": "black", "linewidth": 2} if name == "loss" else {"linewidth": 1}
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         top.plot(*zip(*points, strict=True), label=name, **style)
     top.set(ylabel="training loss", yscale="log")
     top.legend(loc="upper right", fontsize="small")
-    validated = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
-    for name in validated:
+    for name in (name for name in names if name.startswith("val_")):
         label = LABELS.get(name) or name.removeprefix("val_").replace("_", " ").replace("dice", "Dice")
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         if points:
@@ -108,5 +113,4 @@ def draw_progress(rows: list[Row], path: Path) -> None:
         bottom.legend(loc="lower right", fontsize="small")
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    return figure

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from .cli import command, parser
 
@@ -19,7 +21,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     its number) and {case}_boxes.json (score, class and box of each number). The lesions themselves, not their boxes,
     are in {case}_instances.nii.gz of the predictions already.
     """
-    arguments = parser(main.__doc__)
+    arguments = predictions_options(main.__doc__)
+    arguments.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="lowest score that is drawn; default: the operating point"
+    )
+    args = arguments.parse_args(argv)
+    from cmb_plugin.inference import export_boxes
+
+    for source, target in folders(args):
+        print(f"{len(export_boxes(source, target, args.threshold))} cases: {target}")
+    return 0
+
+
+def predictions_options(doc: str | None) -> argparse.ArgumentParser:
+    """Those that say which predictions are to be drawn."""
+    arguments = parser(doc)
     arguments.add_argument("task", help="number, name or path of the Task folder")
     arguments.add_argument(
         "model", nargs="?", help="model folder, name or path; may be left out when there is only one"
@@ -27,19 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "-f", "--fold", type=int, default=-1, help="fold; -1 is all trained folds together (default)"
     )
-    arguments.add_argument(
-        "--threshold", type=float, metavar="SCORE", help="lowest score that is drawn; default: the operating point"
-    )
     arguments.add_argument("--test", action="store_true", help="test scans instead of validation scans")
-    args = arguments.parse_args(argv)
-    from cmb_plugin.inference import export_boxes
+    return arguments
+
+
+def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
+    """Each folder of predictions that ``predictions_options`` mean, and the folder beside it to draw in."""
     from cmb_plugin.workflows.ensemble import choose_model
     from cmb_plugin.workflows.predict import default_output
 
     _, model, folds = choose_model(args.task, args.model, args.fold, data_needed=False)
-    groups = [folds] if args.test else [[fold] for fold in folds]
-    for group in groups:
+    for group in [folds] if args.test else [[fold] for fold in folds]:
         source = default_output(model, group, "Ts" if args.test else "val")
-        target = source.with_name(f"{source.name}_nii")
-        print(f"{len(export_boxes(source, target, args.threshold))} cases: {target}")
-    return 0
+        yield source, source.with_name(f"{source.name}_nii")

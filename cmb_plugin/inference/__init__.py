@@ -4,7 +4,7 @@ from .components import CORE, component_detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views
-from .output import export_boxes, write_case
+from .output import export_boxes, export_segmentation, write_case
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
 from .segmenter import class_map, segment_array
@@ -23,6 +23,7 @@ __all__ = [
     "component_detections",
     "core_shapes",
     "export_boxes",
+    "export_segmentation",
     "filled_boxes",
     "gaussian_map",
     "instance_mask",

@@ -17,7 +17,7 @@ from cmb_plugin.dataset import (
 )
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
-from cmb_plugin.images import Mapping, voxels_of_instances, write_image
+from cmb_plugin.images import Mapping, read_mask, voxels_of_instances, write_image
 
 from .predictor import Prediction
 from .restore import filled_boxes, instance_mask, restore
@@ -96,9 +96,7 @@ def export_boxes(source: Path, target: Path, threshold: float | None = None) -> 
     Raises:
         UserError: the folder holds no predictions, or a file is damaged.
     """
-    case_ids = predicted_cases(source)
-    if not case_ids:
-        raise UserError(f"{source}: holds no predictions", remedy="run nndet_predict first")
+    case_ids = _cases_in(source)
     for case_id in case_ids:
         case = read_case_predictions(boxes_file(source, case_id))
         lowest = case.operating_point if threshold is None else threshold
@@ -114,4 +112,39 @@ def export_boxes(source: Path, target: Path, threshold: float | None = None) -> 
             for number in range(1, len(drawn) + 1)
         }
         write_json(target / f"{case_id}_boxes.json", rows)
+    return case_ids
+
+
+def export_segmentation(source: Path, target: Path) -> list[str]:
+    """Writes ``{case}_segmentation.nii.gz`` of every case of a predictions folder: 0, or 1 + class of a reported lesion
+    (nnDetection's ``seg2nii``).
+
+    Args:
+        source: predictions folder.
+        target: folder to write.
+
+    Returns:
+        the names of the cases.
+
+    Raises:
+        UserError: the folder holds no predictions, or a file is missing or damaged.
+    """
+    case_ids = _cases_in(source)
+    for case_id in case_ids:
+        case = read_case_predictions(boxes_file(source, case_id))
+        drawn = instances_file(source, case_id)
+        if not drawn.is_file():
+            raise UserError(f"{drawn}: is missing", remedy="predict the case again")
+        instances, grid = read_mask(drawn)
+        class_of = np.append(0, 1 + case.detections.labels).astype(np.uint8)
+        if instances.max() >= len(class_of):
+            raise UserError(f"{drawn}: has more lesions than its JSON", remedy="predict the case again")
+        write_image(target / f"{case_id}_segmentation.nii.gz", class_of[instances], grid)
+    return case_ids
+
+
+def _cases_in(source: Path) -> list[str]:
+    case_ids = predicted_cases(source)
+    if not case_ids:
+        raise UserError(f"{source}: holds no predictions", remedy="run nndet_predict first")
     return case_ids

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from cmb_plugin.commands import boxes2nii, predict, prep, sweep, train, unpack
+from cmb_plugin.commands import boxes2nii, consolidate, predict, prep, seg2nii, sweep, train, unpack
 from cmb_plugin.commands import eval as eval_command
+from cmb_plugin.files import read_json
 
 SMALL_PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
 SHORT = ["train=demo", "trainer_cfg.epochs=2", "trainer_cfg.steps_per_epoch=4", "trainer_cfg.swa_epochs=1"]
@@ -138,7 +139,39 @@ def test_the_other_commands_run_too(trained):
     if not (trained / "fold0" / "test_predictions").is_dir():
         assert predict.main(["42", "-npp", "0"]) == 0
     assert boxes2nii.main(["42", "CMBRetinaUNet_D3CMB_3d", "-f", "0", "--test", "--threshold", "0.1"]) == 0
+    assert seg2nii.main(["42", "CMBRetinaUNet_D3CMB_3d", "-f", "0", "--test"]) == 0
     assert unpack.main([str(trained), "4"]) == 0
+
+
+def test_a_packed_model_predicts_the_same_and_names_no_patient(trained, folders, tmp_path, capsys):
+    model = "CMBRetinaUNet_D3CMB_3d"
+    assert consolidate.main(["42", model]) == 2
+    assert "fold 1, 2, 3, 4 not trained" in capsys.readouterr().err
+    assert consolidate.main(["42", model, "--num_folds", "1", "--sweep_boxes"]) == 0
+    packed = trained / "consolidated" / model
+    assert f"packed 1 fold: {packed}" in capsys.readouterr().out.replace("\n", " ")
+    files = [path for path in packed.rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {
+        "model_last.ckpt",
+        "plan.json",
+        "settings.yaml",
+        "operating_point.json",
+        "prototypes.json",
+    }
+    for path in files:
+        assert not any(case.encode() in path.read_bytes() for case in LESIONS), path
+    whole, weights = ((folder / "fold0" / "model_last.ckpt").stat().st_size for folder in (trained, packed))
+    assert weights < whole / 2
+    scans = folders / "data/Task042_ByHand/raw_splitted/imagesTs"
+    for name, place in (("own", trained), ("packed", packed)):
+        words = ["42", str(place), "-f", "0", "--input", str(scans), "--output", str(tmp_path / name)]
+        assert predict.main([*words, "-npp", "0"]) == 0
+    for path in (tmp_path / "own").glob("*_boxes.json"):
+        own, other = (read_json(tmp_path / name / path.name) for name in ("own", "packed"))
+        assert own.pop("key") != other.pop("key")  # of the checkpoint's bytes
+        assert own == other
+    assert consolidate.main(["42", model, "--num_folds", "1", "-c", "copy"]) == 0
+    assert (packed / "fold0" / "model_last.ckpt").stat().st_size == whole
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ from killed_process import Named, name_unless_killed
 
 from cmb_plugin.commands.boxes2nii import main as boxes2nii
 from cmb_plugin.commands.predict import main as predict_command
+from cmb_plugin.commands.seg2nii import main as seg2nii
+from cmb_plugin.dataset.predictions import CasePredictions, instances_file, write_case_predictions
+from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, read_mask, voxels_of_instances, write_image
@@ -315,6 +318,24 @@ def test_boxes2nii_draws_the_boxes_above_the_threshold(task, tmp_path, capsys):
     assert all(row["score"] >= 0.88 for row in rows.values())
     assert boxes2nii(["900", "-f", "1", "--test"]) == 2
     assert "run nndet_predict first" in capsys.readouterr().err
+
+
+def test_seg2nii_draws_each_reported_lesion_as_its_class(task, tmp_path, capsys):
+    folder = model_folder(tmp_path).fold(0).predictions("test")
+    boxes = np.array([[2, 2, 2, 4, 4, 4], [8, 8, 8, 9, 9, 9], [15, 15, 15, 18, 18, 18]])
+    found = Detections(boxes, np.array([0.9, 0.8, 0.2]), np.array([1, 0, 1]))
+    write_case_predictions(folder, CasePredictions("sub-01", found, GRID, ("cmb", "iron"), 0.5))
+    mask = np.zeros(GRID.shape, np.uint8)
+    mask[2:4, 2:4, 2:4], mask[8, 8, 8] = 1, 2
+    write_image(instances_file(folder, "sub-01"), mask, GRID)
+    assert seg2nii(["900", "-f", "0", "--test"]) == 0
+    drawn, grid = read_mask(folder.with_name("test_predictions_nii") / "sub-01_segmentation.nii.gz")
+    assert grid.matches(GRID)
+    np.testing.assert_array_equal(drawn, np.choose(mask, (0, 2, 1)))
+    mask[0, 0, 0] = 4  # no row of the JSON
+    write_image(instances_file(folder, "sub-01"), mask, GRID)
+    assert seg2nii(["900", "-f", "0", "--test"]) == 2
+    assert "more lesions than its JSON" in capsys.readouterr().err
 
 
 def test_default_mirrorings_are_none_on_a_cpu(task, tmp_path):

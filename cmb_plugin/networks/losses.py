@@ -115,7 +115,7 @@ def class_shares(classes: Tensor, count: int) -> Tensor:
 
 
 def dice_and_cross_entropy(
-    logits: Tensor, classes: Tensor, voxel_weights: Tensor | None = None, smooth: float = 1e-5
+    logits: Tensor, shares: Tensor, voxel_weights: Tensor | None = None, smooth: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
     """Soft Dice loss (Milletari et al. 2016) and cross entropy of a map of classes, as nnU-Net adds them up.
 
@@ -124,21 +124,20 @@ def dice_and_cross_entropy(
 
     Args:
         logits: [B, K, Z, Y, X], background first.
-        classes: [B, Z, Y, X] integers 0 .. K - 1, or [B, K, Z, Y, X], which share of each voxel they cover.
+        shares: [B, K, Z, Y, X], which share of each voxel a class covers, as ``class_shares`` gives them.
         voxel_weights: [B, Z, Y, X] weights of the voxels in the cross entropy, whose mean is then a weighted one.
         smooth: keeps the quotient defined.
 
     Returns:
         two scalars; the Dice loss is 0 (with a path for gradients) where the batch is all background.
     """
-    truth = classes if classes.dim() == logits.dim() else class_shares(classes, logits.shape[1])
     logits = logits.float()  # under mixed precision sums over a hundred thousand voxels would lose the small classes
-    entropy = F.cross_entropy(logits, truth, reduction="none")
+    entropy = F.cross_entropy(logits, shares, reduction="none")
     cross_entropy = entropy.mean() if voxel_weights is None else (entropy * voxel_weights).sum() / voxel_weights.sum()
     probability = logits.softmax(dim=1)
     over = (0, 2, 3, 4)
-    volume = truth.sum(over)[1:]
-    overlap = (probability * truth).sum(over)[1:]
+    volume = shares.sum(over)[1:]
+    overlap = (probability * shares).sum(over)[1:]
     dice = (2 * overlap + smooth) / (probability.sum(over)[1:] + volume + smooth)
     present = (volume > 0).to(dice.dtype)
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1), cross_entropy
@@ -154,8 +153,7 @@ def stage_losses(
 
     Args:
         stages: logits [B, K, z, y, x], the full resolution first.
-        shares: [B, K, Z, Y, X], as ``class_shares`` gives them.
-        voxel_weights: [B, Z, Y, X], as for ``dice_and_cross_entropy``.
+        shares, voxel_weights: as for ``dice_and_cross_entropy``, at full resolution.
 
     Returns:
         two scalars, weighted means over the stages.

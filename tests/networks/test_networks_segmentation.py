@@ -24,13 +24,15 @@ def test_the_sum_equals_monai(seed):
     monais = monai.losses.DiceCELoss(
         softmax=True, to_onehot_y=True, include_background=False, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
     )
-    assert sum(dice_and_cross_entropy(logits, classes)) == pytest.approx(monais(logits, classes[:, None]).item())
+    assert sum(dice_and_cross_entropy(logits, class_shares(classes, 4))) == pytest.approx(
+        monais(logits, classes[:, None]).item()
+    )
 
 
 def test_undecided_scores_give_the_closed_form():
     classes = torch.zeros(1, 4, 4, 4, dtype=torch.long)
     classes[0, 0] = 1  # a quarter of the voxels
-    dice, cross_entropy = dice_and_cross_entropy(torch.zeros(1, 2, 4, 4, 4), classes)
+    dice, cross_entropy = dice_and_cross_entropy(torch.zeros(1, 2, 4, 4, 4), class_shares(classes, 2))
     assert cross_entropy.item() == pytest.approx(math.log(2))
     assert dice.item() == pytest.approx(1 - 2 * 16 * 0.5 / (64 * 0.5 + 16), abs=1e-5)
 
@@ -38,14 +40,14 @@ def test_undecided_scores_give_the_closed_form():
 def test_a_class_that_the_batch_lacks_is_not_pushed():
     logits, _ = logits_and_classes()
     present = torch.randint(0, 3, logits[:, 0].shape, generator=torch.Generator().manual_seed(1))
-    without, _ = dice_and_cross_entropy(logits, present)
+    without, _ = dice_and_cross_entropy(logits, class_shares(present, 4))
     scores = logits.softmax(dim=1)
     by_hand = [
         1 - 2 * (scores[:, k] * (present == k)).sum() / (scores[:, k].sum() + (present == k).sum()) for k in (1, 2)
     ]
     assert without.item() == pytest.approx(float(sum(by_hand)) / 2, abs=1e-5)
     logits.requires_grad_()
-    dice, _ = dice_and_cross_entropy(logits, torch.zeros_like(present))
+    dice, _ = dice_and_cross_entropy(logits, class_shares(torch.zeros_like(present), 4))
     dice.backward()
     assert dice.item() == 0
     assert logits.grad.abs().max() == 0
@@ -55,18 +57,17 @@ def test_weights_of_voxels_make_a_weighted_mean():
     logits, classes = logits_and_classes()
     chosen = torch.zeros(classes.shape)
     chosen[1] = 3.0
-    _, only_second = dice_and_cross_entropy(logits, classes, chosen)
-    _, second = dice_and_cross_entropy(logits[1:], classes[1:])
+    shares = class_shares(classes, 4)
+    _, only_second = dice_and_cross_entropy(logits, shares, chosen)
+    _, second = dice_and_cross_entropy(logits[1:], shares[1:])
     assert only_second.item() == pytest.approx(second.item())
 
 
-def test_shares_of_voxels_mean_what_their_classes_mean():
+def test_a_voxel_of_two_classes_costs_the_mean_of_both():
     logits, classes = logits_and_classes()
-    shares = class_shares(classes, 4)
-    assert dice_and_cross_entropy(logits, shares) == dice_and_cross_entropy(logits, classes)
-    half = torch.stack([classes, classes.flip(-1)]).float()  # a voxel of two classes costs the mean of both
-    _, mixed = dice_and_cross_entropy(logits, (class_shares(half[0], 4) + class_shares(half[1], 4)) / 2)
-    alone = [dice_and_cross_entropy(logits, one.long())[1].item() for one in half]
+    half = [class_shares(one, 4) for one in (classes, classes.flip(-1))]
+    _, mixed = dice_and_cross_entropy(logits, (half[0] + half[1]) / 2)
+    alone = [dice_and_cross_entropy(logits, one)[1].item() for one in half]
     assert mixed.item() == pytest.approx(sum(alone) / 2)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from study_page import put_between_markers
 
 from cmb_plugin.dataset import Dataset, Truth
@@ -33,7 +31,6 @@ PUBLISHED = {  # Rashid et al. 2021, over their combinations of modalities: sens
     "iron": ("0.75-0.81", "0.62-0.75"),
 }
 COLUMNS = ("sensitivity", "precision", "fp_per_scan", "froc_score")
-OF_LESION = ("truth_boxes", "truth_labels", "certainty", "instances", "centroids", "regions", "cnr")
 
 
 @dataclass(frozen=True)
@@ -130,22 +127,13 @@ def count(
     cases: Sequence[CaseResult], validation: Sequence[CaseResult], label: int, ranking: str, dataset: Dataset
 ) -> SubjectCounts:
     """The lesions of one class, found at the threshold and by the score that validation chooses, or by ``ranking``."""
-    to_choose_on = [of_class(case, label) for case in validation]
+    to_choose_on = [case.of_class(label) for case in validation]
     any_found = any(len(case.detections) for case in to_choose_on)
     chosen = find_operating_point(to_choose_on, SweepConfig(ranking=ranking if ranking and any_found else None))
     config = EvaluationConfig(operating_point=chosen.score)
-    own = [of_class(case, label, ranking or chosen.ranking) for case in cases]
+    by = ranking or chosen.ranking
+    own = [replace(case, detections=case.detections.ranked_by(by)).of_class(label) for case in cases]
     return subject_counts(own, config, dataset.patients([case.case_id for case in cases]))
-
-
-def of_class(case: CaseResult, label: int, ranking: str | None = None) -> CaseResult:
-    """The scan as if there were no other class; its detections by another of their scores, if one is named."""
-    found = case.detections.ranked_by(ranking)
-    kept = case.truth_labels == label
-    lesions = {
-        name: None if getattr(case, name) is None else np.asarray(getattr(case, name))[kept] for name in OF_LESION
-    }
-    return dataclasses.replace(case, detections=found[found.labels == label], **lesions)
 
 
 def markdown(rows: Sequence[Row], combinations: Sequence[Combination]) -> str:

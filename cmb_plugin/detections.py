@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 
 SCORE_PREFIX = "score_"
 """Columns whose names begin so are scores, by which the detections can be ranked instead."""
+RAW_SCORE = "raw_score"
+"""Column with the model's score where ``with_thresholds`` has moved it."""
 
 
 @dataclass
@@ -82,6 +84,32 @@ class Detections:
         if column is None or not len(self):
             return self
         return Detections(self.boxes, self.columns[column], self.labels, self.columns).by_score()
+
+    def with_thresholds(self, thresholds: Mapping[int, float], common: float) -> Detections:
+        """The same detections with scores that one threshold serves, highest first.
+
+        The scores of each class are stretched, in two straight pieces from 0 to 1, so that those that reached the
+        threshold of their class reach ``common``; the order within a class stays. Column ``RAW_SCORE`` keeps them as
+        they were.
+
+        Args:
+            thresholds: class index -> threshold, each between 0 and 1; scores of other classes stay.
+            common: threshold of all classes afterwards.
+        """
+        scores = self.scores.astype(float)
+        for label, own in thresholds.items():
+            above = common + (scores - own) * (1 - common) / max(1 - own, 1e-6)
+            stretched = np.where(scores < own, scores * common / own, above)
+            scores = np.where(self.labels == label, stretched, scores)
+        columns = {**self.columns, RAW_SCORE: self.scores}
+        return Detections(self.boxes, scores.clip(0, 1), self.labels, columns).by_score()
+
+    def without_thresholds(self) -> Detections:
+        """What ``with_thresholds`` was given."""
+        if RAW_SCORE not in self.columns:
+            return self
+        columns = {name: values for name, values in self.columns.items() if name != RAW_SCORE}
+        return Detections(self.boxes, self.columns[RAW_SCORE], self.labels, columns).by_score()
 
     @property
     def centres(self) -> np.ndarray:

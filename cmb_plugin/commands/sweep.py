@@ -32,10 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("fold", nargs="?", type=int, help="its number; the only trained one by default")
     add_overrides(arguments)
     args = arguments.parse_args(argv)
+    from cmb_plugin.dataset import Dataset
+    from cmb_plugin.paths import find_task
     from cmb_plugin.workflows.evaluate import sweep
 
     point = sweep(args.task, args.model, args.fold, args.overrides)
     print(f"Operating point: score {point.score:.4g} ({point.why})")
+    if point.class_scores:
+        names = Dataset.load(find_task(args.task)).classes
+        own = ", ".join(f"{names[label]} {score:.4g}" for label, score in point.class_scores.items())
+        print(f"Each class has its own threshold: {own}; scores are brought to {point.score:.4g} for all")
     if point.sensitivity is not None:
         print(
             f"On {point.n_cases} validation scans with {point.n_lesions} lesions: sensitivity {point.sensitivity:.3f} "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +80,26 @@ class CaseResult:
         if self.centroids is not None:
             return np.asarray(self.centroids, dtype=float).reshape(-1, 3)
         return (self.truth_boxes[:, :3] + self.truth_boxes[:, 3:]) / 2
+
+    def of_class(self, label: int) -> CaseResult:
+        """The scan as if there were no other class, neither of lesions nor of detections."""
+        kept = self.truth_labels == label
+
+        def of_kept(values: Sequence[Any] | np.ndarray | None) -> Any:
+            return None if values is None else np.asarray(values)[kept]
+
+        return dataclasses.replace(
+            self,
+            detections=self.detections[self.detections.labels == label],
+            truth_boxes=self.truth_boxes[kept],
+            truth_labels=self.truth_labels[kept],
+            certainty=of_kept(self.certainty),
+            instances=of_kept(self.instances),
+            centroids=of_kept(self.centroids),
+            regions=of_kept(self.regions),
+            cnr=of_kept(self.cnr),
+            masks=None,
+        )
 
     @property
     def possible(self) -> np.ndarray:

@@ -29,6 +29,7 @@ class SweepConfig:
     Attributes:
         rule: ``fp_per_scan``: as many lesions as can be found with at most ``target`` false positives per scan;
             ``sensitivity``: as few detections as find the share ``target`` of the lesions; ``f1``: the highest F1.
+            Where there are several classes it is applied to each.
         target: what the rule aims at; None means 1 false positive per scan, or a sensitivity of 0.9.
         ranking: score that the detections are ranked by, where a model gives several (a column ``score_*``); None takes
             the one with the highest FROC score on validation.
@@ -45,7 +46,9 @@ class OperatingPoint:
 
     ``ranking`` names the score where the model gives several; ``froc_scores`` holds the FROC score of each of them.
     From ``possible_score`` on a detection that is not reported counts as possible (MARS): the lowest score with at most
-    ``POSSIBLE_FP`` more false positives per scan; None where nothing could be chosen.
+    ``POSSIBLE_FP`` more false positives per scan; None where nothing could be chosen. ``class_scores`` holds, where the
+    scans have lesions of several classes, the threshold of each class that could be chosen; ``score`` is then the first
+    of them, and serves all after ``Detections.with_thresholds``.
 
     Those numbers are better than what new scans will show, the more so the fewer the scans.
     """
@@ -64,13 +67,16 @@ class OperatingPoint:
     ranking: str | None = None
     froc_scores: dict[str, float | None] = field(default_factory=dict)
     possible_score: float | None = None
+    class_scores: dict[int, float] = field(default_factory=dict)
 
 
 def find_operating_point(
     cases: Sequence[CaseResult], sweep: SweepConfig | None = None, config: EvaluationConfig | None = None
 ) -> OperatingPoint:
-    """Chooses the score and its threshold on validation scans, matching by centre distance, one threshold for all
-    classes.
+    """Chooses the score and its threshold on validation scans, matching by centre distance.
+
+    Lesions of several classes have a threshold each, because one kind is told from its mimics more easily than another:
+    with one threshold for all, what the harder kind lets through would cost the easier one its lesions.
 
     No detection is ever dropped for its size. The threshold is set between scores, as far from the neighbours as the
     rule allows: a threshold at the score of a found lesion would lose the next one that scores a hair less.
@@ -81,8 +87,18 @@ def find_operating_point(
     sweep, config = sweep or SweepConfig(), config or EvaluationConfig()
     target = _target(sweep)
     ranking, froc_scores = _choose_ranking(cases, sweep.ranking, config)
-    curve = _curve(cases, ranking, config)
-    score, why = _choose(curve, sweep.rule, target)
+    ranked = _ranked(cases, ranking)
+    of_classes = _of_classes(ranked, sweep.rule, target, config)
+    class_scores = {label: score for label, (score, _) in of_classes.items()}
+    score, why = _choose(_curve(ranked, config), sweep.rule, target)
+    if of_classes:
+        score, why = next(iter(of_classes.values()))
+        ranked = [
+            dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, score))
+            for case in ranked
+        ]
+    curve = _curve(ranked, config)
+    score = DEFAULT_OPERATING_POINT if score is None else score
     reached: dict[str, Any] = at_score(curve, score)
     return OperatingPoint(
         score=score,
@@ -96,12 +112,30 @@ def find_operating_point(
         ranking=ranking,
         froc_scores=froc_scores,
         possible_score=_possible(curve, score),
+        class_scores=class_scores,
     )
 
 
-def _curve(cases: Sequence[CaseResult], ranking: str | None, config: EvaluationConfig) -> Curve:
-    ranked = [dataclasses.replace(case, detections=case.detections.ranked_by(ranking)) for case in cases]
-    pool = pool_cases(ranked, config)
+def _of_classes(
+    cases: Sequence[CaseResult], rule: str, target: float | None, config: EvaluationConfig
+) -> dict[int, tuple[float, str]]:
+    """Threshold and reason of each class for which there is something to choose by; empty where the scans have lesions
+    of one class only."""
+    labels = sorted({int(label) for case in cases for label in case.truth_labels})
+    chosen = {}
+    for label in labels if len(labels) > 1 else ():
+        score, why = _choose(_curve([case.of_class(label) for case in cases], config), rule, target)
+        if score is not None:
+            chosen[label] = score, why
+    return chosen
+
+
+def _ranked(cases: Sequence[CaseResult], ranking: str | None) -> list[CaseResult]:
+    return [dataclasses.replace(case, detections=case.detections.ranked_by(ranking)) for case in cases]
+
+
+def _curve(cases: Sequence[CaseResult], config: EvaluationConfig) -> Curve:
+    pool = pool_cases(cases, config)
     status = optimal_status(pool.near, len(pool.scores), pool.possible)
     return froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)
 
@@ -117,7 +151,7 @@ def _choose_ranking(
         raise UserError(f"sweep_cfg.ranking: the detections have no score '{asked_for}'", remedy=remedy)
     quality = {}
     for name in known:
-        rates = [r for r in sensitivity_at(_curve(cases, name, config), config.fp_rates) if r is not None]
+        rates = [r for r in sensitivity_at(_curve(_ranked(cases, name), config), config.fp_rates) if r is not None]
         quality[name] = float(np.mean(rates)) if rates else None
     if asked_for is not None or not known:
         return asked_for, quality
@@ -135,12 +169,12 @@ def _target(sweep: SweepConfig) -> float | None:
     return target
 
 
-def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float, str]:
-    """The threshold and a sentence that says why."""
+def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float | None, str]:
+    """The threshold, None where there is nothing to choose by, and a sentence that says why."""
     if not curve.n_lesions:
-        return DEFAULT_OPERATING_POINT, "default: the validation scans hold no lesion to choose by"
+        return None, "default: the validation scans hold no lesion to choose by"
     if not curve.true.any():
-        return DEFAULT_OPERATING_POINT, "default: no lesion of the validation scans was found"
+        return None, "default: no lesion of the validation scans was found"
     last = len(curve.thresholds) - 1
     if rule == "fp_per_scan":
         assert target is not None
@@ -148,7 +182,7 @@ def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float, str]:
         # that was lucky (benchmarks/operating_point.py). With many scans it makes no difference.
         allowed = np.flatnonzero(curve.false <= max(target * curve.n_cases - 1, 0))
         if not len(allowed) or not curve.true[allowed[-1]]:
-            return DEFAULT_OPERATING_POINT, f"default: no lesion is found within {target:g} FP per scan"
+            return None, f"default: no lesion is found within {target:g} FP per scan"
         last = int(allowed[-1])
         first = int(np.argmax(curve.true[: last + 1]))
         why = f"most lesions found at no more than {target:g} FP per scan; middle of the range that does so"

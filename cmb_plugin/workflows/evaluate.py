@@ -132,7 +132,7 @@ def sweep(task: str, model: str | None = None, fold: int | None = None, words: S
     if len(source.folds) > 1:
         numbers = ", ".join(map(str, source.folds))
         raise UserError(f"{source.words}: each fold has its own operating point", remedy=f"name one: {numbers}")
-    loaded = load(*cases_of(dataset, source, "val"), dataset, source, workers=0, removed_too=True)
+    loaded = load(*cases_of(dataset, source, "val"), dataset, source, workers=0, afresh=True)
     _must_be_complete(loaded, source)
     # Of all detections, removed ones included: the score then holds with and without regions.
     point = find_operating_point(loaded.cases, settings["sweep_cfg"], settings["eval_cfg"])

@@ -120,23 +120,23 @@ def load(
     workers: int,
     truths: dict[str, Truth] | None = None,
     connectivity: int | None = None,
-    removed_too: bool = False,
+    afresh: bool = False,
 ) -> Loaded:
-    """``removed_too``: also detections that a rule about their place removed, to choose rules and scores anew."""
+    """``afresh``: as if no sweep had been, to choose scores and rules anew: also detections that a rule about their
+    place removed, and all with the scores that the model gave them."""
     if not any(foreign_cases(folder) for folder in source.predictions):
         raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
     loaded = Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
     labelled = [case for case in cases if case.label is not None]
-    ranking = source.swept.ranking if source.swept else None
     read = partial(
         _load_case,
         folders=folders,
         classes=dataset.classes,
-        ranking=ranking,
+        swept=source.swept,
         truths=truths,
         sessions=dataset.session_id,
         connectivity=connectivity,
-        removed_too=removed_too,
+        afresh=afresh,
     )
     for outcome in run_cases(read, labelled, workers=workers):
         case_id = outcome.item.case_id
@@ -163,11 +163,11 @@ def _load_case(
     case: Case,
     folders: Mapping[str, Path],
     classes: Sequence[str],
-    ranking: str | None,
+    swept: Swept | None,
     truths: dict[str, Truth] | None = None,
     sessions: Mapping[str, str] | None = None,
     connectivity: int | None = None,
-    removed_too: bool = False,
+    afresh: bool = False,
 ) -> tuple[CaseResult, Grid, bool, float | None]:
     """One case, its grid, whether it was predicted and at which operating point; other programs name none."""
     known = {} if truths is None else truths
@@ -180,10 +180,14 @@ def _load_case(
     if path is not None and path.name.endswith(ENDING):
         predicted = read_case_predictions(path)
         _check_fit(path, predicted, truth.grid, case, classes)
-        if ranking is not None and len(predicted.detections) and ranking not in predicted.detections.columns:
+        detections, operating_point = predicted.kept, predicted.operating_point
+        ranking = swept.ranking if swept and len(predicted.detections) else None
+        if ranking is not None and ranking not in predicted.detections.columns:
             raise UserError(f"{path}: has no {ranking}, by which the model ranks now", remedy="predict the case again")
-        found = predicted.detections if removed_too else predicted.kept
-        detections, operating_point = found.ranked_by(ranking), predicted.operating_point
+        if afresh:
+            detections = predicted.detections.without_thresholds()
+        elif swept is not None:
+            detections = swept.apply(detections)
     elif path is not None:
         foreign = read_foreign(path, case.case_id, truth.grid, classes)
         detections, mask = foreign.detections, foreign.mask

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cmb_plugin.anatomy.rules import RemovalRules, widest
+from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.paths import FoldFolder
@@ -21,6 +22,8 @@ class Swept:
         folds: names of the folds that chose it.
         possible: a detection below ``score`` counts as possible from this one on; None where no sweep said so.
         removal: rules for impossible places by kind of region maps, each chosen on validation.
+        class_scores: thresholds of classes in the model's own scores, where each has its own; ``apply`` brings them to
+            ``score``.
     """
 
     score: float
@@ -28,6 +31,12 @@ class Swept:
     folds: tuple[str, ...]
     possible: float | None = None
     removal: dict[str, RemovalRules] = field(default_factory=dict)
+    class_scores: dict[int, float] = field(default_factory=dict)
+
+    def apply(self, found: Detections) -> Detections:
+        """Detections as a model or its files give them, with the scores that ``score`` is for, highest first."""
+        ranked = found.without_thresholds().ranked_by(self.ranking)
+        return ranked.with_thresholds(self.class_scores, self.score) if self.class_scores else ranked
 
 
 def swept_point(folds: Sequence[FoldFolder]) -> Swept | None:
@@ -51,8 +60,9 @@ def swept_point(folds: Sequence[FoldFolder]) -> Swept | None:
                 content.get("ranking"),
                 content.get("possible_score"),
                 RemovalRules.from_json(content["removal"]) if content.get("removal") else None,
+                {int(label): float(score) for label, score in content.get("class_scores", {}).items()},
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file") from None
     if not chosen:
         return None
@@ -67,6 +77,7 @@ def swept_point(folds: Sequence[FoldFolder]) -> Swept | None:
         tuple(agreeing),
         _mean(possible) if len(possible) == len(agreeing) else None,
         {kind: widest([rule for rule in rules if rule.source == kind]) for kind in {rule.source for rule in rules}},
+        {label: _mean([one.class_scores[label] for one in agreeing.values()]) for label in _labels_of_all(agreeing)},
     )
 
 
@@ -76,6 +87,12 @@ class _Chosen:
     ranking: str | None
     possible: float | None
     removal: RemovalRules | None
+    class_scores: dict[int, float]
+
+
+def _labels_of_all(chosen: Mapping[str, _Chosen]) -> list[int]:
+    """The classes for which every fold chose a threshold."""
+    return sorted(set.intersection(*(set(one.class_scores) for one in chosen.values())))
 
 
 def _mean(scores: Sequence[float]) -> float:

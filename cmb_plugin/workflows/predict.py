@@ -320,7 +320,8 @@ def _case_keys(ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path) 
     description = ensemble.description()
     write_json(folder / "run.json", description)
     # In words where the operating point comes from decides nothing.
-    deciding = {**description, "operating_point": [ensemble.score, ensemble.ranking]}
+    of_classes = ensemble.swept.class_scores if ensemble.swept else {}
+    deciding = {**description, "operating_point": [ensemble.score, ensemble.ranking, *sorted(of_classes.items())]}
     recipe = ensemble.plan.preprocessing
     return {source.case.case_id: digest([deciding, source.key(recipe)]) for source in sources}
 
@@ -331,7 +332,8 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
     except torch.cuda.OutOfMemoryError:
         remedy = "try -o inference_cfg.batch_size=1, or --device cpu"
         raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
-    prediction.detections = prediction.detections.ranked_by(ensemble.ranking)
+    if ensemble.swept is not None:
+        prediction.detections = ensemble.swept.apply(prediction.detections)
     forget_case(folder, case_id)
     write_case(
         folder,

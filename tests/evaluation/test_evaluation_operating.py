@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -63,20 +65,62 @@ def test_where_nothing_can_be_chosen_the_default_stands_and_says_why(cases):
 def test_the_numbers_written_are_those_of_evaluate_at_that_score(random_cases, seed, rule):
     cases = random_cases(seed, n_cases=12, possible=True, ties=seed % 2 == 0)
     point = find_operating_point(cases, SweepConfig(rule))
-    result = evaluate(cases, ["a", "b"], EvaluationConfig(operating_point=point.score))
+    result = evaluate(at_one_threshold(cases, point), ["a", "b"], EvaluationConfig(operating_point=point.score))
     for key in ("sensitivity", "precision", "f1", "fp_per_scan"):
         assert result[key] == getattr(point, key)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_sensitivity_within_the_allowed_false_positives_is_the_highest_there_is(random_cases, seed):
-    cases = random_cases(seed, n_cases=12)
+    cases = [case.of_class(0) for case in random_cases(seed, n_cases=12)]
     point = find_operating_point(cases)
     assert (point.fp_per_scan or 0.0) <= 1.0
     for score in np.linspace(0, 1, 101):
         other = evaluate(cases, ["a", "b"], EvaluationConfig(operating_point=float(score)))
         if other["fp_per_scan"] <= 1.0 - 1 / len(cases):
             assert other["sensitivity"] <= point.sensitivity
+
+
+def of_two_classes():
+    """Lesions of class 0 that nothing is taken for, with low scores; of class 1 high ones, and much that looks so."""
+    first, second = scans([0.3, 0.25], [0.01])[0], scans([0.95, 0.9, 0.85], [0.8, 0.75, 0.7, 0.6, 0.5])[0]
+    found = [first.detections, second.detections]
+    boxes = np.concatenate([found[0].boxes, found[1].boxes + 1000])
+    truth = np.concatenate([first.truth_boxes, second.truth_boxes + 1000])
+    labels, truth_labels = np.repeat([0, 1], [3, 8]), np.repeat([0, 1], [2, 3])
+    detections = Detections(boxes, np.concatenate([d.scores for d in found]), labels)
+    healthy = CaseResult("b", Detections.empty(), np.zeros((0, 6)), np.zeros(0), (1.0, 1.0, 1.0))
+    return [CaseResult("a", detections.by_score(), truth, truth_labels, (1.0, 1.0, 1.0))] + [healthy] * 3
+
+
+def test_what_one_class_is_mistaken_for_does_not_cost_another_its_lesions():
+    cases = of_two_classes()
+    point = find_operating_point(cases)
+    assert (point.sensitivity, point.fp_per_scan) == (1.0, 0.5)
+    each = [find_operating_point([case.of_class(label) for case in cases]) for label in (0, 1)]
+    assert point.class_scores == {0: each[0].score, 1: each[1].score}
+    assert point.score == each[0].score
+    assert (each[0].class_scores, each[0].n_lesions, each[1].n_lesions) == ({}, 2, 3)
+    # One threshold for both may let 3 false positives pass, and finds nothing below 0.6.
+    for case in cases:
+        case.truth_labels, case.detections.labels = case.truth_labels * 0, case.detections.labels * 0
+    assert find_operating_point(cases).sensitivity == 0.6
+
+
+def at_one_threshold(cases, point):
+    return [
+        dataclasses.replace(case, detections=case.detections.with_thresholds(point.class_scores, point.score))
+        for case in cases
+    ]
+
+
+def test_a_class_of_which_nothing_was_found_leaves_the_others_their_thresholds():
+    cases = of_two_classes()
+    found = cases[0].detections
+    cases[0] = dataclasses.replace(cases[0], detections=found[found.labels == 0])
+    point = find_operating_point(cases)
+    assert list(point.class_scores) == [0]
+    assert point.score == point.class_scores[0] == find_operating_point([c.of_class(0) for c in cases]).score
 
 
 @pytest.mark.parametrize(("rule", "target"), [("f2", None), ("fp_per_scan", -1.0), ("sensitivity", 1.5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from tiny_task import make_tiny_task
 from cmb_plugin.commands import eval as eval_command
 from cmb_plugin.commands import sweep as sweep_command
 from cmb_plugin.dataset import Dataset, read_truth
-from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictions
+from cmb_plugin.dataset.predictions import CasePredictions, read_case_predictions, write_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import evaluate as measure
@@ -20,6 +21,7 @@ from cmb_plugin.files import write_json
 from cmb_plugin.images import Grid
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.workflows.evaluate import evaluate, load_split, sweep
+from cmb_plugin.workflows.operating import swept_point
 
 FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json", "report.html", "results_boxes.json"]
 
@@ -88,6 +90,45 @@ def test_the_sweep_writes_an_operating_point_that_evaluation_uses(task, fold, ca
     assert eval_command.main([task.name, "--test", "-o", "eval_cfg.operating_point=0.1"]) == 0
     metrics = json.loads((fold.results("test") / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["operating_point"]["source"], metrics["fp_per_scan"]) == ("setting", 1.0)
+
+
+def test_each_class_has_its_own_threshold_in_every_command(tmp_path, monkeypatch, capsys):
+    """Lesions of one class have low scores and no false positive, those of the other high ones and many."""
+    monkeypatch.setenv("det_data", str(tmp_path / "data"))
+    monkeypatch.setenv("det_models", str(tmp_path / "models"))
+    task = make_tiny_task(tmp_path / "data", classes=("cmb", "iron"), healthy=False)
+    fold = FoldFolder(tmp_path / "models" / task.name / "Model_Plan" / "fold0")
+    fold.root.mkdir(parents=True)
+    fold.last.touch()
+    held_out = [case.case_id for case in Dataset.load(task).cases("Tr")]
+    write_json(fold.splits, [{"train": [], "val": held_out}])
+    for case_id in held_out:
+        truth = read_truth(next(c for c in Dataset.load(task).cases("Tr") if c.case_id == case_id))
+        wrong = np.array([[z, 0, 0, z + 2, 2, 2] for z in range(0, 16, 3)])
+        boxes = np.concatenate([truth.boxes, wrong])
+        labels = np.append(truth.labels, np.ones(len(wrong)))
+        scores = np.append(np.where(truth.labels == 0, 0.3, 0.95), np.linspace(0.8, 0.7, len(wrong)))
+        found = Detections(boxes, scores, labels).by_score()
+        predictions = CasePredictions(case_id, found, truth.grid, ("cmb", "iron"), 0.5)
+        write_case_predictions(fold.predictions("val"), predictions)
+    assert sweep_command.main([task.name, "Model_Plan", "0"]) == 0
+    assert "Each class has its own threshold: cmb 0.15, iron 0.87" in capsys.readouterr().out
+    first = fold.operating_point.read_text(encoding="utf-8")
+    assert eval_command.main([task.name, "Model_Plan", "0"]) == 0
+    metrics = json.loads((fold.results("val") / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["sensitivity"], metrics["fp_per_scan"]) == (1.0, 0.0)
+    # What nndet_predict writes afterwards has other scores; they are measured alike, and the next sweep sees through.
+    swept = swept_point([fold])
+    for path in fold.predictions("val").glob("*_boxes.json"):
+        case = read_case_predictions(path)
+        moved = dataclasses.replace(case, detections=swept.apply(case.detections), operating_point=swept.score)
+        assert moved.reported.sum() == (case.detections.scores > 0.9).sum() + (case.detections.scores < 0.4).sum()
+        write_case_predictions(fold.predictions("val"), moved)
+    assert eval_command.main([task.name, "Model_Plan", "0"]) == 0
+    again = json.loads((fold.results("val") / "metrics.json").read_text(encoding="utf-8"))
+    assert (again["sensitivity"], again["fp_per_scan"], again["froc_score"]) == (1.0, 0.0, metrics["froc_score"])
+    assert sweep_command.main([task.name, "Model_Plan", "0"]) == 0
+    assert json.loads(fold.operating_point.read_text(encoding="utf-8")) == json.loads(first)
 
 
 def test_a_case_without_predictions_counts_as_missed_is_named_and_exit_code_is_2(task, fold, capsys):

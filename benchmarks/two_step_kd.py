@@ -10,8 +10,9 @@ and number of steps, and the one without has the teacher's steps too. Its option
 described in docs/benchmark.md. The test scans of --other are predicted by the same networks, trained on TASK alone.
 
 Of each model the detections are measured as they stand after every step: all candidates above the threshold that
-validation chose; those by the student's score; those by the student's score that the clean-up lets pass. The scores
-from which on the latter two count are chosen on TASK's validation scans, at most 1 false positive per scan.
+validation chose; those by the student's score; by the odds of both steps together; of these what the clean-up lets
+pass. The scores from which on the latter three count are chosen on TASK's validation scans, at most 1 false positive
+per scan.
 
 Records, logs, steps.md and steps.csv land in --output (${det_models}/two_step_kd) below the task's name; the report
 also goes between the markers of --page.
@@ -52,6 +53,7 @@ MODELS = "distilled: TwoStepKD, labels alone: TwoStepKD model_cfg.distil=false"
 STEPS = {  # what stands after each: the score, and the columns' values of what the step has let go
     "candidates": ("score_candidate", ("candidates",)),
     "student": ("score_student", ("candidates",)),
+    "both together": ("score_fused", ("candidates",)),
     "clean-up": ("score_accepted", ("candidates", "volume", "elongation")),
 }
 NUMBERS = (  # name in the bootstrap, heading, decimals
@@ -63,9 +65,8 @@ NUMBERS = (  # name in the bootstrap, heading, decimals
 )
 RULE = (
     "Matched by centre distance (at most {mm:g} mm, one-to-one, optimal). Sensitivity, FP/scan and precision: of the "
-    "candidates above their threshold, and of student and clean-up at the score chosen on the validation scans of "
-    "{task}. Mean over the runs; in brackets the 95 % interval of {resamples} resamples of the subjects. Differences "
-    "are paired."
+    "candidates above their threshold, and of the others at the score chosen on the validation scans of {task}. Mean "
+    "over the runs; in brackets the 95 % interval of {resamples} resamples of the subjects. Differences are paired."
 )
 
 

@@ -213,7 +213,7 @@ def test_each_step_is_measured_by_its_own_score_and_without_what_it_let_go(task,
             for line in csv.DictReader(file)
             if line["number"] == "fp_per_scan" and line["model"] == "distilled"
         }
-    expected = {"candidates": 2.0, "student": 1.0, "clean-up": 0.0}
+    expected = {"candidates": 2.0, "student": 1.0, "both together": 1.0, "clean-up": 0.0}
     assert found == {(name, step): n for name in ("Task900_Tiny", "Task901_Other") for step, n in expected.items()}
     assert "| distilled less labels alone | clean-up | +0.000" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
@@ -225,6 +225,7 @@ def write_steps(folder, case):
     columns = {
         "score_candidate": np.array([0.8] * n + [0.9, 0.7, 0.1]),
         "score_student": np.array([0.9] * n + [0.1, 0.95, 0.99]),
+        "score_fused": np.array([0.9] * n + [0.1, 0.95, 0.99]),
         "score_accepted": np.array([0.9] * n + [0.1, 0.03, 0.02]),
         "rejected_by": np.array(["none"] * (n + 1) + ["elongation", "candidates"]),
     }

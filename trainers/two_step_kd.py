@@ -40,6 +40,7 @@ CANDIDATES, TEACHER, STUDENT = range(3)
 REJECTED = (0.02, 0.03)  # scores of what is rejected: below all others, above the lowest that inference keeps
 MOST_CANDIDATES = 100  # of one patch, as many as inference keeps of one scan
 LESION_PRIOR = 0.01  # of a voxel before training
+NEVER_SURE = 1e-6  # no step's probability counts as nearer to 0 or 1
 CROPS_AT_ONCE = 16  # that the student judges, so that a patch full of candidates needs no more memory than training
 REJECTED_BY = ("none", "candidates", "volume", "elongation")
 _KEEP: dict[str, Any] = {"inference_cfg.min_score": 0.0}  # folds that disagree lower the scores of what is rejected
@@ -275,12 +276,13 @@ class TwoStepKD(DetectionModule):
         return torch.cat(places), torch.cat(labels).to(probability.device)
 
     def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
-        """Sets the threshold of the candidates, so that they hold the wanted share of the validation lesions."""
+        """Sets the threshold of the candidates, so that they hold the wanted share of the validation lesions; where
+        all of them together do not, none is let go."""
         self.candidate_threshold.fill_(self.model_cfg.candidate_floor)
         if any(len(case.detections) for case in cases):
             wanted = SweepConfig("sensitivity", self.model_cfg.target_sensitivity, "score_candidate")
             point = find_operating_point(cases, wanted)
-            if point.sensitivity:
+            if (point.sensitivity or 0.0) >= self.model_cfg.target_sensitivity:
                 self.candidate_threshold.fill_(point.score)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -334,8 +336,8 @@ class TwoStepKD(DetectionModule):
     def judged(self, channels: Tensor, probability: Tensor) -> PatchDetections:
         """The candidates of one patch ([2, Z, Y, X] and [Z, Y, X]) with the scores of every step that has learned.
 
-        ``score_accepted`` is the student's score where threshold and clean-up let the candidate pass; below all of
-        these come the others, in the order of ``score_candidate``.
+        ``score_fused`` weighs both steps alike; ``score_accepted`` is it where threshold and clean-up let the candidate
+        pass; below all of these come the others, in the order of ``score_candidate``.
         """
         config, found = self.model_cfg, self.candidates(probability)
         volumes, elongations = core_shapes(
@@ -349,8 +351,9 @@ class TwoStepKD(DetectionModule):
         }
         score = candidate
         if int(self.stage_reached) == STUDENT:
-            score, labels = self.student_says(channels, found)
-            columns["score_student"] = score
+            student, labels = self.student_says(channels, found)
+            score = fused(candidate, student)
+            columns |= {"score_student": student, "score_fused": score}
         rejected_by = torch.zeros(len(found), dtype=torch.long)
         if config.most_elongated:
             rejected_by[columns["elongation"] > config.most_elongated] = 3
@@ -369,6 +372,12 @@ class TwoStepKD(DetectionModule):
         said = [self.part("student")(some).softmax(dim=1).cpu() for some in crops]
         probability = torch.cat([torch.zeros(0, 1 + len(self.plan.classes)), *said])
         return 1 - probability[:, 0], probability[:, 1:].argmax(dim=1)
+
+
+def fused(first: Tensor, second: Tensor) -> Tensor:
+    """[N] probability whose odds are the geometric mean of those of two steps: what either is sure of weighs more than
+    what the other leaves open, also close to 0 and 1."""
+    return ((first.logit(eps=NEVER_SURE) + second.logit(eps=NEVER_SURE)) / 2).sigmoid()
 
 
 def classes_at(centres: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:

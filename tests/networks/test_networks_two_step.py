@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import log_softmax, rel_entr, softmax
 
 from cmb_plugin.networks import CropStudent, CropTeacher, blurred, cut_crops, distillation_loss, radial_symmetry
+from cmb_plugin.networks.crops import middle
 from cmb_plugin.planning import Architecture
 
 SPACINGS = [(0.8, 0.8, 0.8), (2.0, 0.6, 0.6), (3.0, 0.8, 0.8)]
@@ -102,11 +103,24 @@ def test_limits_of_distillation():
 def test_crops_are_slices_with_zeros_beyond_the_edge():
     images = torch.rand(2, 3, 10, 12, 14) + 1
     places = torch.tensor([[1, 5, 6, 7], [0, 0, 11, 13]])
-    middle, corner = cut_crops(images, places, (4, 6, 8))
-    assert torch.equal(middle, images[1, :, 3:7, 3:9, 3:11])
+    inside, corner = cut_crops(images, places, (4, 6, 8))
+    assert torch.equal(inside, images[1, :, 3:7, 3:9, 3:11])
     assert torch.equal(corner[:, 2:, :4, :5], images[0, :, :2, 8:, 9:])
     assert (corner == 0).sum() == 3 * (4 * 6 * 8 - 2 * 4 * 5)
     assert cut_crops(images, places[:0], (4, 6, 8)).shape == (0, 3, 4, 6, 8)
+
+
+def test_the_middle_of_a_crop_is_its_place_at_every_resolution():
+    image = torch.zeros(1, 1, 16, 16, 16)
+    image[..., 5:7, 6:8, 9:11] = torch.rand(2, 2, 2) + 1  # around the corner of voxel (6, 7, 10)
+    crops = cut_crops(image, torch.tensor([[0, 6, 7, 10], [0, 6, 7, 2]]), (8, 8, 8))
+    expected = image[image > 0].mean().item()
+    assert middle(crops)[:, 0].tolist() == pytest.approx([expected, 0.0])
+    halved = torch.nn.functional.avg_pool3d(crops, 2)
+    assert middle(halved)[:, 0].tolist() == pytest.approx([expected / 8, 0.0])
+    assert crops.amax(dim=(1, 2, 3, 4))[1] == 0
+    assert cut_crops(image, torch.tensor([[0, 6, 7, 7]]), (8, 8, 8)).max() > 0  # seen, but not in the middle
+    assert middle(cut_crops(image, torch.tensor([[0, 6, 7, 7]]), (8, 8, 8))).item() == 0
 
 
 def test_teacher_and_student_use_all_their_weights():

@@ -87,6 +87,12 @@ def test_every_step_learns_in_its_turn_and_only_then(monkeypatch):
     assert {"score_candidate", "score_student", "score_accepted", "rejected_by", "core_mm3"} <= set(found[0].columns)
     assert foreground.shape == (2, 16, 16, 16)
 
+    columns = found[0].columns
+    odds = [p / (1 - p) for p in (columns[f"score_{name}"].double() for name in ("candidate", "student", "fused"))]
+    torch.testing.assert_close(odds[2], (odds[0] * odds[1]).sqrt(), rtol=1e-2, atol=1e-3)
+    passed = columns["rejected_by"] == 0
+    assert torch.equal(columns["score_accepted"][passed], columns["score_fused"][passed].clamp(min=0.03))
+
     model.candidate_threshold.fill_(2.0)  # nothing passes, and everything is still there
     rejected = model.detect(batch.images)[0][0]
     assert len(rejected.scores) == len(found[0].scores)
@@ -124,6 +130,11 @@ def test_the_threshold_finds_the_wanted_share_of_the_validation_lesions():
     model = module(target_sensitivity=0.75)
     model.learn_from_validation([case])
     assert 0.5 < model.candidate_threshold <= 0.6  # the three best of four
+    unseen = dataclasses.replace(
+        case, truth_boxes=boxes[[0, 1, 3, 4]] + np.array([0, 90, 90, 0, 90, 90]) * np.array([[0], [0], [1], [1]])
+    )
+    model.learn_from_validation([unseen])  # half of the lesions have no candidate: none is let go
+    assert model.candidate_threshold == pytest.approx(CONFIG.candidate_floor)
     model.learn_from_validation([dataclasses.replace(case, detections=Detections.empty())])
     assert model.candidate_threshold == pytest.approx(CONFIG.candidate_floor)
 

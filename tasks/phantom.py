@@ -16,7 +16,7 @@ from cmb_plugin.phantom import PhantomConfig, is_healthy, make_case, resolve_mod
 from cmb_plugin.plugins import register_task, suggest
 from cmb_plugin.workers import Outcome, run_cases
 
-RECIPE = 2
+RECIPE = 3
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
 
 CLASSES = (("cmb",), ("cmb", "iron"))

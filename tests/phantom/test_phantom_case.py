@@ -133,6 +133,15 @@ def test_healthy_case_with_iron_as_a_class_has_iron_alone(case: PhantomCase) -> 
         assert lesion["outlined_diameter_mm"] > 3
 
 
+def test_iron_that_shows_by_two_poles_on_swi_is_outlined_with_both() -> None:
+    case = make_case(0, 2, PhantomConfig(("tiny",), ("swi",), ("cmb", "iron")), healthy=True)
+    for lesion in case.lesions:
+        slices = np.flatnonzero((case.mask == lesion["instance"]).any(axis=(1, 2)))
+        middle = lesion["centre"][0]
+        assert middle - slices[0] > 1.5, "below the middle"
+        assert slices[-1] + 1 - middle > 1.5, "above the middle"
+
+
 @pytest.mark.parametrize(("cases", "share"), [(16, 0.3), (8, 0.3), (5, 0.0), (5, 1.0), (3, 0.5), (1, 0.3), (100, 0.33)])
 def test_healthy_share_is_exact_and_spread_over_the_set(cases: int, share: float) -> None:
     healthy = [is_healthy(i, cases, share) for i in range(cases)]

@@ -281,7 +281,8 @@ class TwoStepKD(DetectionModule):
         self.candidate_threshold.fill_(self.model_cfg.candidate_floor)
         if any(len(case.detections) for case in cases):
             wanted = SweepConfig("sensitivity", self.model_cfg.target_sensitivity, "score_candidate")
-            point = find_operating_point(cases, wanted)
+            # Step 1 knows no classes: a candidate whose class the student mistakes has still been found.
+            point = find_operating_point([case.as_one_class() for case in cases], wanted)
             if (point.sensitivity or 0.0) >= self.model_cfg.target_sensitivity:
                 self.candidate_threshold.fill_(point.score)
 

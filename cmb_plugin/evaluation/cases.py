@@ -81,6 +81,15 @@ class CaseResult:
             return np.asarray(self.centroids, dtype=float).reshape(-1, 3)
         return (self.truth_boxes[:, :3] + self.truth_boxes[:, 3:]) / 2
 
+    def as_one_class(self) -> CaseResult:
+        """The scan as if all lesions and detections were of class 0."""
+        found = self.detections
+        return dataclasses.replace(
+            self,
+            detections=Detections(found.boxes, found.scores, np.zeros(len(found)), found.columns),
+            truth_labels=np.zeros(len(self.truth_boxes)),
+        )
+
     def of_class(self, label: int) -> CaseResult:
         """The scan as if there were no other class, neither of lesions nor of detections."""
         kept = self.truth_labels == label

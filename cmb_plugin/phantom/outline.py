@@ -51,8 +51,8 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     other way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the
     voxels near the source whose effect exceeds half of its maximum and that hang together with the source's middle,
     with holes filled. Where the middle itself shows little (between the dark poles of a dipole), it is joined to the
-    darkest part; of what is wider than a microbleed (iron in a nucleus shows by its poles alone) to all dark parts, for
-    one of two equal poles would be half a lesion, and nothing would tell which half.
+    darkest part. What is wider than a microbleed, iron in a nucleus, shows by its poles alone: its outline is the
+    source itself with all dark parts, for one of two equal poles would be half a lesion, and nothing would tell which.
 
     The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the standard
     deviation of what a 3 x 3 x 3 median leaves of the measured image around it. So besides the thermal noise the
@@ -72,21 +72,25 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     near = squared <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
     total, effect = np.abs(effect), np.where(near, effect, 0)
     labels, count = ndimage.label(effect > effect.max() / 2, structure=_TOUCHING)
+    body = np.zeros(effect.shape, dtype=bool)
     if labels[middle]:
         voxels = labels == labels[middle]
     else:
-        dark = [int(labels.flat[effect.argmax()])] if patch.insertion.blob.kind == "cmb" else range(1, count + 1)
+        small = patch.insertion.blob.kind == "cmb"
+        dark = [int(labels.flat[effect.argmax()])] if small else range(1, count + 1)
         voxels = np.isin(labels, dark) & (labels > 0)
+        if not small:
+            body = near & (patch.insertion.coverage > 0.5)
         for peak in ndimage.maximum_position(effect, labels, dark):
             steps = np.linspace(0, 1, 2 * int(np.abs(np.subtract(peak, middle)).max()) + 2)[:, None]
             voxels[tuple(np.round(middle + steps * np.subtract(peak, middle)).astype(int).T)] = True
     voxels = ndimage.binary_fill_holes(voxels)
     widest = float(np.max(patch.insertion.blob.axes))
     around = (squared <= max(SURROUNDINGS_MM, 2.5 * widest) ** 2) & (total < 0.1 * total.max())
-    small = patch.measured - ndimage.median_filter(patch.measured, 3)
-    deviation = float(small[around if around.any() else ~voxels].std())
+    detail = patch.measured - ndimage.median_filter(patch.measured, 3)
+    deviation = float(detail[around if around.any() else ~voxels].std())
     cnr = float(max(effect[voxels].mean(), 0)) / max(deviation, 1e-9)
-    return Outline(patch.insertion.blob, patch.insertion.box, voxels, cnr)
+    return Outline(patch.insertion.blob, patch.insertion.box, ndimage.binary_fill_holes(voxels | body), cnr)
 
 
 def largest_piece(voxels: np.ndarray) -> np.ndarray:

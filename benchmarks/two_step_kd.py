@@ -37,6 +37,7 @@ from cmb_plugin.evaluation import (
     CaseResult,
     EvaluationConfig,
     SubjectCounts,
+    SweepConfig,
     bootstrap,
     find_operating_point,
     subject_counts,
@@ -95,7 +96,9 @@ def counts(entry: Entry, dataset: Dataset, predictions: Path, truths: dict[str, 
     patients = dataset.patients([case.case_id for case in cases])
     found = {}
     for step in STEPS:
-        point = 0.0 if step == "candidates" else find_operating_point(after(step, known), None, config).score
+        left = after(step, known)
+        by = SweepConfig(ranking=STEPS[step][0] if any(len(case.detections) for case in left) else None)
+        point = 0.0 if step == "candidates" else find_operating_point(left, by, config).score
         at_point = dataclasses.replace(config, operating_point=point)
         found[step] = subject_counts(after(step, cases), at_point, patients)
     return found

@@ -102,7 +102,7 @@ def progress_figure(rows: list[Row]) -> Figure:
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
         top.plot(*zip(*points, strict=True), label=name, **style)
     top.set(ylabel="training loss", yscale="log")
-    top.legend(loc="upper right", fontsize="small")
+    top.legend(loc="best", fontsize="small")
     for name in (name for name in names if name.startswith("val_")):
         label = LABELS.get(name) or name.removeprefix("val_").replace("_", " ").replace("dice", "Dice")
         points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]

@@ -93,6 +93,10 @@ class FoldFolder:
     def best(self) -> Path:
         return self.root / "model_best.ckpt"
 
+    def checkpoint(self, name: str) -> Path:
+        """That of the ``best`` validation, or else the ``last``."""
+        return self.best if name == "best" else self.last
+
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"

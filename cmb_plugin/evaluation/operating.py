@@ -90,14 +90,14 @@ def find_operating_point(
     ranked = _ranked(cases, ranking)
     of_classes = _of_classes(ranked, sweep.rule, target, config)
     class_scores = {label: score for label, (score, _) in of_classes.items()}
-    score, why = _choose(_curve(ranked, config), sweep.rule, target)
-    if of_classes:
-        score, why = next(iter(of_classes.values()))
+    first = next(iter(of_classes.values()), None)
+    if first is not None:
         ranked = [
-            dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, score))
+            dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, first[0]))
             for case in ranked
         ]
     curve = _curve(ranked, config)
+    score, why = first or _choose(curve, sweep.rule, target)
     score = DEFAULT_OPERATING_POINT if score is None else score
     reached: dict[str, Any] = at_score(curve, score)
     return OperatingPoint(

@@ -2,7 +2,7 @@
 
 from .config import PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
 from .loop import fit, seed_all
-from .module import DetectionModule, ModelConfig, read_checkpoint
+from .module import DetectionModule, ModelConfig, read_weights
 from .patches import Batch
 from .schedule import learning_rate
 
@@ -16,6 +16,6 @@ __all__ = [
     "TrainerConfig",
     "fit",
     "learning_rate",
-    "read_checkpoint",
+    "read_weights",
     "seed_all",
 ]

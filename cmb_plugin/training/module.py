@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -174,9 +175,8 @@ class DetectionModule(LightningModule):
             typed(cls.model_config, settings.get("model_cfg", {}), str(fold.settings)),
             typed(TrainerConfig, settings.get("trainer_cfg", {}), str(fold.settings)),
         )
-        path = fold.best if checkpoint == "best" else fold.last
-        state = read_checkpoint(path)
-        weights = state.get("averaged_weights") or state["state_dict"]
+        path = fold.checkpoint(checkpoint)
+        weights = read_weights(path)
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:
@@ -192,7 +192,18 @@ class DetectionModule(LightningModule):
         return module.to(device, memory_format=torch.channels_last_3d).eval()
 
 
-def read_checkpoint(path: Any) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint that predict: averaged ones where training made them.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    content = read_checkpoint(path)
+    weights: dict[str, Tensor] = content.get("averaged_weights") or content["state_dict"]
+    return weights
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint; only tensors and plain data are accepted.
 
     Raises:

@@ -12,14 +12,13 @@ import torch
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import OperatingPoint
 from cmb_plugin.files import atomic, read_json
-from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
-from cmb_plugin.training import read_checkpoint
+from cmb_plugin.paths import ModelFolder
+from cmb_plugin.training import read_weights
 
-from .ensemble import CHECKPOINTS, choose_model
+from .ensemble import check_checkpoint, choose_model
 from .evaluate import evaluate, sweep
+from .loading import splits_file
 from .results import EvaluationRun
-
-DEFAULT_FOLDS = 5  # nnDetection's, where no splits say otherwise
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,9 @@ def consolidate(
     Raises:
         UserError: a fold is not trained, or there is nothing to measure.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise UserError(f"unknown checkpoint '{checkpoint}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
+    check_checkpoint(checkpoint)
     task_folder, folder, trained = choose_model(task, model, None)
-    folds = range(num_folds or _folds_of(task_folder, folder.fold(trained[0])))
+    folds = range(num_folds or len(read_json(splits_file(task_folder, folder.fold(trained[0])))))
     absent = [number for number in folds if number not in trained]
     if absent:
         names = ", ".join(str(number) for number in absent)
@@ -88,12 +86,6 @@ def consolidate(
     return Consolidated(tuple(folds), points, measured, packed)
 
 
-def _folds_of(task: TaskFolder, fold: FoldFolder) -> int:
-    """How many folds the splits have that the model was trained with."""
-    path = fold.splits if fold.splits.is_file() else task.splits
-    return len(read_json(path)) if path.is_file() else DEFAULT_FOLDS
-
-
 def _pack(model: ModelFolder, folds: Sequence[int], checkpoint: str, whole: bool) -> Path:
     """A model folder with what prediction reads of each fold: no splits, no history, nothing that names a case."""
     target = ModelFolder(model.consolidated.root / model.name)
@@ -105,12 +97,10 @@ def _pack(model: ModelFolder, folds: Sequence[int], checkpoint: str, whole: bool
             path: Path = getattr(source, name)
             if path.is_file():
                 shutil.copy2(path, fold.root / path.name)
-        chosen = source.best if checkpoint == "best" else source.last
+        chosen = source.checkpoint(checkpoint)
         if whole:
             shutil.copy2(chosen, fold.last)
-            continue
-        content = read_checkpoint(chosen)
-        weights = content.get("averaged_weights") or content["state_dict"]
-        with atomic(fold.last) as temporary:
-            torch.save({"state_dict": weights}, temporary)
+        else:
+            with atomic(fold.last) as temporary:
+                torch.save({"state_dict": read_weights(chosen)}, temporary)
     return target.root

@@ -13,7 +13,7 @@ import torch
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig, PatchDetector
-from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
+from cmb_plugin.paths import ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, trainers
 from cmb_plugin.settings import read_settings
@@ -62,7 +62,7 @@ class Ensemble:
 
     def description(self) -> dict[str, Any]:
         """What the predictions depend on besides the scans, as plain data for ``run.json``."""
-        files = {fold: _checkpoint(self.model.fold(fold), self.checkpoint) for fold in self.folds}
+        files = {fold: self.model.fold(fold).checkpoint(self.checkpoint) for fold in self.folds}
         return {
             "schema": SCHEMA,
             "model": self.model.name,
@@ -109,6 +109,16 @@ def choose_model(
     return folder, model_folder, [fold]
 
 
+def check_checkpoint(name: str) -> None:
+    """Refuses a name that no checkpoint has.
+
+    Raises:
+        UserError: it is none of ``CHECKPOINTS``.
+    """
+    if name not in CHECKPOINTS:
+        raise UserError(f"unknown checkpoint '{name}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
+
+
 def load_ensemble(
     model: ModelFolder, folds: Sequence[int], device: torch.device, checkpoint: str, settings: InferenceConfig
 ) -> Ensemble:
@@ -117,8 +127,7 @@ def load_ensemble(
     Raises:
         UserError: a file is missing or damaged, or the folds do not fit together.
     """
-    if checkpoint not in CHECKPOINTS:
-        raise UserError(f"unknown checkpoint '{checkpoint}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
+    check_checkpoint(checkpoint)
     members, plans = [], []
     for number in folds:
         fold = model.fold(number)
@@ -142,10 +151,6 @@ def load_ensemble(
         by = f", of {ranking}" if ranking else ""
         source = f"swept on the validation cases of {', '.join(swept.folds)}{by}"
     return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device, swept)
-
-
-def _checkpoint(fold: FoldFolder, name: str) -> Path:
-    return fold.best if name == "best" else fold.last
 
 
 def _digest(path: Path) -> str:

@@ -104,12 +104,17 @@ def _validation_cases(task: TaskFolder, source: Source) -> dict[str, Path]:
         return dict.fromkeys(foreign_cases(source.predictions[0]), source.predictions[0])
     folders: dict[str, Path] = {}
     for (number, fold), predictions in zip(source.folds.items(), source.predictions, strict=True):
-        path = fold.splits if fold.splits.is_file() else task.splits
+        path = splits_file(task, fold)
         splits = read_json(path)
         if number >= len(splits):
             raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
         folders |= dict.fromkeys(splits[number]["val"], predictions)
     return folders
+
+
+def splits_file(task: TaskFolder, fold: FoldFolder) -> Path:
+    """The splits that a fold was trained with; those of the task where it has no copy."""
+    return fold.splits if fold.splits.is_file() else task.splits
 
 
 def load(

@@ -1,4 +1,4 @@
-"""Atomic writes and plain JSON: what stands under its final name is whole."""
+"""Atomic writes, plain JSON and locks: what stands under its final name is whole and written by one process."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,150 @@ from .errors import UserError
 
 
 @contextmanager
-def atomic(path: Path | str) -> Iterator[Path]:
+def atomic(path: Path | str, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary path in the folder of ``path`` and renames it to ``path`` when the block ends without error.
 
-    The temporary name is hidden and ends like ``path``, because writers such as SimpleITK choose the format by the
-    ending.
+    The temporary name is hidden, unique among the hosts that share the folder, and ends like ``path``, because writers
+    such as SimpleITK choose the format by the ending.
+
+    Args:
+        path: the final name.
+        durable: also wait until the disk has the file, so that a power failure or a crash of the machine leaves the old
+            or the new one. For checkpoints, where days of training hang on one file; not always, because waiting costs
+            up to tens of milliseconds a file, and what a command writes by the thousand it can write again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{_host()[:32]}.{os.getpid()}.{secrets.token_hex(4)}.{path.name}")
     try:
         yield temporary
+        if durable:
+            _sync(temporary, os.O_RDWR)
         temporary.replace(path)
+        if durable:
+            with suppress(OSError):  # not every system opens folders
+                _sync(path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[None]:
+    """Holds the lock file ``path`` while the block runs, so that no other process enters a block locked by it.
+
+    The file is created in one step that only one process can win, also among hosts that share a folder, and removed at
+    the end. A lock left behind by a process of this host that is gone is taken over; of a process on another host
+    nobody here can tell whether it lives. Not for each rank of a distributed run: the first one holds it for all.
+
+    Raises:
+        UserError: another process, or another block of this one, holds it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(_holder()))
+    except FileExistsError:
+        _take_over(path)
+    try:
+        yield
+    finally:
+        if _read_holder(path) == _holder():  # neither removed by hand and taken by another, nor left to a forked child
+            path.unlink(missing_ok=True)
+
+
+def _take_over(path: Path) -> None:
+    """Makes the lock of a process that is gone ours.
+
+    Of several that try, the system's lock on the file lets one at a time look and write; the others then find a process
+    that lives.
+    """
+    try:
+        import fcntl
+
+        with path.open("r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            holder = _parsed(file.read())
+            if holder is None or _may_live(holder) or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise _held(path, holder)
+            file.seek(0)
+            file.write(json.dumps(_holder()))
+            file.truncate()
+    except (ImportError, OSError):  # removed in this moment, or a system without such locks
+        raise _held(path, _read_holder(path)) from None
+
+
+def _held(path: Path, holder: dict[str, Any] | None) -> UserError:
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    return UserError(
+        f"{path}: {who} is at work here", remedy="wait until it has ended; remove this file if it no longer runs"
+    )
+
+
+def _holder() -> dict[str, Any]:
+    """What tells this process from all others, on any host and at any time."""
+    return {"host": _host(), "space": _process_space(), "pid": os.getpid(), "started": _start_time(os.getpid())}
+
+
+def _read_holder(path: Path) -> dict[str, Any] | None:
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        holder = json.loads(text)
+    except json.JSONDecodeError:  # just being written
+        return None
+    whole = isinstance(holder, dict) and holder.keys() == _holder().keys() and isinstance(holder["pid"], int)
+    return holder if whole else None
+
+
+def _may_live(holder: dict[str, Any]) -> bool:
+    """Whether a process runs, or might: False only of a process that would be seen from here."""
+    if (holder["host"], holder["space"]) != (_host(), _process_space()):
+        return True
+    try:
+        os.kill(holder["pid"], 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return bool(holder["started"] == _start_time(holder["pid"]))
+
+
+def _host() -> str:
+    return socket.gethostname().replace(os.sep, "_") or "localhost"
+
+
+def _process_space() -> str:
+    """The numbers of processes hold within one container; empty where the system does not tell."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str:
+    """When a process began, in ticks since the system did, which tells it from a later one of the same number.
+
+    Empty where the system does not tell, and of a process that has ended and only waits to be noticed.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
 
 
 def write_text(path: Path | str, text: str) -> None:

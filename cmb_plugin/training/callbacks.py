@@ -18,10 +18,10 @@ from .validation import Validation
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints under a temporary name first: a kill while writing leaves the one before whole."""
+    """Writes checkpoints under a temporary name first: a kill or a power failure leaves the one before whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with atomic(path) as temporary:
+        with atomic(path, durable=True) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
 

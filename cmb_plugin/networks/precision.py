@@ -15,7 +15,7 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turns ``auto`` into what the device does fast, in Lightning's names.
 
-    CUDA: bfloat16 where the card has it, else float16. CPU: bfloat16 only where the processor multiplies it in hardware
+    CUDA: bfloat16 where the card computes in it, else float16. CPU: bfloat16 only where the processor multiplies it in hardware
     (Intel AMX), since elsewhere it is emulated and slower than float32. Anything else: float32.
 
     Raises:
@@ -28,7 +28,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        # Cards before Ampere emulate bfloat16: torch calls that supported, and it is slower than float32.
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     if device.type == "cpu" and "amx_bf16" in _cpu_flags():
         return "bf16-mixed"
     return "32-true"

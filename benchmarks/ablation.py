@@ -23,12 +23,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmb_plugin.benchmark.entries import Benchmark
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import find_task
 from cmb_plugin.plugins import suggest
-from cmb_plugin.workflows.benchmark_entries import Benchmark
 
 ROWS = {  # name on the command line: as nndet_benchmark --models takes it
     "baseline": "RetinaUNetV001",

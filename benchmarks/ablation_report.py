@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 from study_page import put_between_markers
 
+from cmb_plugin.benchmark.entries import Entry, trained_steps
+from cmb_plugin.benchmark.machine import made_with
+from cmb_plugin.benchmark.table import load_entry
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
@@ -35,9 +38,6 @@ from cmb_plugin.evaluation.matching import optimal_status
 from cmb_plugin.evaluation.metrics import evaluate
 from cmb_plugin.evaluation.pool import pool_cases
 from cmb_plugin.files import read_json, write_text
-from cmb_plugin.workflows.benchmark_entries import Entry, trained_steps
-from cmb_plugin.workflows.benchmark_machine import made_with
-from cmb_plugin.workflows.benchmark_table import load_entry
 
 PAPER = 0.9466  # sensitivity of Kim et al. 2023
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, PAPER)

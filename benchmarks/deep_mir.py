@@ -27,6 +27,8 @@ import numpy as np
 from deep_mir_report import Combination, write_report
 from generalisation import link_case
 
+from cmb_plugin.benchmark.entries import Benchmark, split_words
+from cmb_plugin.benchmark.processes import Commands
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.dataset import Dataset, write_dataset
@@ -34,8 +36,6 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import write_image
 from cmb_plugin.paths import TaskFolder, find_task
-from cmb_plugin.workflows.benchmark_commands import Commands
-from cmb_plugin.workflows.benchmark_entries import Benchmark, split_words
 
 
 def of_first_class(source: Dataset, target: TaskFolder) -> None:

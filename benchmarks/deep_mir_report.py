@@ -8,6 +8,9 @@ from pathlib import Path
 
 from study_page import put_between_markers
 
+from cmb_plugin.benchmark.entries import Entry, measured_cases, trained_steps
+from cmb_plugin.benchmark.machine import made_with
+from cmb_plugin.benchmark.table import ESTIMATE, as_csv, show, written
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
@@ -21,9 +24,6 @@ from cmb_plugin.evaluation import (
     subject_counts,
 )
 from cmb_plugin.files import read_json, write_text
-from cmb_plugin.workflows.benchmark_entries import Entry, measured_cases, trained_steps
-from cmb_plugin.workflows.benchmark_machine import made_with
-from cmb_plugin.workflows.benchmark_table import ESTIMATE, as_csv, show, written
 from cmb_plugin.workflows.evaluate import load_predictions
 
 PUBLISHED = {  # Rashid et al. 2021, over their combinations of modalities: sensitivity, precision

@@ -26,8 +26,8 @@ from cmb_plugin.dataset import Case, Dataset, read_lesion_facts
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import find_task
 from cmb_plugin.preparation import brain_channel
-from cmb_plugin.workflows.region_evaluation import FAR_MM, LesionPlace, RegionAgreement, compare
-from cmb_plugin.workflows.regions import RegionSource, region_source
+from cmb_plugin.regions.agreement import FAR_MM, LesionPlace, RegionAgreement, compare
+from cmb_plugin.regions.sources import RegionSource, region_source
 
 
 class Maps:

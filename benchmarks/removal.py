@@ -28,12 +28,12 @@ from cmb_plugin.detections import Detections
 from cmb_plugin.evaluation import CaseResult, Estimate, EvaluationConfig, bootstrap, subject_counts
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan
+from cmb_plugin.models.scored_cases import SPLITS
 from cmb_plugin.paths import find_task
 from cmb_plugin.preparation import brain_channel, estimate_brain
+from cmb_plugin.regions.removal import lesion_boxes
+from cmb_plugin.regions.sources import RegionSource, region_source
 from cmb_plugin.workflows.evaluate import load_split
-from cmb_plugin.workflows.loading import SPLITS
-from cmb_plugin.workflows.regions import RegionSource, region_source
-from cmb_plugin.workflows.removal import lesion_boxes
 
 SENSITIVITIES = (0.7, 0.75, 0.8)
 STEP_MM = 1.5

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from cmb_plugin.benchmark.machine import machine
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig, predict_array
@@ -35,7 +36,6 @@ from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import read_settings
 from cmb_plugin.training import Batch, DetectionModule
 from cmb_plugin.training.patches import PatchDataset, collate
-from cmb_plugin.workflows.benchmark_machine import machine
 from cmb_plugin.workflows.train import resolve
 
 ROWS = {

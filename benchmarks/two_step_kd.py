@@ -28,6 +28,9 @@ from pathlib import Path
 
 from study_page import put_between_markers
 
+from cmb_plugin.benchmark.entries import Benchmark, Entry, measured_split, trained_steps
+from cmb_plugin.benchmark.machine import made_with
+from cmb_plugin.benchmark.table import ESTIMATE, as_csv, show, written
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.dataset import Dataset, Truth
@@ -44,9 +47,6 @@ from cmb_plugin.evaluation import (
 )
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.paths import find_task
-from cmb_plugin.workflows.benchmark_entries import Benchmark, Entry, measured_split, trained_steps
-from cmb_plugin.workflows.benchmark_machine import made_with
-from cmb_plugin.workflows.benchmark_table import ESTIMATE, as_csv, show, written
 from cmb_plugin.workflows.evaluate import load_predictions
 from cmb_plugin.workflows.predict import predict
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tiny_task import make_tiny_task
 
+from cmb_plugin.benchmark.machine import machine
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.settings import write_settings
-from cmb_plugin.workflows.benchmark_machine import machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import ablation

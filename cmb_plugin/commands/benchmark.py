@@ -13,9 +13,9 @@ from .cli import add_overrides, command, parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cmb_plugin.workflows.benchmark import BenchmarkRun
-    from cmb_plugin.workflows.benchmark_entries import Benchmark
-    from cmb_plugin.workflows.benchmark_table import Row
+    from cmb_plugin.benchmark.entries import Benchmark
+    from cmb_plugin.benchmark.run import BenchmarkRun
+    from cmb_plugin.benchmark.table import Row
 
 
 @command
@@ -83,10 +83,10 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
     import re
     from pathlib import Path
 
+    from cmb_plugin.benchmark.entries import PHASES, Benchmark, Budget, parse_methods
     from cmb_plugin.paths import models_root
     from cmb_plugin.plugins import import_additional, suggest
     from cmb_plugin.settings import Overrides
-    from cmb_plugin.workflows.benchmark_entries import PHASES, Benchmark, Budget, parse_methods
 
     phases = tuple(args.only.split(",")) if args.only else PHASES
     for phase in phases:
@@ -119,7 +119,7 @@ def run(benchmark: Benchmark) -> BenchmarkRun:
 
     from rich.console import Console
 
-    from cmb_plugin.workflows.benchmark import run_benchmark
+    from cmb_plugin.benchmark.run import run_benchmark
 
     console = Console()
 
@@ -144,7 +144,7 @@ def _show(rows: Sequence[Row], console: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    from cmb_plugin.workflows.benchmark_table import COSTS, cells, costs, headings
+    from cmb_plugin.benchmark.table import COSTS, cells, costs, headings
 
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threshold", type=float, metavar="SCORE", help="lowest score that is drawn; default: the operating point"
     )
     args = arguments.parse_args(argv)
-    from cmb_plugin.inference import export_boxes
+    from cmb_plugin.models.output import export_boxes
 
     for source, target in folders(args):
         print(f"{len(export_boxes(source, target, args.threshold))} cases: {target}")
@@ -49,7 +49,7 @@ def predictions_options(doc: str | None) -> argparse.ArgumentParser:
 
 def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
     """Each folder of predictions that ``predictions_options`` mean, and the folder beside it to draw in."""
-    from cmb_plugin.workflows.ensemble import choose_model
+    from cmb_plugin.models.ensemble import choose_model
     from cmb_plugin.workflows.predict import default_output
 
     _, model, folds = choose_model(args.task, args.model, args.fold, data_needed=False)

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
     arguments.add_argument("--overwrite", action="store_true", help="replace copies that are there")
     args = arguments.parse_args(argv)
-    from cmb_plugin.workflows.relabel import cls2fg
+    from cmb_plugin.conversion.relabelling import cls2fg
 
     for task in args.tasks:
         target = cls2fg(task, overwrite=args.overwrite)

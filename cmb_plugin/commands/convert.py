@@ -12,7 +12,7 @@ from .cli import add_overrides, command, parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cmb_plugin.workflows.convert import ConversionReport
+    from cmb_plugin.conversion.workflow import ConversionReport
 
 MOST_NOTES = 25  # printed; all of them stand in conversion.html
 
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
+    from cmb_plugin.conversion.workflow import convert, converters
     from cmb_plugin.workers import default_workers
-    from cmb_plugin.workflows.convert import convert, converters
 
     console = Console()
     if args.list:

@@ -10,7 +10,7 @@ from .cli import add_overrides, command, parser
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cmb_plugin.workflows.results import EvaluationRun
+    from cmb_plugin.models.results import EvaluationRun
 
 
 @command
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rich.console import Console
 
     from cmb_plugin.errors import UserError
+    from cmb_plugin.models.foreign import evaluate_folders
     from cmb_plugin.workflows.evaluate import evaluate
-    from cmb_plugin.workflows.foreign import evaluate_folders
 
     if args.labels is not None and (args.task is not None or args.predictions is None):
         raise UserError(

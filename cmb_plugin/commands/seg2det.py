@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--connectivity", type=int, default=26, help="6, 18 or 26 (default: %(default)s)")
     arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
     args = arguments.parse_args(argv)
+    from cmb_plugin.conversion.relabelling import seg2det
     from cmb_plugin.workers import default_workers
-    from cmb_plugin.workflows.relabel import seg2det
 
     code = 0
     workers = default_workers() if args.num_processes is None else args.num_processes

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     in which every lesion has a number of its own are in {case}_instances.nii.gz of the predictions already.
     """
     args = predictions_options(main.__doc__).parse_args(argv)
-    from cmb_plugin.inference import export_segmentation
+    from cmb_plugin.models.output import export_segmentation
 
     for source, target in folders(args):
         print(f"{len(export_segmentation(source, target))} cases: {target}")

@@ -4,7 +4,6 @@ from .components import CORE, component_detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views
-from .output import export_boxes, export_segmentation, write_case
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
 from .segmenter import class_map, segment_array
@@ -22,8 +21,6 @@ __all__ = [
     "class_map",
     "component_detections",
     "core_shapes",
-    "export_boxes",
-    "export_segmentation",
     "filled_boxes",
     "gaussian_map",
     "instance_mask",
@@ -33,5 +30,4 @@ __all__ = [
     "restore",
     "segment_array",
     "tile_starts",
-    "write_case",
 ]

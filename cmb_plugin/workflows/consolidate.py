@@ -12,13 +12,13 @@ import torch
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import OperatingPoint
 from cmb_plugin.files import atomic, read_json
+from cmb_plugin.models.ensemble import check_checkpoint, choose_model
+from cmb_plugin.models.results import EvaluationRun
+from cmb_plugin.models.scored_cases import splits_file
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.training import read_weights
 
-from .ensemble import check_checkpoint, choose_model
 from .evaluate import evaluate, sweep
-from .loading import splits_file
-from .results import EvaluationRun
 
 
 @dataclass(frozen=True)

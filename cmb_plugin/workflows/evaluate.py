@@ -17,14 +17,13 @@ from cmb_plugin.evaluation import (
     find_operating_point,
 )
 from cmb_plugin.files import write_json
+from cmb_plugin.models.operating_point import swept_point
+from cmb_plugin.models.results import EvaluationRun, measure_loaded, write_results
+from cmb_plugin.models.scored_cases import Loaded, Source, cases_of, elsewhere, load, source_of
 from cmb_plugin.paths import FoldFolder, find_model, find_task
+from cmb_plugin.regions.agreement import evaluate_regions
+from cmb_plugin.regions.removal import choose_removal
 from cmb_plugin.settings import Overrides
-
-from .loading import Loaded, Source, cases_of, elsewhere, load, source_of
-from .operating import swept_point
-from .region_evaluation import evaluate_regions
-from .removal import choose_removal
-from .results import EvaluationRun, measure_loaded, write_results
 
 
 def evaluate(

@@ -25,19 +25,19 @@ from cmb_plugin.dataset import (
 )
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, read_json, write_json
-from cmb_plugin.inference import InferenceConfig, predict_array, write_case
+from cmb_plugin.inference import InferenceConfig, predict_array
 from cmb_plugin.inference.scans import Scan, ScanSource, input_cases, prepared_scans
+from cmb_plugin.models.ensemble import Ensemble, choose_model, load_ensemble
+from cmb_plugin.models.missing_modalities import declared_missing, lacking, without_channels
+from cmb_plugin.models.output import write_case
 from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.preparation import prepared_cases
+from cmb_plugin.regions.localisation import Placing, forget_case, place_cases, restore_cases
+from cmb_plugin.regions.prediction import predict_maps
+from cmb_plugin.regions.sources import NONE
 from cmb_plugin.settings import Overrides, read_settings, typed
 from cmb_plugin.workers import Outcome, default_workers, failures, progress, run_cases
-
-from .ensemble import Ensemble, choose_model, load_ensemble
-from .lacking import declared_missing, lacking, without_channels
-from .place import Placing, forget_case, place_cases, restore_cases
-from .region_model import predict_maps
-from .regions import NONE
 
 
 @dataclass

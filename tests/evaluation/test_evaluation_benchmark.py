@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from tiny_task import make_tiny_task
 
+from cmb_plugin.benchmark.entries import Benchmark, Budget, Entry, parse_methods, split_words, steps_of
+from cmb_plugin.benchmark.nnunet import NnunetTask, collect, components_as_detections, export_task
+from cmb_plugin.benchmark.processes import Commands
 from cmb_plugin.commands import benchmark as command
 from cmb_plugin.dataset import Dataset, make_splits, read_truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan, write_image
-from cmb_plugin.workflows.benchmark_commands import Commands
-from cmb_plugin.workflows.benchmark_entries import Benchmark, Budget, Entry, parse_methods, split_words, steps_of
-from cmb_plugin.workflows.nnunet import NnunetTask, collect, components_as_detections, export_task
 
 SMALL = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
 
@@ -56,7 +56,7 @@ def test_epochs_times_steps_is_the_budget_within_a_thirtieth(steps):
 def test_trials_grow_to_the_length_of_an_epoch_and_the_steps_fill_the_budget(
     task, tmp_path, monkeypatch, step, minutes
 ):
-    from cmb_plugin.workflows import benchmark as workflow
+    from cmb_plugin.benchmark import run as workflow
 
     method = parse_methods("nnunet")
     asked = Benchmark((task.name,), method, (0,), (0,), Budget(None, minutes), (), tmp_path / "out")
@@ -79,7 +79,7 @@ def test_trials_grow_to_the_length_of_an_epoch_and_the_steps_fill_the_budget(
 
 
 def test_the_length_of_epochs_is_read_from_what_trainings_print():
-    from cmb_plugin.workflows.benchmark import epoch_seconds
+    from cmb_plugin.benchmark.run import epoch_seconds
 
     ours = "Epoch 1/3  loss 2.8  6 s, 12 s left\nEpoch 2/3  loss 2.6  validation Dice 0.900  10 s, 5 s left\n"
     assert epoch_seconds(ours) == [6.0, 4.0]
@@ -149,7 +149,7 @@ def test_a_record_of_other_overrides_is_refused_before_anything_begins(task, tmp
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monkeypatch, jobs):
-    from cmb_plugin.workflows.benchmark import run_benchmark
+    from cmb_plugin.benchmark.run import run_benchmark
 
     write_json(task.splits, [{"train": ["sub-01"], "val": ["sub-02"]}])
     methods = parse_methods("RetinaUNetV001, broken: CMBRetinaUNet x=1, CMBRetinaUNet")
@@ -181,7 +181,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monke
 
 
 def test_jobs_work_side_by_side_with_a_share_of_the_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr("cmb_plugin.workflows.benchmark_commands.default_workers", lambda: 6)
+    monkeypatch.setattr("cmb_plugin.benchmark.processes.default_workers", lambda: 6)
     commands = Commands(2, lambda _: None)
     # Each waits for the file of the other, which one after the other would never see.
     code = (
@@ -203,7 +203,7 @@ def test_sigterm_ends_the_commands_and_begins_no_other(tmp_path):
     script = (
         "import os, sys, threading, time\n"
         "from pathlib import Path\n"
-        "from cmb_plugin.workflows.benchmark_commands import Commands\n"
+        "from cmb_plugin.benchmark.processes import Commands\n"
         "folder = Path(sys.argv[1]); commands = Commands(2, lambda _: None)\n"
         "child = 'import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)'\n"
         "def call(n):\n"
@@ -368,7 +368,7 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
 
 
 def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
-    from cmb_plugin.workflows.benchmark import run_benchmark
+    from cmb_plugin.benchmark.run import run_benchmark
 
     for path in task.labels("Ts").iterdir():
         path.unlink()

@@ -16,7 +16,7 @@ from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.dataset.foreign import boxes_from_nndetection, find_prediction, foreign_cases, read_foreign
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import read_mask, write_image
-from cmb_plugin.workflows.foreign import evaluate_folders
+from cmb_plugin.models.foreign import evaluate_folders
 
 CASES = ("sub-51", "sub-52")
 

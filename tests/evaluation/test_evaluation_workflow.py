@@ -19,9 +19,9 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import evaluate as measure
 from cmb_plugin.files import write_json
 from cmb_plugin.images import Grid
+from cmb_plugin.models.operating_point import swept_point
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.workflows.evaluate import evaluate, load_split, sweep
-from cmb_plugin.workflows.operating import swept_point
 
 FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json", "report.html", "results_boxes.json"]
 

@@ -26,7 +26,7 @@ from cmb_plugin.dataset import read_case_predictions, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, voxels_of_instances, write_image
-from cmb_plugin.workflows import place, regions
+from cmb_plugin.regions import localisation, sources
 from cmb_plugin.workflows.evaluate import evaluate, sweep
 
 pytestmark = pytest.mark.usefixtures("blob_trainer")
@@ -85,7 +85,7 @@ def test_the_rerun_makes_no_map_and_no_change_and_none_gives_plain_predictions_b
     out = tmp_path / "out"
     predict("900", output=out, regions=parcellations)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*_*.*")}
-    monkeypatch.setattr(regions, "_from_parcellation", lambda *_, **__: pytest.fail("the map was made again"))
+    monkeypatch.setattr(sources, "_from_parcellation", lambda *_, **__: pytest.fail("the map was made again"))
     assert predict("900", output=out, regions=parcellations).kept == 2
     assert {path: path.stat().st_mtime_ns for path in out.glob("*_*.*")} == before
     # Other rules need no new map either.
@@ -120,7 +120,7 @@ def test_a_scan_without_a_map_is_unknown_and_stops_no_other(parcellations, tmp_p
 def test_a_bug_in_a_source_is_reported_with_its_traceback_and_stops_no_case(
     parcellations, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(regions, "_from_parcellation", lambda case, **_: 1 / 0)
+    monkeypatch.setattr(sources, "_from_parcellation", lambda case, **_: 1 / 0)
     out = tmp_path / "out"
     assert predict_command(["900", "-npp", "0", "--output", str(out), "--regions", parcellations]) == 1
     assert "ZeroDivisionError" in capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_killed_between_mask_and_table_it_ends_as_if_it_had_not_been(parcellatio
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(place, "write_case_predictions", killed)
+        patch.setattr(localisation, "write_case_predictions", killed)
         with pytest.raises(KeyboardInterrupt):
             predict("900", output=out, regions=parcellations)
     predict("900", output=out, regions=parcellations)

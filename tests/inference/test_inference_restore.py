@@ -8,7 +8,8 @@ from scipy.spatial.transform import Rotation
 from cmb_plugin.dataset.predictions import instances_file, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.images import Grid, Mapping, boxes_of_instances, read_mask, voxels_of_instances
-from cmb_plugin.inference import Prediction, filled_boxes, instance_mask, predict_array, restore, write_case
+from cmb_plugin.inference import Prediction, filled_boxes, instance_mask, predict_array, restore
+from cmb_plugin.models.output import write_case
 from cmb_plugin.preparation import Preprocessing, preprocess_case
 
 

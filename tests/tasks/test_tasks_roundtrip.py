@@ -11,11 +11,11 @@ import pytest
 from miniatures import Scan
 from task_rules import assert_task_folder
 
+from cmb_plugin.conversion.workflow import ConversionReport, convert
 from cmb_plugin.dataset import Dataset, check_dataset, read_truth
 from cmb_plugin.files import read_json
 from cmb_plugin.images import boxes_of_instances, read_grid, read_scan
 from cmb_plugin.paths import TaskFolder
-from cmb_plugin.workflows.convert import ConversionReport, convert
 
 Convert = Callable[..., ConversionReport]
 

@@ -16,11 +16,11 @@ from cmb_plugin.commands import convert as command
 from cmb_plugin.conversion import read_source
 from cmb_plugin.conversion.grids import bring
 from cmb_plugin.conversion.reading import SourceImage
+from cmb_plugin.conversion.workflow import ConversionReport, convert
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_scan
 from cmb_plugin.paths import TaskFolder
-from cmb_plugin.workflows.convert import ConversionReport, convert
 
 Convert = Callable[..., ConversionReport]
 GRID = Grid((12, 20, 24), (2.0, 1.0, 1.1), (5.0, -7.0, 9.0), (0.96, 0.28, 0.0, -0.28, 0.96, 0.0, 0.0, 0.0, 1.0))

@@ -16,7 +16,7 @@ from cmb_plugin.evaluation import dice_intervals, dice_scores
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_grid, read_mask, read_scan, write_image
 from cmb_plugin.paths import find_model, find_task
-from cmb_plugin.workflows.region_model import RegionModel
+from cmb_plugin.regions.prediction import RegionModel
 
 MODEL = "AnatomyUNet_Anatomy_3d"
 PREP = [

@@ -19,7 +19,7 @@ from cmb_plugin.images import Grid, read_mask
 from cmb_plugin.paths import FoldFolder, TaskFolder, find_model
 from cmb_plugin.workers import run_cases
 
-from .operating import Swept, swept_point
+from .operating_point import Swept, swept_point
 
 SPLITS = {"val": "Tr", "test": "Ts"}
 ALL_FOLDS = -1  # nnDetection's number for all folds together

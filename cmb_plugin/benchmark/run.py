@@ -21,12 +21,12 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.paths import TaskFolder, find_task, models_root
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
+from cmb_plugin.workflows.train import DEFAULT_PLAN
 
-from .benchmark_commands import Commands
-from .benchmark_entries import EPOCHS, Benchmark, Entry, measured_cases, measured_split, split_words, steps_of
-from .benchmark_machine import machine
+from .entries import EPOCHS, Benchmark, Entry, measured_cases, measured_split, split_words, steps_of
+from .machine import machine
 from .nnunet import NnunetTask, collect, export_task, is_planned, link_scans
-from .train import DEFAULT_PLAN
+from .processes import Commands
 
 TRIAL_EPOCHS = 4  # the first warms up, the last validates, those between tell how long a step takes
 TRIAL_STEPS = (4, 4000)  # of an epoch, at first and at most
@@ -52,7 +52,7 @@ def run_benchmark(benchmark: Benchmark, say: Callable[[str], None] = print) -> B
         UserError: an unknown task, fold or method; records of another budget; nothing to compare.
         KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished is recorded.
     """
-    from .benchmark_table import write_table
+    from .table import write_table
 
     import_additional(Overrides.parse(benchmark.words).take_imports())
     commands = Commands(benchmark.jobs, say)

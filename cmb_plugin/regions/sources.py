@@ -140,7 +140,7 @@ def _from_atlas(case: Case, atlas: Atlas, channel: int) -> RegionMap:
 
 
 def _model_source(words: str, folder: ModelFolder, device: str) -> RegionSource:
-    from .region_model import RegionModel
+    from .prediction import RegionModel
 
     model = RegionModel(folder, device)
     return RegionSource(words, make=model, files=model.files)

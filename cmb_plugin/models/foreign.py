@@ -18,8 +18,8 @@ from cmb_plugin.images import SUFFIXES, Grid, image_stem, read_mask
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
 
-from .loading import Loaded
 from .results import EvaluationRun, measure_loaded, write_results
+from .scored_cases import Loaded
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import dice_intervals, dice_scores, mean_dice
 from cmb_plugin.files import write_json
 from cmb_plugin.images import read_mask
-
-from .results import EvaluationRun
+from cmb_plugin.models.results import EvaluationRun
 
 FAR_MM = 5.0
 """A lesion this far from every border has no excuse."""

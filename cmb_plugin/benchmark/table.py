@@ -25,8 +25,9 @@ from cmb_plugin.evaluation import (
 from cmb_plugin.evaluation.report import STYLE, table
 from cmb_plugin.files import write_text
 from cmb_plugin.settings import Overrides
+from cmb_plugin.workflows.evaluate import load_predictions
 
-from .benchmark_entries import (
+from .entries import (
     Benchmark,
     Entry,
     measured_cases,
@@ -35,8 +36,7 @@ from .benchmark_entries import (
     split_words,
     trained_steps,
 )
-from .benchmark_machine import made_with
-from .evaluate import load_predictions
+from .machine import made_with
 
 NUMBERS = (  # name in the bootstrap, heading, decimals
     ("froc_score", "FROC score", 3),

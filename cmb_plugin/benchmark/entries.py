@@ -14,9 +14,9 @@ from cmb_plugin.files import read_json
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import read_settings
+from cmb_plugin.workflows.train import DEFAULT_PLAN
 
 from .nnunet import NnunetTask, batch_size
-from .train import DEFAULT_PLAN
 
 PHASES = ("prep", "train", "predict", "eval")
 NNUNET = "nnunet"

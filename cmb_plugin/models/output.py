@@ -18,9 +18,8 @@ from cmb_plugin.dataset import (
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import Mapping, read_mask, voxels_of_instances, write_image
-
-from .predictor import Prediction
-from .restore import filled_boxes, instance_mask, restore
+from cmb_plugin.inference.predictor import Prediction
+from cmb_plugin.inference.restore import filled_boxes, instance_mask, restore
 
 
 def write_case(

@@ -24,13 +24,13 @@ from cmb_plugin.dataset.predictions import REMOVED, write_case_predictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, digest
 from cmb_plugin.images import Grid, read_mask, write_image
+from cmb_plugin.models.ensemble import Ensemble
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import brain_channel
 from cmb_plugin.workers import Outcome, run_cases
 
 from .case_report import COHORT_FILE, report_files, write_case_report, write_cohort
-from .ensemble import Ensemble
-from .regions import RegionSource, maps_folder, region_source
+from .sources import RegionSource, maps_folder, region_source
 
 VERSION = 1  # of what is worked out here: a change makes finished cases be placed again
 

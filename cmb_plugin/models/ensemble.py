@@ -18,7 +18,7 @@ from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, trainers
 from cmb_plugin.settings import read_settings
 
-from .operating import Swept, swept_point
+from .operating_point import Swept, swept_point
 
 SCHEMA = 1
 CHECKPOINTS = ("last", "best")

@@ -12,7 +12,7 @@ from cmb_plugin.evaluation import evaluate as measure
 from cmb_plugin.files import write_json, write_text
 from cmb_plugin.images import read_scan
 
-from .loading import Loaded
+from .scored_cases import Loaded
 
 
 @dataclass

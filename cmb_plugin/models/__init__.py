@@ -1,0 +1,1 @@
+"""Trained models on disk, and what they predicted: ensembles, operating points, scored cases, files."""

@@ -1,5 +1,11 @@
 """Stochastic weight averaging: after the main schedule, the weights of each epoch's end are averaged (Izmailov et al.
-2018)."""
+2018).
+
+Lightning's ``WeightAveraging`` (2.6) was tried instead. It resumes exactly, but it keeps the mean under ``state_dict``
+and the raw weights elsewhere, so that a fold which was begun before could not go on; until the first average that mean
+is the untrained network, which every checkpoint of the main schedule would give to prediction; and it averages around
+Lightning's own validation loop, which whole scans do not go through.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +15,19 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class WeightAveraging(Callback):
-    """Keeps the mean of the weights at the end of every epoch from ``first_epoch`` on.
+    """Keeps the mean of the parameters at the end of every epoch from ``first_epoch`` on.
 
-    The mean travels in the checkpoint under ``averaged_weights``; the optimiser goes on from the raw weights, so that a
-    resumed run equals an uninterrupted one. No batch statistics have to be recomputed: the networks use instance and
-    group norm.
+    Buffers are no weights and are not averaged: the averaged network has the last ones. The mean travels in the
+    checkpoint under ``averaged_weights``; the optimiser goes on from the raw weights, so that a resumed run equals an
+    uninterrupted one. No batch statistics have to be recomputed: the networks use instance and group norm.
+
+    Attributes:
+        count: epochs that the mean is of.
+        mean: float32 means of the parameters by name, on the CPU.
     """
 
     def __init__(self, first_epoch: int) -> None:
@@ -26,11 +36,12 @@ class WeightAveraging(Callback):
         self.mean: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the weights of the epoch that ends to the mean."""
         if trainer.current_epoch < self.first_epoch:
             return
         self.count += 1
-        for name, value in pl_module.state_dict().items():
-            value = value.detach().float().cpu()
+        for name, value in _parameters(pl_module).items():
+            value = value.float().cpu()
             self.mean[name] = (
                 value.clone() if self.count == 1 else self.mean[name] + (value - self.mean[name]) / self.count
             )
@@ -41,18 +52,27 @@ class WeightAveraging(Callback):
         if not self.count:
             yield
             return
-        raw = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        module.load_state_dict(self.mean)
+        raw = {name: value.clone() for name, value in _parameters(module).items()}
+        module.load_state_dict(module.state_dict() | self.mean)
         try:
             yield
         finally:
-            module.load_state_dict(raw)
+            module.load_state_dict(module.state_dict() | raw)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the averaged network, its mean parameters and the last buffers, to the checkpoint."""
         if self.count:
-            checkpoint["averaged_weights"] = self.mean
+            buffers = {name: value for name, value in checkpoint["state_dict"].items() if name not in self.mean}
+            checkpoint["averaged_weights"] = {**self.mean, **buffers}
             checkpoint["averaged_epochs"] = self.count
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes the mean up where the checkpoint left it."""
         self.count = checkpoint.get("averaged_epochs", 0)
-        self.mean = {name: torch.as_tensor(value) for name, value in checkpoint.get("averaged_weights", {}).items()}
+        averaged, parameters = checkpoint.get("averaged_weights", {}), _parameters(pl_module)
+        self.mean = {name: torch.as_tensor(value) for name, value in averaged.items() if name in parameters}
+
+
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters under all their names in ``state_dict``; a shared one has several."""
+    return {name: value.detach() for name, value in module.named_parameters(remove_duplicate=False)}

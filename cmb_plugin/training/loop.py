@@ -21,6 +21,7 @@ from .augmentation import Augmentation
 from .averaging import WeightAveraging
 from .callbacks import AtomicCheckpointIO, Checkpoints, TrainingProgress
 from .config import AugmentConfig
+from .finite import FiniteCheck
 from .history import History
 from .module import DetectionModule, read_checkpoint
 from .patches import PatchDataset, Sample, StepSampler, collate
@@ -56,6 +57,7 @@ def fit(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the last finished epoch is saved.
+        UserError: losses or weights are not finite; the epoch before is saved.
     """
     config = module.trainer_cfg
     history = History(folder.root)
@@ -79,8 +81,9 @@ def fit(
         precision=resolve_precision(config.precision, _device(config.accelerator)),  # type: ignore[arg-type]
         max_epochs=config.epochs + config.swa_epochs,
         gradient_clip_val=config.gradient_clip or None,
-        # Lightning calls checkpoint callbacks last, so the order here is: average, validate, record, show, save.
+        # Lightning calls checkpoint callbacks last, so the order here is: check, average, validate, record, show, save.
         callbacks=[
+            FiniteCheck(),
             *([replay] if replay else []),
             *(averaging, validation, history, TrainingProgress(history), Checkpoints(folder, validation)),
         ],

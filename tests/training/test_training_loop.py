@@ -1,77 +1,16 @@
 """The loop around Lightning: files, averaging, and a resumed run that equals an uninterrupted one."""
 
 import csv
-import dataclasses
 import signal
 
-import numpy as np
 import pytest
 import torch
 from dies_at import DiesAt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from short_training import run
 
-from cmb_plugin.images import Grid
 from cmb_plugin.paths import FoldFolder
-from cmb_plugin.planning import Anchors, Architecture, Plan
-from cmb_plugin.plugins import trainers
-from cmb_plugin.preparation import Preprocessing, preprocess_case, save_case
-from cmb_plugin.training import AugmentConfig, TrainerConfig, fit, loop, seed_all
-
-PLAN = Plan(
-    name="test_3d",
-    planner="test",
-    task="Task000_Test",
-    modalities=("swi",),
-    classes=("cmb",),
-    preprocessing=Preprocessing(spacing=(1.0, 1.0, 1.0)),
-    patch_size=(16, 16, 16),
-    batch_size=2,
-    architecture=Architecture(
-        features=(4, 8),
-        strides=((1, 1, 1), (2, 2, 2)),
-        kernels=((3, 3, 3),) * 2,
-        convs_per_stage=(1, 1),
-        pyramid_channels=8,
-        detection_levels=(1,),
-    ),
-    anchors=Anchors(sizes=(((3.0, 3.0, 3.0),),)),
-    memory_gb=1.0,
-    memory_estimate_gb=0.1,
-)
-CONFIG = TrainerConfig(
-    epochs=2,
-    swa_epochs=2,
-    steps_per_epoch=5,
-    optimizer="adamw",
-    learning_rate=3e-3,
-    warmup_steps=2,
-    validate_every=2,
-    precision="32-true",
-)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prepared")
-    rng = np.random.default_rng(0)
-    for name in ("a", "b", "c", "healthy"):
-        image = rng.normal(size=(1, 24, 24, 24)).astype(np.float32)
-        mask = np.zeros((24, 24, 24), dtype=np.int16)
-        if name != "healthy":
-            mask[10:13, 8:11, 12:15] = 1
-            image[0, mask > 0] -= 6
-        case = preprocess_case(image, Grid((24, 24, 24), (1.0,) * 3), mask, PLAN.preprocessing)
-        save_case(folder, name, case, {1: 0} if mask.any() else {})
-    return folder
-
-
-def run(prepared, folder, *, resume=False, seed=0, trainer="RetinaUNetV001", ids=("a", "b"), **changes):
-    seed_all(seed)
-    config = dataclasses.replace(CONFIG, **changes)
-    module = trainers.get(trainer)(PLAN, trainer_cfg=config, seed=seed)
-    fold = FoldFolder(folder)
-    history = fit(module, fold, prepared, ids, ["c"], AugmentConfig(), resume)
-    return history, torch.load(fold.last, weights_only=True)
+from cmb_plugin.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +27,6 @@ def test_a_run_leaves_its_files(whole):
     assert [row["val_froc_score"] != "" for row in rows] == [False, True, False, True]
     assert len(history.rows) == 4
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
-
-
-def test_averaged_weights_are_the_mean_of_the_last_epochs(whole):
-    _, _, checkpoint = whole
-    assert checkpoint["averaged_epochs"] == 2
-    raw, mean = checkpoint["state_dict"], checkpoint["averaged_weights"]
-    assert raw.keys() == mean.keys()
-    assert any(not torch.equal(raw[name], mean[name]) for name in raw)
 
 
 @pytest.mark.parametrize("step", [3, 5, 8, 17])

@@ -60,10 +60,12 @@ def suggest(name: str, known: Iterable[str]) -> str:
 planners = Registry("planner", "cmb_plugin.planners")
 trainers = Registry("trainer", "cmb_plugin.trainers")
 tasks = Registry("task", "cmb_plugin.tasks")
+normalisations = Registry("normalisation scheme", "cmb_plugin.normalisations")
 
 register_planner = planners.register
 register_trainer = trainers.register
 register_task = tasks.register
+register_normalisation = normalisations.register
 
 
 def import_additional(modules: Iterable[str]) -> None:

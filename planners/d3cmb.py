@@ -25,6 +25,7 @@ from cmb_plugin.preparation import (
     Normalisation,
     Preprocessing,
     brain_channel,
+    find_scheme,
     modality_kind,
     modality_polarity,
 )
@@ -86,7 +87,8 @@ class D3CMB(D3V001):
     def plan(self, fingerprint: Fingerprint) -> Plan:
         plan = super().plan(fingerprint)
         polarity, notes = self.polarity(fingerprint)
-        notes = [*self.grid_notes(plan, fingerprint), *notes, *self.brain_notes(plan, fingerprint)]
+        notes = [*self.grid_notes(plan, fingerprint), *notes, *self.unit_notes(fingerprint)]
+        notes += self.brain_notes(plan, fingerprint)
         return replace(plan, polarity=polarity, notes=(*plan.notes, *notes))
 
     def check_config(self, fingerprint: Fingerprint) -> None:
@@ -233,8 +235,16 @@ class D3CMB(D3V001):
             kind = modality_kind(name)
             if kind == "unknown" and _runs_over_a_turn(fingerprint, index):
                 kind = "phase"
-            steps.append(Normalisation(SCHEMES.get(kind, "robust")))
+            scheme = SCHEMES.get(kind, "robust")
+            unit, _ = find_scheme(scheme).unit(fingerprint.cases, index)
+            steps.append(Normalisation(scheme, unit=unit))
         return tuple(steps)
+
+    def unit_notes(self, fingerprint: Fingerprint) -> list[str]:
+        """What there is to say about the units that the modalities are stored in."""
+        steps = enumerate(zip(fingerprint.modalities, self.normalisation(fingerprint), strict=True))
+        notes = [(name, find_scheme(step.scheme).unit(fingerprint.cases, index)[1]) for index, (name, step) in steps]
+        return [f"{name}: {note}" for name, note in notes if note]
 
     def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
         """How a microbleed shows in each modality: by its name; where that says nothing, by the training lesions. And

@@ -20,7 +20,7 @@ MOST_NOTES = 25  # printed; thousands of like findings help nobody
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check, plan and preprocess Task folders, and prove that no lesion is lost.
+    """Check, plan and preprocess Task folders, and account for every lesion.
 
     Examples:
         nndet_prep Task101_CMB
@@ -99,7 +99,7 @@ def show(report: PrepReport, console: Console) -> None:
     for failure in report.failures:
         line(f"skipped {failure.case_id}: {failure.reason}")
     cases = Table(title=f"{report.task.name}, prepared in {report.seconds:.0f} s", title_justify="left")
-    for column in ("", "cases", "new", "healthy", f"{report.plan.target} before", "after", "redrawn"):
+    for column in ("", "cases", "new", "healthy", f"{report.plan.target} before", "after", "redrawn", "outside"):
         cases.add_column(column, justify="right" if column else "left")
     for split, name in (("Tr", "training"), ("Ts", "test")):
         found = report.of(split)
@@ -124,7 +124,7 @@ def show(report: PrepReport, console: Console) -> None:
 def _counts(cases: Sequence[PreparedSummary]) -> list[str]:
     labelled = [case for case in cases if case.lesions_before is not None]
     if not labelled:
-        return [str(len(cases)), str(sum(case.fresh for case in cases)), *["-"] * 4]
+        return [str(len(cases)), str(sum(case.fresh for case in cases)), *["-"] * 5]
     return [
         str(len(cases)),
         str(sum(case.fresh for case in cases)),
@@ -132,6 +132,7 @@ def _counts(cases: Sequence[PreparedSummary]) -> list[str]:
         str(sum(case.lesions_before or 0 for case in labelled)),
         str(sum(case.lesions_after or 0 for case in labelled)),
         str(sum(len(case.redrawn) for case in labelled)),
+        str(sum(len(case.outside) for case in labelled)),
     ]
 
 

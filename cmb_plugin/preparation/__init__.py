@@ -9,12 +9,14 @@ from .phase import to_radians, wrap
 from .reading import read_brain, read_images, read_labels, read_regions, source_files
 from .recipe import Normalisation, Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
+from .schemes import NormalisationScheme, find_scheme
 from .storage import StoredCase, is_current, prepared_cases, save_case, work_key
 
 __all__ = [
     "CaseFingerprint",
     "Fingerprint",
     "Normalisation",
+    "NormalisationScheme",
     "PreparedCase",
     "Preprocessing",
     "StoredCase",
@@ -22,6 +24,7 @@ __all__ = [
     "brain_extent",
     "estimate_brain",
     "find_brain",
+    "find_scheme",
     "fingerprint_case",
     "foreground_extent",
     "is_current",

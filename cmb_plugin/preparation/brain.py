@@ -62,18 +62,19 @@ def _brain_of(coarse: np.ndarray, sides: Sequence[float]) -> np.ndarray | None:
 
 
 def otsu(values: np.ndarray) -> float | None:
-    """The threshold between two classes of values that leaves the least variance within them (Otsu 1979); None where
-    all are alike."""
+    """The threshold between two classes of values that leaves the least variance within them (Otsu 1979), as
+    scikit-image finds it in 256 bins; None where all values are alike.
+
+    A bin belongs to the lower class as a whole: the threshold is its upper edge, where scikit-image would name its
+    middle. Only differences between bins enter the variances, so its upper edges can stand for the bins.
+    """
+    from skimage.filters import threshold_otsu
+
     low, high = float(values.min()), float(values.max())
     if not high > low:
         return None
     counts, edges = np.histogram(values, BINS, (low, high))
-    middles = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)[:-1]
-    above = counts.sum() - below
-    sums = np.cumsum(counts * middles)
-    between = below * above * (sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)) ** 2
-    return float(edges[1 + int(np.argmax(between))])
+    return float(threshold_otsu(hist=(counts, edges[1:])))
 
 
 def _block_means(image: np.ndarray, steps: Sequence[int]) -> np.ndarray:

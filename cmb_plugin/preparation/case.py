@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from .brain import estimate_brain
 from .intensities import normalise, replace_nonfinite
 from .recipe import Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
+from .schemes import find_scheme
 
 Triple = tuple[int, int, int]
 
@@ -25,9 +26,10 @@ class PreparedCase:
         data: float32 [C, Z, Y, X].
         instances: int16 [Z, Y, X] with one number per lesion, or None for a scan without labels.
         mapping: the way from the scan's voxels to the array's and back.
-        truth: instance number -> box [6] in the scan's voxels.
+        truth: instance number -> box [6] in the scan's voxels, of those in the array.
         redrawn: numbers of the instances that resampling alone would have lost.
         nonfinite: number of values that were NaN or infinite and became 0.
+        outside: the same as ``truth``, of the lesions of which no voxel lies in the crop.
     """
 
     data: np.ndarray
@@ -36,6 +38,7 @@ class PreparedCase:
     truth: dict[int, np.ndarray]
     redrawn: tuple[int, ...] = ()
     nonfinite: int = 0
+    outside: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def preprocess_case(
@@ -48,7 +51,8 @@ def preprocess_case(
 ) -> PreparedCase:
     """Orients, crops, normalises and resamples one case; nnU-Net's order, in which normalisation precedes resampling.
 
-    The crop keeps every lesion, also one that lies in zeros or outside the brain.
+    The crop follows from the images and the brain alone, so that a scan with labels gives the very array that it gives
+    without them: what a network scores on it is what it would score on a new scan.
 
     Args:
         images: float32 [C, z, y, x], one channel per modality, all on ``grid``; 0 where a modality is missing, and then
@@ -61,7 +65,7 @@ def preprocess_case(
         regions: ``instances`` are regions that fill the brain, not lesions.
 
     Returns:
-        the case; as many instances as came in, of regions those that a voxel is left of.
+        the case; every instance is in the array or among those ``outside``, of regions those that a voxel is left of.
     """
     images, nonfinite = replace_nonfinite(images)
     oriented = Mapping.plan(grid, recipe.transpose)
@@ -71,9 +75,9 @@ def preprocess_case(
     if recipe.brain_channel is not None:
         given = None if brain is None else oriented.orient(brain) != 0
         inside = find_brain(images, oriented.oriented_spacing, showing_brain(images, recipe), given)
-    start, stop = foreground_extent(images, mask) if recipe.crop_to_nonzero else ((0, 0, 0), oriented.shape)
+    start, stop = foreground_extent(images) if recipe.crop_to_nonzero else ((0, 0, 0), oriented.shape)
     if inside is not None:
-        start, stop = brain_extent(inside, oriented.oriented_spacing, recipe.brain_margin_mm, mask, (start, stop))
+        start, stop = brain_extent(inside, oriented.oriented_spacing, recipe.brain_margin_mm, (start, stop))
     cropped = [b - a for a, b in zip(start, stop, strict=True)]
     shape = target_shape(cropped, oriented.oriented_spacing, recipe.spacing)
     mapping = Mapping.plan(grid, recipe.transpose, start, stop, shape)
@@ -83,16 +87,20 @@ def preprocess_case(
     if mask is None or instances is None:
         return PreparedCase(data, None, mapping, {}, (), nonfinite)
     truth = boxes_of_instances(instances)
+    kept = np.ascontiguousarray(mapping.crop(mask))
     if regions:
-        coarse = resample_regions(mapping.crop(mask), shape)
+        coarse = resample_regions(kept, shape)
         present = boxes_of_instances(coarse)
         truth = {number: box for number, box in truth.items() if number in present}
         return PreparedCase(data, coarse, mapping, truth, (), nonfinite)
-    resampled, redrawn = resample_instances(np.ascontiguousarray(mapping.crop(mask)), shape, recipe.min_instance_voxels)
+    within = boxes_of_instances(kept)
+    outside = {number: box for number, box in truth.items() if number not in within}
+    truth = {number: box for number, box in truth.items() if number in within}
+    resampled, redrawn = resample_instances(kept, shape, recipe.min_instance_voxels)
     lost = set(truth) - set(boxes_of_instances(resampled))
     if lost:
         raise RuntimeError(f"instances {sorted(lost)} were lost in resampling")
-    return PreparedCase(data, resampled, mapping, truth, redrawn, nonfinite)
+    return PreparedCase(data, resampled, mapping, truth, redrawn, nonfinite, outside)
 
 
 def find_brain(
@@ -108,8 +116,7 @@ def find_brain(
 def showing_brain(images: np.ndarray, recipe: Preprocessing) -> int | None:
     """The channel of [C, Z, Y, X] to look for the brain in: the recipe's; where the scan lacks it, the first other one
     that is neither phase nor QSM, in which the head has no edge; None where there is none."""
-    schemes = [step.scheme for step in recipe.normalisation]
-    others = [channel for channel, scheme in enumerate(schemes) if scheme not in ("phase", "qsm")]
+    others = [n for n, step in enumerate(recipe.normalisation) if find_scheme(step.scheme).shows_head]
     candidates = [] if recipe.brain_channel is None else [recipe.brain_channel, *others]
     return next((channel for channel in candidates if images[channel].any()), None)
 
@@ -118,26 +125,20 @@ def brain_extent(
     brain: np.ndarray,
     spacing: tuple[float, ...],
     margin_mm: float,
-    instances: np.ndarray | None = None,
     within: tuple[Triple, Triple] | None = None,
 ) -> tuple[Triple, Triple]:
-    """First voxel, and one past the last, of the brain's block and a margin around it; no more than ``within``, and
-    with every instance."""
+    """First voxel, and one past the last, of the brain's block and a margin around it; no more than ``within``."""
     start, stop = foreground_extent(brain[None])
-    room = [int(np.ceil(margin_mm / side)) for side in spacing]
+    margin = [int(np.ceil(margin_mm / side)) for side in spacing]
     low, high = within or ((0, 0, 0), brain.shape)
-    start = _triple([max(a - n, b) for a, n, b in zip(start, room, low, strict=True)])
-    stop = _triple([min(a + n, b) for a, n, b in zip(stop, room, high, strict=True)])
-    if instances is not None and instances.any():
-        first, last = foreground_extent(instances[None])
-        start = _triple([min(a, b) for a, b in zip(start, first, strict=True)])
-        stop = _triple([max(a, b) for a, b in zip(stop, last, strict=True)])
+    start = _triple([max(a - n, b) for a, n, b in zip(start, margin, low, strict=True)])
+    stop = _triple([min(a + n, b) for a, n, b in zip(stop, margin, high, strict=True)])
     return start, stop
 
 
 def _resample(data: np.ndarray, shape: Triple, spacing: tuple[float, ...], recipe: Preprocessing) -> np.ndarray:
     """Channels on another grid, phase on its circle."""
-    circular = [step.scheme == "phase" for step in recipe.normalisation]
+    circular = [find_scheme(step.scheme).circular for step in recipe.normalisation]
     if not any(circular) or tuple(shape) == data.shape[1:]:
         return resample_images(data, shape, spacing, recipe.spacing)
     result = np.empty((len(data), *shape), dtype=np.float32)
@@ -147,19 +148,10 @@ def _resample(data: np.ndarray, shape: Triple, spacing: tuple[float, ...], recip
     return result
 
 
-def foreground_extent(images: np.ndarray, instances: np.ndarray | None = None) -> tuple[Triple, Triple]:
-    """First voxel, and one past the last, of the smallest block that holds every non-zero value and every instance.
-
-    Args:
-        images: [C, Z, Y, X].
-        instances: [Z, Y, X] or None.
-
-    Returns:
-        the whole scan when everything is zero.
-    """
+def foreground_extent(images: np.ndarray) -> tuple[Triple, Triple]:
+    """First voxel, and one past the last, of the smallest block that holds every non-zero value of [C, Z, Y, X]; the
+    whole scan when everything is zero."""
     filled = (images != 0).any(axis=0)
-    if instances is not None:
-        filled |= instances > 0
     start, stop = [0, 0, 0], list(filled.shape)
     for axis in range(3):
         along = np.flatnonzero(filled.any(axis=tuple(a for a in range(3) if a != axis)))

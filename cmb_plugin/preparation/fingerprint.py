@@ -17,12 +17,13 @@ from cmb_plugin.images import Grid, Mapping, boxes_of_instances, voxels_of_insta
 from .case import find_brain, foreground_extent
 from .intensities import replace_nonfinite
 from .modalities import brain_channel
+from .schemes import brain_values, bulk
 
 Triple = tuple[int, int, int]
 Size = tuple[float, float, float]
 PERCENTILES = (0.5, 50.0, 99.5)
 SHELL = 3  # voxels around a lesion that its contrast is taken against
-SCHEMA = 2  # 2: brain and contrast
+SCHEMA = 3  # 2: brain and contrast; 3: extreme values and bulk, and a block that knows no lesions
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class CaseFingerprint:
         brain_shape: voxels of the brain's block; None where no brain was given or found.
         brain_given: whether the Task folder has a mask of it.
         contrasts: for each lesion and modality its mean against its surroundings, over their standard deviation.
+        extremes: smallest and largest value of each modality in the whole scan; zeros where it is missing.
+        bulks: for each modality the size that all but a hundredth of the brain's values stay below.
     """
 
     case_id: str
@@ -56,6 +59,8 @@ class CaseFingerprint:
     brain_shape: Triple | None = None
     brain_given: bool = False
     contrasts: tuple[tuple[float, ...], ...] = ()
+    extremes: tuple[tuple[float, float], ...] = ()
+    bulks: tuple[float, ...] = ()
 
     @property
     def cropped_fraction(self) -> float:
@@ -97,6 +102,8 @@ class Fingerprint:
                 case,
                 percentiles=chosen(case.percentiles),
                 contrasts=tuple(chosen(row) for row in case.contrasts),
+                extremes=chosen(case.extremes) if case.extremes else (),
+                bulks=chosen(case.bulks) if case.bulks else (),
             )
             for case in self.cases
         )
@@ -147,11 +154,11 @@ def fingerprint_case(
     oriented = Mapping.plan(grid)
     images = oriented.orient(replace_nonfinite(images)[0])
     mask = None if instances is None else oriented.orient(instances)
-    start, stop = foreground_extent(images, mask)
+    start, stop = foreground_extent(images)
     inside = images[(slice(None), *map(slice, start, stop))]
     boxes = {} if mask is None else boxes_of_instances(mask)
     counts = {} if mask is None else voxels_of_instances(mask)
-    brain_shape, given = _brain_shape(images, oriented, modalities, brain)
+    inner, given = _brain(images, oriented, modalities, brain)
     sizes = [(box[3:] - box[:3]) * oriented.oriented_spacing for box in boxes.values()]
     return CaseFingerprint(
         case_id=case_id,
@@ -163,27 +170,31 @@ def fingerprint_case(
         voxels=tuple(counts[number] for number in boxes),
         labels=tuple(int(classes[number]) for number in boxes),
         percentiles=tuple(_size(np.percentile(channel, PERCENTILES)) for channel in inside),
-        brain_shape=brain_shape,
+        brain_shape=None if inner is None else _block_shape(inner),
         brain_given=given,
         contrasts=tuple(_contrasts(images, mask, number, box) for number, box in boxes.items() if mask is not None),
+        extremes=tuple((float(channel.min()), float(channel.max())) for channel in images),
+        bulks=tuple(float(f"{bulk(brain_values(channel, inner)):.5g}") for channel in images),
     )
 
 
-def _brain_shape(
+def _brain(
     images: np.ndarray, oriented: Mapping, modalities: Sequence[str], brain: np.ndarray | None
-) -> tuple[Triple | None, bool]:
-    """Voxels of the brain's block, and whether it is the given mask's."""
+) -> tuple[np.ndarray | None, bool]:
+    """bool [Z, Y, X]: the brain, as far as it is known, and whether it is the given mask."""
     present = [channel for channel, image in enumerate(images) if image.any()][: len(modalities)]
     among_present = brain_channel([modalities[channel] for channel in present])
     if among_present is None:
         return None, False
     channel = present[among_present]
     given = None if brain is None else oriented.orient(brain) != 0
-    found = find_brain(images, oriented.oriented_spacing, channel, given)
-    if found is None:
-        return None, False
-    start, stop = foreground_extent(found[None])
-    return _triple([b - a for a, b in zip(start, stop, strict=True)]), found is given
+    inner = find_brain(images, oriented.oriented_spacing, channel, given)
+    return inner, inner is not None and inner is given
+
+
+def _block_shape(mask: np.ndarray) -> Triple:
+    start, stop = foreground_extent(mask[None])
+    return _triple([b - a for a, b in zip(start, stop, strict=True)])
 
 
 def _contrasts(images: np.ndarray, mask: np.ndarray, number: int, box: np.ndarray) -> tuple[float, ...]:

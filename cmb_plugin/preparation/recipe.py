@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-SCHEMES = ("zscore", "none", "robust", "phase", "qsm")
-
 
 @dataclass(frozen=True)
 class Normalisation:
     """How one modality's intensities are normalised.
 
     Attributes:
-        scheme: a name from ``SCHEMES``. ``zscore``: mean 0 and standard deviation 1 over the (masked) scan; ``none``:
-            as stored; ``robust``: median 0 and robust standard deviation 1 inside the brain, clipped; ``phase``:
-            radians in (-pi, pi], resampled on the circle; ``qsm``: against the brain's median, in units of a typical
-            microbleed, clipped.
+        scheme: name of a scheme. ``zscore``: mean 0 and standard deviation 1 over the (masked) scan; ``none``: as
+            stored; ``robust``: median 0 and robust standard deviation 1 inside the brain, clipped; ``phase``: radians
+            in (-pi, pi], resampled on the circle; ``qsm``: against the brain's median, in units of a typical
+            microbleed, clipped; or a ``NormalisationScheme`` of a plugin.
         masked: use non-zero voxels only, and leave the others zero (nnU-Net's rule for scans with a stripped
-            background). ``zscore`` alone heeds it.
+            background). Of the built-in schemes ``zscore`` alone heeds it.
+        unit: how values are stored, measured over the training scans: of phase ``radians`` or the values between which
+            a turn lies, ``-4096..4096``; of QSM ``ppm`` or ``ppb``. None tells it by each scan's own values.
     """
 
     scheme: str = "zscore"
     masked: bool = False
+    unit: str | None = None
 
 
 @dataclass(frozen=True)

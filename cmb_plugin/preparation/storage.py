@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .case import PreparedCase
 from .recipe import Preprocessing
 
 SCHEMA = 1
+RULES = 2  # of preparation; a case that was prepared by earlier ones is prepared again. 2: the crop knows no labels
 DEFAULT_PATCH = (64, 64, 64)
 
 
@@ -50,6 +51,9 @@ class StoredCase:
         key: what it was made from and how, see ``work_key``.
         weak: the lesions were drawn from points or boxes, so that their outlines are nobody's judgement.
         missing: channels of modalities that the case does without: they hold nothing but 0.
+        outside_ids: numbers of the lesions of which no voxel lies in the crop.
+        outside_boxes: float32 [M, 6] their boxes in network voxels, outside the array.
+        outside_labels: int64 [M] their class indices.
 
     Example:
         >>> case = StoredCase.open(folder, "sub-01")                      # doctest: +SKIP
@@ -73,6 +77,9 @@ class StoredCase:
     key: str
     weak: bool = False
     missing: tuple[int, ...] = ()
+    outside_ids: tuple[int, ...] = ()
+    outside_boxes: np.ndarray = field(default_factory=lambda: _boxes([]))
+    outside_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @classmethod
     def open(cls, folder: Path, case_id: str) -> StoredCase:
@@ -105,6 +112,9 @@ class StoredCase:
             key=content["key"],
             weak=content.get("weak", False),
             missing=tuple(content.get("missing", ())),
+            outside_ids=tuple(content.get("outside", {}).get("instance_ids", ())),
+            outside_boxes=_boxes(content.get("outside", {}).get("boxes", ())),
+            outside_labels=np.asarray(content.get("outside", {}).get("labels", ()), dtype=np.int64),
         )
 
     @cached_property
@@ -116,6 +126,17 @@ class StoredCase:
     def instances(self) -> Any:
         """int16 [Z, Y, X] with one number per lesion, slicing gives numpy; None for a scan without labels."""
         return _open_array(self.folder / f"{self.case_id}_instances.b2nd") if self.labelled else None
+
+    @property
+    def all_boxes(self) -> np.ndarray:
+        """float32 [N + M, 6] boxes in network voxels of every lesion, also of those outside the array: what a network
+        is measured against."""
+        return np.concatenate([self.boxes, self.outside_boxes])
+
+    @property
+    def all_labels(self) -> np.ndarray:
+        """int64 [N + M] class index of each of ``all_boxes``."""
+        return np.concatenate([self.labels, self.outside_labels])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Sent to another process by name: open arrays stay where they are."""
@@ -151,6 +172,8 @@ def save_case(
     numbers = sorted(prepared.truth)
     truth = np.array([prepared.truth[number] for number in numbers]).reshape(-1, 6)
     in_mask = boxes_of_instances(prepared.instances) if prepared.instances is not None else {}
+    beyond = sorted(prepared.outside)
+    beyond_boxes = np.array([prepared.outside[number] for number in beyond]).reshape(-1, 6)
     content = {
         "schema": SCHEMA,
         "case": case_id,
@@ -168,6 +191,11 @@ def save_case(
         "nonfinite": prepared.nonfinite,
         "weak": weak,
         "missing": [channel for channel, image in enumerate(prepared.data) if not image.any()],
+        "outside": {
+            "instance_ids": beyond,
+            "labels": [int(classes[number]) for number in beyond],
+            "boxes": np.round(prepared.mapping.boxes_to_network(beyond_boxes), 4),
+        },
     }
     write_json(_json_path(folder, case_id), content)
 
@@ -180,8 +208,8 @@ def prepared_cases(folder: Path) -> list[str]:
 def work_key(sources: Sequence[Path], recipe: Preprocessing | None = None) -> str:
     """A short text that changes when a source file (by name, size and time of change) or the recipe changes."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
-    what = {"schema": SCHEMA, "recipe": recipe and dataclasses.asdict(recipe), "files": files}
-    return digest(what)
+    how = recipe and {"rules": RULES, **dataclasses.asdict(recipe)}
+    return digest({"schema": SCHEMA, "recipe": how, "files": files})
 
 
 def is_current(folder: Path, case_id: str, key: str) -> bool:

@@ -74,8 +74,8 @@ def _find_lesions(module: Any, case: StoredCase, config: InferenceConfig) -> Cas
     return CaseResult(
         case_id=case.case_id,
         detections=prediction.detections,
-        truth_boxes=case.boxes,
-        truth_labels=case.labels,
+        truth_boxes=case.all_boxes,
+        truth_labels=case.all_labels,
         spacing=module.plan.preprocessing.spacing,
     )
 

@@ -1,4 +1,4 @@
-"""``prepare``: a raw Task folder becomes a plan, prepared arrays and splits; and a proof that no lesion was lost."""
+"""``prepare``: a raw Task folder becomes a plan, prepared arrays and splits; and an account of every lesion."""
 
 from __future__ import annotations
 
@@ -64,6 +64,8 @@ class PreparedSummary:
         redrawn: numbers of the instances that resampling alone would have lost.
         nonfinite: number of NaN and infinite values that became 0.
         fresh: False when it was prepared before and nothing had changed.
+        outside: numbers of the instances outside the crop, which is made without looking at labels. They are not
+            learned, and count as missed in every evaluation.
     """
 
     case_id: str
@@ -73,6 +75,7 @@ class PreparedSummary:
     redrawn: tuple[int, ...]
     nonfinite: int
     fresh: bool
+    outside: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def prepare(
         preprocess_workers = min(workers, _processes_in_memory(fingerprint))
     cases, failed = _preprocess(dataset, _without(items, failures), plan, preprocess_workers)
     failures += failed
+    warnings += [_outside_warning(case, dataset) for case in cases if case.outside]
     warnings += _write_splits(dataset, _lesions(plan, fingerprint, cases))
     return PrepReport(folder, plan, path, cases, failures, warnings, time.perf_counter() - begun)
 
@@ -298,16 +302,27 @@ def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummar
     stored = StoredCase.open(folder, case.case_id)
     if mask is not None and not regions:
         # Counted in what was written, not in what was meant to be written.
-        lost = set(voxels_of_instances(mask)) - set(voxels_of_instances(stored.instances[:]))
+        lost = set(voxels_of_instances(mask)) - set(voxels_of_instances(stored.instances[:])) - set(stored.outside_ids)
         if lost:
             raise RuntimeError(f"{case.case_id}: instances {sorted(lost)} are not in the stored mask")
     return _summary(split, stored, fresh=True)
 
 
 def _summary(split: str, stored: StoredCase, fresh: bool) -> PreparedSummary:
-    before = len(stored.truth) if stored.labelled else None
+    before = len(stored.truth) + len(stored.outside_ids) if stored.labelled else None
     after = len(stored.mask_boxes) if stored.labelled else None
-    return PreparedSummary(stored.case_id, split, before, after, stored.redrawn, stored.nonfinite, fresh)
+    redrawn, outside = stored.redrawn, stored.outside_ids
+    return PreparedSummary(stored.case_id, split, before, after, redrawn, stored.nonfinite, fresh, outside)
+
+
+def _outside_warning(case: PreparedSummary, dataset: Dataset) -> str:
+    numbers = ", ".join(map(str, case.outside))
+    learned = "is not learned and " if case.split == "Tr" else ""
+    return (
+        f"{dataset.task.labels(case.split) / case.case_id}: instance {numbers} lies outside the crop, which is made "
+        f"without labels: it {learned}counts as missed - look at the label, add a mask of the brain, or keep more "
+        "around it with planner_cfg.brain_margin_mm"
+    )
 
 
 def _prepared_key(case: Case, plan: Plan) -> str:

@@ -19,7 +19,7 @@ from cmb_plugin.preparation import (
     to_radians,
     wrap,
 )
-from cmb_plugin.preparation.intensities import QSM_CLIP, ROBUST_CLIP
+from cmb_plugin.preparation.schemes import QSM_CLIP, ROBUST_CLIP
 
 ROBUST, QSM, PHASE = (Normalisation(scheme) for scheme in ("robust", "qsm", "phase"))
 SHAPE = (6, 20, 20)

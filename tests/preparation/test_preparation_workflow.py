@@ -10,10 +10,11 @@ import pytest
 from tiny_task import make_tiny_task, tiny_grid
 
 from cmb_plugin.commands.prep import main
-from cmb_plugin.dataset import Dataset, write_dataset
+from cmb_plugin.dataset import Dataset, read_truth, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, boxes_of_instances, read_mask, write_image
+from cmb_plugin.inference.scans import ScanSource, input_cases, prepared_scans
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import planners
@@ -58,6 +59,37 @@ def test_everything_is_prepared_and_every_lesion_counted(task: TaskFolder) -> No
     assert len(Fingerprint.load(task.fingerprint).cases) == 3
     folds = read_json(task.splits)
     assert sorted(case for fold in folds for case in fold["val"]) == ["sub-01", "sub-02", "sub-03"]
+
+
+def test_a_labelled_scan_gives_the_array_that_input_gives_and_lesions_outside_are_named(
+    task: TaskFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One lesion of a training and of a test scan lies in the empty slices at the scan's edge."""
+    dataset = Dataset.load(task)
+    for case in (dataset.cases("Tr")[0], dataset.cases("Ts")[0]):
+        mask, grid = read_mask(case.label)  # type: ignore[arg-type]
+        classes = read_json(case.classes_file)["instances"]  # type: ignore[arg-type]
+        mask[0, 1, 1] = 9
+        write_image(case.label, mask.astype(np.uint8), grid)  # type: ignore[arg-type]
+        write_json(case.classes_file, {"instances": {**classes, "9": 0}})  # type: ignore[arg-type]
+    assert main([str(task.root), "-np", "0", "-o", BUDGET]) == 0
+    named = [line for line in capsys.readouterr().out.splitlines() if "instance 9 lies outside the crop" in line]
+    assert ["labelsTr/sub-01" in named[0], "labelsTs/sub-51" in named[1]] == [True, True]
+    recipe = Plan.load(task.plan(PLAN)).preprocessing
+    for split in ("Tr", "Ts"):
+        given = [ScanSource(case) for case in input_cases(task.images(split), 1)]
+        for outcome in prepared_scans(given, recipe, workers=0):
+            assert outcome.result is not None
+            stored = StoredCase.open(task.prepared(PLAN, split), outcome.item.case.case_id)
+            np.testing.assert_array_equal(stored.data[:], outcome.result.data)
+            assert stored.mapping == outcome.result.mapping
+            lesions = read_truth(next(c for c in dataset.cases(split) if c.case_id == stored.case_id), 1)
+            assert len(stored.all_boxes) == len(stored.all_labels) == len(lesions)
+            assert stored.outside_ids == ((9,) if stored.case_id in ("sub-01", "sub-51") else ())
+            assert len(stored.boxes) == len(stored.mask_boxes) == len(lesions) - len(stored.outside_ids)
+    again = prep(task)
+    assert [case.outside for case in again.cases if case.outside] == [(9,), (9,)]
+    assert not any(case.fresh for case in again.cases)
 
 
 def test_sixty_one_voxel_lesions_survive_a_plan_at_half_the_resolution(tmp_path: Path) -> None:

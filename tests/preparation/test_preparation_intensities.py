@@ -7,10 +7,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import map_coordinates
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid
+from cmb_plugin.plugins import planners
 from cmb_plugin.preparation import (
+    Fingerprint,
     Normalisation,
     Preprocessing,
+    fingerprint_case,
     modality_kind,
     modality_polarity,
     normalise,
@@ -19,6 +23,7 @@ from cmb_plugin.preparation import (
     to_radians,
     wrap,
 )
+from cmb_plugin.preparation.phase import common_unit
 from cmb_plugin.preparation.schemes import QSM_CLIP, ROBUST_CLIP
 
 ROBUST, QSM, PHASE = (Normalisation(scheme) for scheme in ("robust", "qsm", "phase"))
@@ -182,6 +187,91 @@ def test_preprocessing_keeps_phase_in_radians_and_the_magnitude_beside_it() -> N
     assert np.abs(case.data[1]).max() <= np.float32(np.pi)
     assert np.percentile(apart(case.data[1], alone.data[1]), 99) < 0.01
     np.testing.assert_array_equal(case.data[0], alone.data[0])
+
+
+# One unit for a data set -------------------------------------------------------------------------------------------
+
+
+def test_a_filtered_scan_takes_the_unit_of_its_data_set() -> None:
+    """Of two scans of 13 bits one is filtered to 2000 at most: alone it is taken for 12 bits, twice the angle."""
+    angles = np.random.default_rng(0).uniform(-1.5, 1.5, SHAPE)
+    filtered = np.round(angles / np.pi * 4096).astype(np.float32)
+    assert apart(to_radians(filtered), 2 * angles).max() < 2e-3
+    unit, note = common_unit([(-4096.0, 4095.0), (float(filtered.min()), float(filtered.max())), (0.0, 0.0)])
+    assert unit == "-4096..4096"
+    assert "all 2 scans; 1 of them" in note
+    assert apart(to_radians(filtered, unit), angles).max() < 1e-3
+    assert apart(normalise(filtered[None], (Normalisation("phase", unit=unit),))[0], angles).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("extremes", "unit"),
+    [
+        ([(-3.1, 3.1), (-1.0, 1.2)], "radians"),
+        ([(0.0, 4095.0), (0.0, 4000.0)], "0..4096"),
+        ([(-3141.0, 3141.0), (-900.0, 3000.0)], f"-{1000 * np.pi}..{1000 * np.pi}"),
+        ([(-4096.0, 4095.0), (-3.1, 3.1)], None),  # bits and radians
+        ([(-4096.0, 4095.0), (0.0, 4095.0)], None),  # signed and not
+        ([(-180.0, 180.0), (-32768.0, 32767.0)], None),  # degrees and bits
+        ([(0.0, 0.0)], None),
+    ],
+)
+def test_the_unit_of_a_data_set(extremes: list[tuple[float, float]], unit: str | None) -> None:
+    assert common_unit(extremes)[0] == unit
+
+
+def test_a_scan_of_another_unit_than_the_data_sets_is_told_by_itself() -> None:
+    """The training scans have 13 bits; a scan from elsewhere comes in radians, in 0 to 4095, or in 16 bits."""
+    angles = np.random.default_rng(0).uniform(-np.pi, np.pi, SHAPE)
+    for stored in (angles, (angles + np.pi) / (2 * np.pi) * 4095, angles / np.pi * 32767):
+        scan = stored.astype(np.float32)
+        np.testing.assert_array_equal(to_radians(scan, "-4096..4096"), to_radians(scan))
+
+
+def test_a_person_can_name_any_unit_in_the_plan() -> None:
+    angles = np.random.default_rng(0).uniform(-np.pi, np.pi, SHAPE)
+    assert (
+        apart(to_radians((angles * 1e-3).astype(np.float32), f"-{np.pi * 1e-3}..{np.pi * 1e-3}"), angles).max() < 1e-4
+    )
+    for wrong in ("degrees", "5..3", "-10..3"):
+        with pytest.raises(UserError, match="unit of phase"):
+            to_radians(angles.astype(np.float32), wrong)
+    with pytest.raises(UserError, match="unit of QSM"):
+        normalise(angles[None].astype(np.float32), (Normalisation("qsm", unit="ppt"),))
+
+
+def test_a_qsm_with_artefacts_keeps_the_unit_of_its_data_set() -> None:
+    """In ppm, but a fiftieth of the brain is artefact of 6 to 8 ppm: alone it is taken for ppb, and all of it is 0."""
+    rng = np.random.default_rng(0)
+    ppm = rng.normal(0.02, 0.03, SHAPE).astype(np.float32)
+    ppm.flat[::50] = rng.uniform(6, 8, len(ppm.flat[::50]))
+    brain = np.ones(SHAPE, dtype=bool)
+    sound = (np.abs(ppm) < 1) & brain
+    told = normalise(ppm[None], (Normalisation("qsm", unit="ppm"),), brain)[0]
+    assert np.abs(normalise(ppm[None], (QSM,), brain)[0][sound]).max() < 1e-3
+    np.testing.assert_allclose(told[sound], ((ppm - np.median(ppm)) / 0.5)[sound], atol=1e-5)
+    in_ppb = normalise(
+        1000 * rng.normal(0.02, 0.03, (1, *SHAPE)).astype(np.float32), (Normalisation("qsm", unit="ppm"),)
+    )
+    assert 0.03 < in_ppb.std() < 0.1  # a scan in ppb is known all the same
+
+
+def test_units_are_measured_over_the_training_scans_and_come_into_the_recipe() -> None:
+    rng = np.random.default_rng(0)
+    cases = []
+    for share in (1.0, 0.4):
+        phase = np.round(rng.uniform(-4096, 4095, SHAPE) * share)
+        images = np.stack([rng.normal(100, 5, SHAPE), phase, rng.normal(20, 30, SHAPE)]).astype(np.float32)
+        grid = Grid(SHAPE, (1.0, 1.0, 1.0))
+        cases.append(fingerprint_case("a", images, grid, None, {}, ("SWI", "PHASE", "QSM")))
+    assert cases[0].extremes[1][0] == pytest.approx(-4096, abs=10)
+    assert cases[1].bulks[2] == pytest.approx(90, rel=0.2)
+    fingerprint = Fingerprint("Task", ("SWI", "PHASE", "QSM"), ("cmb",), tuple(cases))
+    planner = planners.get("D3CMB")
+    plan = planner(planner.config_class(gpu_memory_gb=2.0)).plan(fingerprint)
+    assert [step.unit for step in plan.preprocessing.normalisation] == [None, "-4096..4096", "ppb"]
+    assert [note for note in plan.notes if note.startswith("PHASE: -4096 to 4096")]
+    assert fingerprint.of_channels((2, 1)).cases[0].extremes == (cases[0].extremes[2], cases[0].extremes[1])
 
 
 # Names ------------------------------------------------------------------------------------------------------------

@@ -44,9 +44,11 @@ class TrainerConfig:
         num_nodes: machines, as Lightning counts them.
         num_workers: processes that draw patches; null chooses (0 on a machine with few cores).
         validate_every: epochs between two validations on whole scans; the last epoch always validates.
-        validation_cases: at most so many scans of the fold are used for it; null uses all.
-        validation_overlap: overlap of tiles there.
-        deterministic: the same seed gives the same weights (on a GPU as far as its kernels allow).
+        validation_cases: at most so many scans of the fold are used for it, half of them with lesions where there are
+            enough; null uses all.
+        validation_overlap: overlap of tiles there, in place of inference_cfg's.
+        deterministic: the same seed gives the same weights (on a GPU as far as its kernels allow). On a GPU this keeps
+            cuDNN from choosing the fastest kernels; what that costs has not been measured yet.
     """
 
     epochs: int = 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.networks import keep_freed_memory, resolve_precision
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.workers import default_workers
@@ -26,7 +28,7 @@ from .history import History
 from .module import DetectionModule, read_checkpoint
 from .patches import PatchDataset, Sample, StepSampler, collate
 from .replay import Replay
-from .validation import Validation
+from .validation import Validation, choose_validation_cases
 
 REPLAYED_PLACES = 256
 """Places that a trainer which replays remembers."""
@@ -40,8 +42,10 @@ def fit(
     val_ids: Sequence[str],
     augment_cfg: AugmentConfig,
     resume: bool = False,
+    inference_cfg: InferenceConfig | None = None,
 ) -> History:
-    """Trains ``module`` and leaves checkpoints, ``history.csv`` and ``progress.png`` in ``folder``.
+    """Trains ``module`` and leaves checkpoints, ``history.csv`` and ``progress.png`` in ``folder``, and the module with
+    its last weights on the device that it was trained on.
 
     Args:
         module: what to train, with its ``trainer_cfg``.
@@ -51,6 +55,7 @@ def fit(
         val_ids: cases to validate on; may be empty.
         augment_cfg: random changes of the patches.
         resume: go on from ``model_last.ckpt``.
+        inference_cfg: how validation scans are predicted, but for the overlap, which is ``validation_overlap``.
 
     Returns:
         the history of the run.
@@ -64,9 +69,9 @@ def fit(
     averaging = WeightAveraging(first_epoch=config.epochs)
     validation = Validation(
         prepared,
-        val_ids[: config.validation_cases],
+        choose_validation_cases(prepared, val_ids, config.validation_cases),
         config.validate_every,
-        config.validation_overlap,
+        dataclasses.replace(inference_cfg or InferenceConfig(), overlap=config.validation_overlap),
         averaging,
         history,
     )
@@ -98,6 +103,9 @@ def fit(
     )
     loader = _loader(module, prepared, train_ids, augment_cfg, trainer, replay)
     module.to(memory_format=torch.channels_last_3d)
+    # Results do not hang on what uninitialised memory holds: no kernel here reads it. Filling it costs a write of every
+    # tensor that is made.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     if resume:
         # Worker processes begin to draw before Lightning says which epoch it is.
         assert isinstance(loader.sampler, StepSampler)
@@ -106,6 +114,7 @@ def fit(
         trainer.fit(module, loader, ckpt_path=folder.last if resume else None, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to Ctrl-C and SIGTERM, with exit codes 1 and 0
         raise KeyboardInterrupt from stop
+    module.to(trainer.strategy.root_device)  # Lightning's teardown takes it to the CPU
     return history
 
 

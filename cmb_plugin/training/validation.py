@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,14 @@ class Validation(Callback):
     Boxes and regions are compared in the network's own voxels, so nothing has to be read from scans; under DDP the
     scans are shared out.
 
+    Args:
+        folder: of prepared cases.
+        case_ids: scans to predict; none for no validation.
+        every: epochs between two validations.
+        inference_cfg: how they are predicted; the foreground, which nothing is measured by, is left out.
+        averaging: puts averaged weights into the network where there are some.
+        history: gets the figures.
+
     Attributes:
         score: FROC score of the last validation, or of regions the mean Dice; None before the first, and after an epoch
             without one.
@@ -36,30 +46,32 @@ class Validation(Callback):
         folder: Path,
         case_ids: Sequence[str],
         every: int,
-        overlap: float,
+        inference_cfg: InferenceConfig,
         averaging: WeightAveraging,
         history: History,
     ) -> None:
         self.folder = folder
         self.case_ids = list(case_ids)
         self.every = every
-        self.overlap = overlap
+        self.inference_cfg = replace(inference_cfg, foreground=False)
         self.averaging = averaging
         self.history = history
         self.score: float | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validates if it is time; every process predicts its share, and all get the figures of all scans."""
         assert isinstance(pl_module, DetectionModule)
         self.score = None
         epoch = trainer.current_epoch + 1
         if not self.case_ids or (epoch % self.every and epoch != trainer.max_epochs):
             return
         mine = self.case_ids[trainer.global_rank :: trainer.world_size]
-        config = InferenceConfig(overlap=self.overlap, foreground=False)
         predict, measure = _MEASURES[pl_module.plan.target]
         pl_module.eval()
         with self.averaging.applied(pl_module):
-            results = [predict(pl_module, StoredCase.open(self.folder, case_id), config) for case_id in mine]
+            results = [
+                predict(pl_module, StoredCase.open(self.folder, case_id), self.inference_cfg) for case_id in mine
+            ]
         pl_module.train()
         results = _gathered(results, trainer)
         figures = measure(results, pl_module.plan.classes)
@@ -67,6 +79,26 @@ class Validation(Callback):
             pl_module.learn_from_validation(results)
         self.history.add(figures)
         self.score = next(iter(figures.values()))
+
+
+def choose_validation_cases(folder: Path, case_ids: Sequence[str], count: int | None) -> list[str]:
+    """``count`` of the cases, half of them with lesions and half without as far as there are such; None for all.
+
+    A FROC score needs lesions, and false positives are counted in healthy scans too. Of each kind the first are taken,
+    so the choice is the same in each process and each run.
+
+    Args:
+        folder: of prepared cases.
+        case_ids: the validation cases of the fold.
+        count: how many.
+    """
+    if count is None or count >= len(case_ids):
+        return list(case_ids)
+    with_lesions = [case_id for case_id in case_ids if len(StoredCase.open(folder, case_id).labels)]
+    healthy = [case_id for case_id in case_ids if case_id not in with_lesions]
+    in_turn = [case_id for case_id in chain(*zip_longest(with_lesions, healthy)) if case_id is not None]
+    chosen = set(in_turn[:count])
+    return [case_id for case_id in case_ids if case_id in chosen]
 
 
 def _find_lesions(module: Any, case: StoredCase, config: InferenceConfig) -> CaseResult:

@@ -135,6 +135,7 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         val_ids,
         run.settings["augment_cfg"],
         resume=run.mode == "resume" and run.fold.last.is_file(),
+        inference_cfg=run.settings["inference_cfg"],
     )
     if is_first_process():
         if module.prototype_space() is not None:

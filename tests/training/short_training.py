@@ -1,4 +1,4 @@
-"""A training of seconds: a tiny network, four small prepared cases, and ``run``."""
+"""A training of seconds: a tiny network, five small prepared cases, and ``run``."""
 
 import dataclasses
 
@@ -46,22 +46,34 @@ CONFIG = TrainerConfig(
 
 
 def prepare_cases(folder):
-    """Cases a, b and c with one lesion each, and a healthy one."""
+    """Cases a, b and c with one lesion each, and two healthy ones."""
     rng = np.random.default_rng(0)
-    for name in ("a", "b", "c", "healthy"):
+    for name in ("a", "b", "c", "healthy", "healthy2"):
         image = rng.normal(size=(1, 24, 24, 24)).astype(np.float32)
         mask = np.zeros((24, 24, 24), dtype=np.int16)
-        if name != "healthy":
+        if not name.startswith("healthy"):
             mask[10:13, 8:11, 12:15] = 1
             image[0, mask > 0] -= 6
         case = preprocess_case(image, Grid((24, 24, 24), (1.0,) * 3), mask, PLAN.preprocessing)
         save_case(folder, name, case, {1: 0} if mask.any() else {})
 
 
-def run(prepared, folder, *, resume=False, seed=0, trainer="RetinaUNetV001", ids=("a", "b"), **changes):
+def run(
+    prepared,
+    folder,
+    *,
+    resume=False,
+    seed=0,
+    trainer="RetinaUNetV001",
+    ids=("a", "b"),
+    validation_ids=("c",),
+    inference_cfg=None,
+    **changes,
+):
+    """Trains into ``folder``; ``changes`` are of ``TrainerConfig``. Returns the history and the last checkpoint."""
     seed_all(seed)
     config = dataclasses.replace(CONFIG, **changes)
     module = trainers.get(trainer)(PLAN, trainer_cfg=config, seed=seed)
     fold = FoldFolder(folder)
-    history = fit(module, fold, prepared, ids, ["c"], AugmentConfig(), resume)
+    history = fit(module, fold, prepared, ids, list(validation_ids), AugmentConfig(), resume, inference_cfg)
     return history, torch.load(fold.last, weights_only=True)

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from short_training import run
 
 from cmb_plugin.paths import FoldFolder
+from cmb_plugin.plugins import trainers
 from cmb_plugin.training import loop
 
 
@@ -81,3 +82,14 @@ def test_a_finished_run_resumes_to_itself(prepared, whole):
 def test_the_seed_decides(prepared, whole, tmp_path):
     other, _ = run(prepared, tmp_path, seed=1)
     assert other.rows[-1]["loss"] != whole[1].rows[-1]["loss"]
+
+
+def test_the_module_is_left_on_the_device_that_it_was_trained_on(prepared, tmp_path, monkeypatch):
+    """Lightning takes it to the CPU in the end; what follows a training on a GPU would run there."""
+    moves = []
+    kind = trainers.get("RetinaUNetV001")
+    monkeypatch.setattr(kind, "cpu", lambda self: moves.append("cpu") or self)
+    to = kind.to
+    monkeypatch.setattr(kind, "to", lambda self, *args, **named: moves.append(args) or to(self, *args, **named))
+    run(prepared, tmp_path, epochs=1, swa_epochs=0)
+    assert moves[-2:] == ["cpu", (torch.device("cpu"),)]

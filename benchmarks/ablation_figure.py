@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmb_plugin.evaluation.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW
+from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW
 
 if TYPE_CHECKING:
     from ablation_report import Study

@@ -35,7 +35,7 @@ from cmb_plugin.evaluation import (
     subject_counts,
 )
 from cmb_plugin.evaluation.matching import optimal_status
-from cmb_plugin.evaluation.metrics import evaluate
+from cmb_plugin.evaluation.metrics import measure
 from cmb_plugin.evaluation.pool import pool_cases
 from cmb_plugin.files import read_json, write_text
 
@@ -170,7 +170,7 @@ def write_report(
     """
     from ablation_figure import study_figure
 
-    from cmb_plugin.evaluation.figures import save_figure
+    from cmb_plugin.reporting.figures import save_figure
 
     study = load_study(entries, resamples)
     text = markdown(study, resamples)
@@ -311,7 +311,7 @@ def _numbers(study: Study) -> list[dict[str, Any]]:
         for scope, cases in result.cases.items():
             classes = Dataset.load(entry.task).classes
             config = dataclasses.replace(result.config, sensitivities=TARGETS)
-            metrics = evaluate(cases, classes, config)
+            metrics = measure(cases, classes, config)
             kinds = metrics["false_positive_kinds"]
             shared = fp_at_sensitivity(result.curves[scope], study.sensitivity[scope])
             collected.append(

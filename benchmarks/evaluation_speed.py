@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from cmb_plugin.detections import Detections
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, evaluate, find_operating_point, headline_intervals
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, find_operating_point, headline_intervals, measure
 
 
 def random_case(rng: np.random.Generator, index: int, n_detections: int, n_classes: int) -> CaseResult:
@@ -44,7 +44,7 @@ def main() -> None:
         f"{platform.machine()}, numpy {np.__version__}"
     )
     for name, work in (
-        ("evaluate", lambda: evaluate(cases, [f"class {i}" for i in range(args.classes)])),
+        ("measure", lambda: measure(cases, [f"class {i}" for i in range(args.classes)])),
         ("headline_intervals", lambda: headline_intervals(cases, EvaluationConfig(operating_point=0.5))),
         ("find_operating_point", lambda: find_operating_point(cases)),
     ):

@@ -15,7 +15,7 @@ import argparse
 import numpy as np
 
 from cmb_plugin.detections import Detections
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, evaluate, find_operating_point
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, find_operating_point, measure
 
 STRENGTHS = {"weak": 1.6, "middling": 1.9, "strong": 2.3}  # half the distance of the two means
 N_TEST = 8
@@ -71,7 +71,7 @@ def main() -> None:
             for _ in range(args.repeats):
                 validation, test = scans(rng, n_validation, strength), scans(rng, N_TEST, strength)
                 for rule, choose in RULES.items():
-                    result = evaluate(test, ["cmb"], EvaluationConfig(operating_point=choose(validation)))
+                    result = measure(test, ["cmb"], EvaluationConfig(operating_point=choose(validation)))
                     if result["sensitivity"] is not None:
                         reached[rule].append((result["sensitivity"], result["fp_per_scan"]))
             cells = []

@@ -22,8 +22,8 @@ from cmb_plugin.evaluation import (
     bootstrap,
     subject_counts,
 )
-from cmb_plugin.evaluation.report import STYLE, table
 from cmb_plugin.files import write_text
+from cmb_plugin.reporting.evaluation_page import STYLE, table
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.evaluate import load_predictions
 

@@ -194,7 +194,7 @@ def _show_regions(metrics: dict[str, Any], console: Console, line: Callable[[str
 
 def _show_intervals(metrics: dict[str, Any], line: Callable[[str], None]) -> None:
     """One line each: the headline with its intervals, scans and patients, VALDO's numbers, components."""
-    from cmb_plugin.evaluation.report import with_interval
+    from cmb_plugin.reporting.evaluation_page import with_interval
 
     intervals = metrics["intervals"]
     if intervals:

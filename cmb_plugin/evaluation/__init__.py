@@ -1,18 +1,18 @@
-"""Detections in, numbers and figures out. Knows numpy, scipy and matplotlib; no torch."""
+"""Detections and lesions in, numbers out. Knows numpy and scipy; no torch, no figures."""
 
 from .agreement import auc, bland_altman, count_agreement, icc, kappa
 from .bootstrap import Bootstrap, Estimate, SubjectCounts, bootstrap, subject_counts
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig, MaskCounts
 from .challenge import ValdoCounts, summarise_valdo, valdo_masks, valdo_pairs, valdo_points
 from .components import ComponentCounts, label_components, match_components
+from .dice import dice_intervals, dice_scores, mean_dice
 from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at
 from .intervals import headline_intervals
 from .matching import match_by_distance, match_by_iou, pair_distance, pair_inside, pair_iou
-from .metrics import evaluate, nndetection_results
+from .metrics import measure, nndetection_results
 from .mimics import false_positive_kinds, mimic_distances, mimic_kinds
 from .operating import OperatingPoint, SweepConfig, find_operating_point
 from .precision import average_precision
-from .regions import dice_intervals, dice_scores, mean_dice
 
 __all__ = [
     "DEFAULT_OPERATING_POINT",
@@ -34,7 +34,6 @@ __all__ = [
     "count_agreement",
     "dice_intervals",
     "dice_scores",
-    "evaluate",
     "false_positive_kinds",
     "find_operating_point",
     "fp_at_sensitivity",
@@ -47,6 +46,7 @@ __all__ = [
     "match_by_iou",
     "match_components",
     "mean_dice",
+    "measure",
     "mimic_distances",
     "mimic_kinds",
     "nndetection_results",

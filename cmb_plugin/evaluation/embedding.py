@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW
+from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW
+
 from .mimics import NONE
 
 MIMIC = "mimic"

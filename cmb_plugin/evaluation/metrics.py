@@ -1,4 +1,4 @@
-"""``evaluate``: detections and lesions in, the content of ``metrics.json`` out (keys: docs/evaluation.md)."""
+"""``measure``: detections and lesions in, the content of ``metrics.json`` out (keys: docs/evaluation.md)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ POSSIBLE_RULE = (
 )
 
 
-def evaluate(
+def measure(
     cases: Sequence[CaseResult], classes: Sequence[str], config: EvaluationConfig | None = None
 ) -> dict[str, Any]:
     """Measures detections against reference lesions.
@@ -109,7 +109,7 @@ def nndetection_results(metrics: Mapping[str, Any]) -> dict[str, float | None]:
     """The numbers of ``results_boxes.json`` under nnDetection's names, of IoU matching.
 
     Args:
-        metrics: from ``evaluate``.
+        metrics: from ``measure``.
 
     Returns:
         ``AP_IoU_0.10``, ``mAP_IoU_0.10_0.50_0.05_MaxDet_100``, ``FROC_score_IoU_0.10`` and the same for each class with

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.evaluation import EvaluationConfig, headline_intervals, nndetection_results
-from cmb_plugin.evaluation import evaluate as measure
+from cmb_plugin.evaluation import EvaluationConfig, headline_intervals, measure, nndetection_results
 from cmb_plugin.files import write_json, write_text
 from cmb_plugin.images import read_scan
 
@@ -73,10 +72,10 @@ def write_results(
         notes: sentences for the report.
     """
     from cmb_plugin.errors import UserError
-    from cmb_plugin.evaluation.figures import froc_figure, save_figure
-    from cmb_plugin.evaluation.gallery import write_gallery
     from cmb_plugin.evaluation.listing import list_entries, write_entries
-    from cmb_plugin.evaluation.report import html_report
+    from cmb_plugin.reporting.evaluation_page import html_report
+    from cmb_plugin.reporting.figures import froc_figure, save_figure
+    from cmb_plugin.reporting.gallery import write_gallery
 
     def read(name: str) -> Any:
         if name not in images:

@@ -214,7 +214,7 @@ def _draw(agreement: RegionAgreement, title: str, path: Path) -> None:
     """Dice of every scan, region by region."""
     from matplotlib.figure import Figure
 
-    from cmb_plugin.evaluation.figures import save_figure
+    from cmb_plugin.reporting.figures import save_figure
 
     figure = Figure(figsize=(1.5 + 1.6 * len(agreement.regions), 4), layout="constrained")
     axes = figure.subplots()

@@ -14,10 +14,10 @@ from matplotlib.patches import FancyBboxPatch
 from cmb_plugin.anatomy.counts import SIDES, Lesion, burden, mars_rows, number, pattern
 from cmb_plugin.anatomy.regions import CODES, GROUPS, UNKNOWN, RegionMap
 from cmb_plugin.dataset import CasePredictions
-from cmb_plugin.evaluation.figures import BLUE, GREEN, GREY, VERMILION
-from cmb_plugin.evaluation.gallery import PLANES, crop_planes, draw_plane, intensity_window
 from cmb_plugin.evaluation.listing import FALSE, Entry
 from cmb_plugin.images import Grid, Mapping
+from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, VERMILION
+from cmb_plugin.reporting.gallery import PLANES, crop_planes, draw_plane, intensity_window
 
 COLOURS = {"lobar": BLUE, "deep": VERMILION, "infratentorial": GREEN, UNKNOWN: GREY}
 INK, SOFT, RULE, WARN = "#1d2433", "#697386", "#d5dae3", "#a61b1b"

@@ -49,7 +49,7 @@ def counted_lesions(predictions: CasePredictions) -> list[Lesion]:
 
 def write_case_report(folder: Path, predictions: CasePredictions, regions: RegionMap, scan: Path) -> None:
     """Writes both files of a placed case; a scan that cannot be read leaves the page without pictures."""
-    from cmb_plugin.evaluation.figures import save_figure
+    from cmb_plugin.reporting.figures import save_figure
 
     from .case_page import PageContent, case_page
 

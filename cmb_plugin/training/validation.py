@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from cmb_plugin.evaluation import CaseResult, dice_scores, evaluate, mean_dice
+from cmb_plugin.evaluation import CaseResult, dice_scores, mean_dice, measure
 from cmb_plugin.inference import InferenceConfig, predict_array, segment_array
 from cmb_plugin.preparation import StoredCase
 
@@ -128,7 +128,7 @@ def region_figures(cases: Sequence[np.ndarray], classes: Sequence[str]) -> dict[
 
 def validation_figures(cases: Sequence[CaseResult], classes: Sequence[str]) -> dict[str, float | None]:
     """The figures of one validation: FROC score and sensitivity at one false positive per scan, by centre distance."""
-    metrics = evaluate(cases, classes)
+    metrics = measure(cases, classes)
     return {"val_froc_score": metrics["froc_score"], "val_sensitivity": metrics["froc"]["1"]}
 
 

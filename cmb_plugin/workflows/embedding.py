@@ -13,12 +13,12 @@ from cmb_plugin.dataset import Case, Dataset, read_mimics, read_truth
 from cmb_plugin.detections import Detections
 from cmb_plugin.evaluation import EvaluationConfig, match_by_distance
 from cmb_plugin.evaluation.embedding import embedding_figure, name_prototypes
-from cmb_plugin.evaluation.figures import save_figure
 from cmb_plugin.evaluation.mimics import NONE, mimic_kinds
 from cmb_plugin.files import write_json
 from cmb_plugin.inference import InferenceConfig, predict_array, restore
 from cmb_plugin.paths import FoldFolder, TaskFolder
 from cmb_plugin.preparation import StoredCase
+from cmb_plugin.reporting.figures import save_figure
 from cmb_plugin.training import DetectionModule
 from cmb_plugin.workers import progress
 

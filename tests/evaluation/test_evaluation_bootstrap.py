@@ -13,9 +13,9 @@ from cmb_plugin.evaluation import (
     CaseResult,
     EvaluationConfig,
     bootstrap,
-    evaluate,
     fp_at_sensitivity,
     froc_curve,
+    measure,
     subject_counts,
 )
 from cmb_plugin.evaluation.bootstrap import count_detections, draw_weights
@@ -28,7 +28,7 @@ TARGETS = (0.3, 0.5, 0.9)
 
 def by_counting(cases, config=AT_HALF):
     """The same statistics from the functions that metrics.json is made of."""
-    metrics = evaluate(cases, ["cmb", "iron"], config)
+    metrics = measure(cases, ["cmb", "iron"], config)
     pool = pool_cases(cases, config)
     status = optimal_status(pool.near, len(pool.scores), pool.possible)
     curve = froc_curve(pool.scores, status, int((~pool.possible).sum()), pool.n_cases)

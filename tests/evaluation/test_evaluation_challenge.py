@@ -13,10 +13,10 @@ from cmb_plugin.evaluation import (
     auc,
     bland_altman,
     count_agreement,
-    evaluate,
     icc,
     kappa,
     match_components,
+    measure,
     pair_inside,
     summarise_valdo,
     valdo_masks,
@@ -175,7 +175,7 @@ def test_patients_are_told_apart_by_the_highest_score_of_all_their_scans():
         scan("c"),
         scan("d", [cube(5)], [cube(5)], [0.99], certainty=["possible"]),
     ]
-    found = evaluate(cases, ["cmb"], AT_HALF)["patients"]
+    found = measure(cases, ["cmb"], AT_HALF)["patients"]
     assert (found["n_patients"], found["n_positive"], found["n_negative"], found["auc"]) == (4, 1, 2, 1.0)
 
 
@@ -193,7 +193,7 @@ def test_strata_add_up_and_name_what_the_data_set_says():
         ),
         scan("b", [], [cube(60)], [0.7], domain="cuhk"),
     ]
-    strata = evaluate(cases, ["cmb"], AT_HALF)["strata"]
+    strata = measure(cases, ["cmb"], AT_HALF)["strata"]
     assert strata["region"] == {
         "deep": {"n_lesions": 1, "found": 0, "sensitivity": 0.0},
         "lobar": {"n_lesions": 1, "found": 1, "sensitivity": 1.0},
@@ -217,11 +217,11 @@ def test_valdo_and_components_take_masks_where_every_scan_has_them():
     reference, predicted = np.zeros((2, 8, 8, 8), dtype=int)
     reference[4, 4, 4] = predicted[4, 4, 4:6] = 1
     masks = MaskCounts(match_components(predicted, reference), valdo_masks(predicted, reference, (1.0, 1.0, 1.0)))
-    result = evaluate([scan("a", masks=masks)], ["cmb"], AT_HALF)
+    result = measure([scan("a", masks=masks)], ["cmb"], AT_HALF)
     assert result["valdo"]["f1"]["median"] == 1.0
     assert result["valdo"]["dice"]["median"] == pytest.approx(2 / 3)
     assert (result["components"]["sensitivity"], result["components"]["connectivity"]) == (1.0, 26)
-    assert evaluate([scan("a")], ["cmb"], AT_HALF)["components"] is None
+    assert measure([scan("a")], ["cmb"], AT_HALF)["components"] is None
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -235,4 +235,4 @@ def test_centre_inside_finds_as_many_as_the_largest_matching(random_cases, seed)
         shown = case.detections[case.detections.scores >= 0.5]
         pairs = pair_inside(shown.boxes, case.truth_boxes) & (shown.labels[:, None] == case.truth_labels)
         expected += int((maximum_bipartite_matching(csr_matrix(pairs)) >= 0).sum()) if pairs.size else 0
-    assert evaluate(cases, ["cmb", "iron"], AT_HALF)["overall"]["centre_inside"]["true_positives"] == expected
+    assert measure(cases, ["cmb", "iron"], AT_HALF)["overall"]["centre_inside"]["true_positives"] == expected

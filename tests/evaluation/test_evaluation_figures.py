@@ -11,11 +11,11 @@ from matplotlib.patches import Rectangle
 
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, evaluate
-from cmb_plugin.evaluation.figures import GREEN, froc_figure, save_figure
-from cmb_plugin.evaluation.gallery import crop_planes, write_gallery
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, measure
 from cmb_plugin.evaluation.listing import Entry, list_entries, write_entries
 from cmb_plugin.images import Grid
+from cmb_plugin.reporting.figures import GREEN, froc_figure, save_figure
+from cmb_plugin.reporting.gallery import crop_planes, write_gallery
 
 AT_HALF = EvaluationConfig(operating_point=0.5)
 
@@ -50,7 +50,7 @@ def test_every_detection_and_every_missed_lesion_is_listed_with_its_status(one_o
 @pytest.mark.parametrize("seed", range(6))
 def test_the_list_adds_up_to_the_metrics(random_cases, seed):
     cases = random_cases(seed, n_cases=10, possible=True)
-    block = evaluate(cases, ["a", "b"], AT_HALF)["overall"]["distance"]
+    block = measure(cases, ["a", "b"], AT_HALF)["overall"]["distance"]
     statuses = [entry.status for entry in list_entries(cases, AT_HALF)]
     assert statuses.count("found") == block["true_positives"]
     assert statuses.count("false") == block["false_positives"]
@@ -75,7 +75,7 @@ def test_the_table_gives_places_in_ras_mm_and_voxels(one_of_each, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, None])
 def test_the_froc_figure_shows_the_readings_and_the_operating_point(random_cases, tmp_path, seed):
-    metrics = evaluate(random_cases(0) if seed is not None else [], ["a", "b"], AT_HALF)
+    metrics = measure(random_cases(0) if seed is not None else [], ["a", "b"], AT_HALF)
     figure = froc_figure(metrics, "title")
     save_figure(figure, tmp_path / "froc.png")
     assert (tmp_path / "froc.png").stat().st_size > 5000
@@ -145,7 +145,7 @@ def test_the_gallery_of_nothing_and_of_unreadable_or_flat_scans_is_drawn_all_the
 
 
 def test_a_box_is_drawn_around_the_lesion_with_a_margin(one_of_each):
-    from cmb_plugin.evaluation.gallery import Section, gallery_figure
+    from cmb_plugin.reporting.gallery import Section, gallery_figure
 
     entry = list_entries(one_of_each, AT_HALF)[0]
     scan = np.ones((60, 20, 20), dtype=np.float32), Grid((60, 20, 20), (2.0, 1.0, 1.0))

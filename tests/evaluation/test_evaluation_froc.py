@@ -12,9 +12,9 @@ from monai.metrics.froc import compute_froc_curve_data, compute_froc_score
 from cmb_plugin.evaluation import (
     EvaluationConfig,
     average_precision,
-    evaluate,
     fp_at_sensitivity,
     froc_curve,
+    measure,
     sensitivity_at,
 )
 from cmb_plugin.evaluation.froc import thin
@@ -84,7 +84,7 @@ def test_average_precision_equals_monai(random_cases, seed, max_detections):
             max_detections=max_detections,
         )
     )
-    ours = evaluate(cases, ["a", "b"], EvaluationConfig(max_detections=max_detections))
+    ours = measure(cases, ["a", "b"], EvaluationConfig(max_detections=max_detections))
     for label in ("a", "b"):
         block = ours["per_class"][label]["iou"]
         assert block["AP_IoU_0.10"] == pytest.approx(theirs[f"{label}_AP_IoU_0.10_MaxDet_{max_detections}"])

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cmb_plugin.evaluation import EvaluationConfig, bootstrap, evaluate, headline_intervals, subject_counts
+from cmb_plugin.evaluation import EvaluationConfig, bootstrap, headline_intervals, measure, subject_counts
 
 CONFIG = EvaluationConfig(operating_point=0.4, resamples=200)
 
@@ -14,7 +14,7 @@ CONFIG = EvaluationConfig(operating_point=0.4, resamples=200)
 @pytest.mark.parametrize("seed", range(3))
 def test_every_headline_number_lies_in_its_interval_which_is_the_bootstraps(random_cases, seed):
     cases = random_cases(seed, n_cases=20)
-    metrics, intervals = evaluate(cases, ["cmb", "iron"], CONFIG), headline_intervals(cases, CONFIG)
+    metrics, intervals = measure(cases, ["cmb", "iron"], CONFIG), headline_intervals(cases, CONFIG)
     direct = bootstrap([subject_counts(cases, CONFIG)], sensitivities=CONFIG.sensitivities, resamples=200)
     for name in ("sensitivity", "precision", "f1", "fp_per_scan", "froc_score"):
         low, high = intervals[name]

@@ -11,8 +11,8 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
     CaseResult,
     EvaluationConfig,
-    evaluate,
     false_positive_kinds,
+    measure,
     mimic_distances,
     mimic_kinds,
 )
@@ -92,12 +92,12 @@ def test_false_positives_are_counted_by_kind_where_mimics_are_listed():
     counts = false_positive_kinds(cases, config)
     assert list(counts) == ["calcification", "vein_straight", "none"]
     np.testing.assert_equal(np.array(list(counts.values())), [[1, 0, np.nan], [1, 0, np.nan], [1, 0, np.nan]])
-    result = evaluate(cases, ["cmb"], config)
+    result = measure(cases, ["cmb"], config)
     kinds = {"calcification": 0.5, "vein_straight": 0.5, "none": 0.5}
     assert result["false_positive_kinds"] == {"mimic_mm": 3.0, "n_cases": 2, "per_scan": kinds}
     wrong = sum(result["false_positive_kinds"]["per_scan"].values()) * 2
     assert wrong + 1 == result["fp_per_scan"] * 3
-    assert evaluate(cases[2:], ["cmb"], config)["false_positive_kinds"] is None
+    assert measure(cases[2:], ["cmb"], config)["false_positive_kinds"] is None
 
 
 def test_mimics_are_read_beside_the_case_and_none_means_that_nobody_listed_them(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, evaluate, find_operating_point
+from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, find_operating_point, measure
 
 
 def scans(right, wrong, n_cases=4, n_missed=0):
@@ -65,7 +65,7 @@ def test_where_nothing_can_be_chosen_the_default_stands_and_says_why(cases):
 def test_the_numbers_written_are_those_of_evaluate_at_that_score(random_cases, seed, rule):
     cases = random_cases(seed, n_cases=12, possible=True, ties=seed % 2 == 0)
     point = find_operating_point(cases, SweepConfig(rule))
-    result = evaluate(at_one_threshold(cases, point), ["a", "b"], EvaluationConfig(operating_point=point.score))
+    result = measure(at_one_threshold(cases, point), ["a", "b"], EvaluationConfig(operating_point=point.score))
     for key in ("sensitivity", "precision", "f1", "fp_per_scan"):
         assert result[key] == getattr(point, key)
 
@@ -76,7 +76,7 @@ def test_sensitivity_within_the_allowed_false_positives_is_the_highest_there_is(
     point = find_operating_point(cases)
     assert (point.fp_per_scan or 0.0) <= 1.0
     for score in np.linspace(0, 1, 101):
-        other = evaluate(cases, ["a", "b"], EvaluationConfig(operating_point=float(score)))
+        other = measure(cases, ["a", "b"], EvaluationConfig(operating_point=float(score)))
         if other["fp_per_scan"] <= 1.0 - 1 / len(cases):
             assert other["sensitivity"] <= point.sensitivity
 

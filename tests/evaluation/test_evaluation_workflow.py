@@ -16,7 +16,7 @@ from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.dataset.predictions import CasePredictions, read_case_predictions, write_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import evaluate as measure
+from cmb_plugin.evaluation import measure
 from cmb_plugin.files import write_json
 from cmb_plugin.images import Grid
 from cmb_plugin.models.operating_point import swept_point

@@ -29,7 +29,7 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
     """Sensitivity against false positives per scan on a log2 axis, with the seven rates and the operating point.
 
     Args:
-        metrics: what ``evaluate`` returned, with ``intervals`` where there are any.
+        metrics: what ``measure`` returned, with ``intervals`` where there are any.
         title: for instance task, model and split.
     """
     figure = Figure(figsize=(7.4, 5.6), layout="constrained")

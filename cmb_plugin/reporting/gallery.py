@@ -13,10 +13,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation.listing import FALSE, FOUND, MISSED, Entry
 from cmb_plugin.images import Grid, Mapping
 
 from .figures import BLUE, GREEN, VERMILION, YELLOW, save_figure
-from .listing import FALSE, FOUND, MISSED, Entry
 
 WIDTH_MM = 40.0  # field of view of a crop
 MARGIN_MM = 1.0  # boxes are drawn so much wider on each side, or they would hide what they enclose

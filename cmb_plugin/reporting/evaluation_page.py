@@ -10,9 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from cmb_plugin.evaluation.listing import FALSE, MISSED, Entry
+
 from .figures import BLUE, VERMILION, froc_figure
 from .gallery import PER_ROW, ReadScan, Section, gallery_figure
-from .listing import FALSE, MISSED, Entry
 
 SHOWN = 24  # misses, and as many false positives, that have pictures
 PER_PICTURE = 2 * PER_ROW

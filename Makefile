@@ -36,7 +36,7 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 	@touch $@
 
 demo: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tools/demo.sh
 
 # One process per core and one thread in each: the tests are many and small.
 test: $(READY)

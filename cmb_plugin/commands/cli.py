@@ -6,11 +6,17 @@ import argparse
 import functools
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from cmb_plugin.errors import UserError
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """The function of a command: takes its arguments, those of the process when there are none; returns the exit
+    code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

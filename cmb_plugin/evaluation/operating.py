@@ -179,7 +179,7 @@ def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float | None
     if rule == "fp_per_scan":
         assert target is not None
         # One false positive more than was seen is allowed for: with few scans the best-looking threshold is the one
-        # that was lucky (benchmarks/operating_point.py). With many scans it makes no difference.
+        # that was lucky (benchmarks/accuracy/operating_point.py). With many scans it makes no difference.
         allowed = np.flatnonzero(curve.false <= max(target * curve.n_cases - 1, 0))
         if not len(allowed) or not curve.true[allowed[-1]]:
             return None, f"default: no lesion is found within {target:g} FP per scan"

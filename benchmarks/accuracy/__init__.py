@@ -1,0 +1,1 @@
+"""How right a part is against a truth, without training."""

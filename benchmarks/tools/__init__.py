@@ -1,0 +1,1 @@
+"""What the scripts share, and scripts that make or count something."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from .errors import UserError
@@ -21,6 +24,11 @@ THREAD_VARIABLES = (
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+
+KILLED = UserError(
+    "its process was killed even while it was the only one, most likely for want of memory",
+    remedy="free memory or use a machine with more, or leave the case out",
 )
 
 
@@ -43,9 +51,12 @@ class Outcome(Generic[Item, Result]):
 
 
 def run_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int = 0, description: str = ""
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, description: str = ""
 ) -> list[Outcome[Item, Result]]:
     """Calls ``function(item)`` for every item and returns the outcomes in the order of ``items``.
+
+    When a process is killed, most likely for want of memory, its items are tried again one at a time, and only the one
+    that is killed alone is given up.
 
     Args:
         function: a module-level function or a ``functools.partial`` of one (it is sent to other processes).
@@ -53,37 +64,137 @@ def run_cases(
         workers: number of processes; 0 or 1 works in this process.
         description: title of the progress bar; empty shows none.
     """
-    outcomes: list[Outcome[Item, Result] | None] = [None] * len(items)
-    with progress(description, len(items)) as advance:
-        for index, outcome in _outcomes(function, items, workers):
-            outcomes[index] = outcome
-            advance()
-    return [outcome for outcome in outcomes if outcome is not None]
-
-
-def _outcomes(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[tuple[int, Outcome[Item, Result]]]:
     workers = min(workers, len(items))
-    if workers <= 1:
-        for index, item in enumerate(items):
-            yield index, _guarded(function, item)
-        return
-    # Spawned, not forked: forked children inherit the locks of torch and ITK threads and can hang. The thread counts
-    # must stand in the environment before a child imports numpy.
-    context = multiprocessing.get_context("spawn")
+    outcomes: dict[int, Outcome[Item, Result]] = {}
+    with progress(description, len(items)) as advance:
+        if workers <= 1:
+            for index, item in enumerate(items):
+                outcomes[index] = _guarded(function, item)
+                advance()
+        else:
+            with closing(_Pool(function, workers)) as pool:
+                for index, item in enumerate(items):
+                    pool.add(index, item)
+                while len(outcomes) < len(items):
+                    for index, outcome in pool.collect():
+                        outcomes[index] = outcome
+                        advance()
+    return [outcomes[index] for index in range(len(items))]
+
+
+def cases_ahead(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+) -> Generator[Outcome[Item, Result], None, None]:
+    """``function(item)`` of every item in order, done in processes while the caller works on the one before.
+
+    At most ``workers`` + 1 outcomes wait for the caller or are under way. A killed process costs only the item that is
+    killed alone, as in ``run_cases``.
+
+    Args:
+        function: as in ``run_cases``.
+        items: what to work on.
+        workers: number of processes, at least 1.
+    """
+    waiting = iter(enumerate(items))
+    ready: dict[int, Outcome[Item, Result]] = {}
+    with closing(_Pool(function, workers)) as pool:
+        for index, item in islice(waiting, workers):
+            pool.add(index, item)
+        for turn in range(len(items)):
+            for index, item in islice(waiting, 1):
+                pool.add(index, item)
+            while turn not in ready:
+                ready.update(pool.collect())
+            yield ready.pop(turn)
+
+
+class _Pool(Generic[Item, Result]):
+    """Processes that call one function and of which some may be killed.
+
+    A killed process ends the whole pool of the standard library and does not say which item it had. So few items are
+    handed in at a time; after a kill each of them is tried alone, and then the others go on: with half the processes if
+    all of them passed alone, because then it was together that they took too much memory.
+    """
+
+    def __init__(self, function: Callable[[Item], Result], workers: int) -> None:
+        self._function = function
+        self._workers = workers
+        self._waiting: deque[tuple[int, Item]] = deque()
+        self._suspects: deque[tuple[int, Item]] = deque()
+        self._started: dict[Future[Outcome[Item, Result]], tuple[int, Item]] = {}
+        self._alone = False  # whether suspects are tried
+        self._guilty = False  # whether one of them was killed alone
+        self._executor = _executor(workers)
+
+    def add(self, index: int, item: Item) -> None:
+        """Hands in one item; its outcome comes from ``collect`` under ``index``."""
+        self._waiting.append((index, item))
+        self._start()
+
+    def collect(self) -> list[tuple[int, Outcome[Item, Result]]]:
+        """Waits until something is done and returns it, in no order; after a kill this can be nothing yet."""
+        self._start()
+        done, _ = wait(self._started, return_when=FIRST_COMPLETED)
+        if any(isinstance(future.exception(), BrokenProcessPool) for future in done):
+            done = set(self._started)  # the others are done or broken too
+        outcomes: list[tuple[int, Outcome[Item, Result]]] = []
+        killed: list[tuple[int, Item]] = []
+        for future in [future for future in self._started if future in done]:
+            index, item = self._started.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                killed.append((index, item))
+            else:
+                outcomes.append((index, future.result() if error is None else _failed(item, error)))
+        if killed and self._alone:
+            self._guilty = True
+            outcomes += [(index, _failed(item, KILLED)) for index, item in killed]
+            self._renew(1)
+        elif killed:
+            self._suspects.extend(killed)
+            self._alone, self._guilty = True, False
+            self._renew(1)
+        if self._alone and not self._suspects and not self._started:
+            self._alone = False
+            self._workers = self._workers if self._guilty else max(1, self._workers // 2)
+            self._renew(self._workers)
+        self._start()
+        return outcomes
+
+    def close(self) -> None:
+        """Ends the processes; what is under way is waited for, what is not is dropped."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self) -> None:
+        queue, most = (self._suspects, 1) if self._alone else (self._waiting, self._workers + 1)
+        while queue and len(self._started) < most:
+            try:
+                with _one_thread_each():
+                    future = self._executor.submit(_guarded, self._function, queue[0][1])
+            except BrokenProcessPool:
+                if self._started:
+                    return  # ``collect`` finds out
+                self._renew(1 if self._alone else self._workers)  # a process was killed that had nothing to do
+                continue
+            self._started[future] = queue.popleft()
+
+    def _renew(self, workers: int) -> None:
+        self.close()
+        self._executor = _executor(workers)
+
+
+def _executor(workers: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: forked children inherit the locks of torch and ITK threads and can hang.
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """While processes begin: the thread counts must stand in the environment before a child imports numpy."""
     saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = {pool.submit(_guarded, function, item): index for index, item in enumerate(items)}
-            for future in as_completed(futures):
-                index = futures[future]
-                try:
-                    yield index, future.result()
-                except BrokenProcessPool:
-                    message = "a worker process was killed, most likely for want of memory: use fewer processes"
-                    yield index, Outcome(items[index], error=message)
+        yield
     finally:
         for name, value in saved.items():
             if value is None:
@@ -95,10 +206,15 @@ def _outcomes(
 def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item, result=function(item))
-    except UserError as error:
-        return Outcome(item, error=str(error))
     except Exception as error:
-        return Outcome(item, error=f"{type(error).__name__}: {error}", is_bug=True, details=traceback.format_exc())
+        return _failed(item, error)
+
+
+def _failed(item: Item, error: BaseException) -> Outcome[Item, Any]:
+    if isinstance(error, UserError):
+        return Outcome(item, error=str(error))
+    details = "".join(traceback.format_exception(error))
+    return Outcome(item, error=f"{type(error).__name__}: {error}", is_bug=True, details=details)
 
 
 class progress:  # noqa: N801 - used as a function, `with progress(...) as advance`

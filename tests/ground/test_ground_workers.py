@@ -1,11 +1,15 @@
 """One bad case never stops the others, in this process or in several."""
 
+import fcntl
 import os
+import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.workers import failures, run_cases
+from cmb_plugin.workers import THREAD_VARIABLES, cases_ahead, failures, run_cases
 
 
 def treat(item: int) -> int:
@@ -16,10 +20,29 @@ def treat(item: int) -> int:
     return item * 10
 
 
-def die(item: int) -> int:
+def die_at_zero(item: int) -> int:
     if item == 0:
-        os._exit(1)
-    return item
+        os._exit(9)
+    return item * 10
+
+
+def die_in_company(item: int, lock: Path) -> int:
+    """Stands for a case that needs more than half of the memory: the second at a time is killed."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os._exit(9)
+        time.sleep(0.2)
+    return item * 10
+
+
+def threads(_: int) -> list[str]:
+    return [os.environ[name] for name in THREAD_VARIABLES]
+
+
+def process_and_time(item: int) -> tuple[int, float]:
+    return os.getpid(), time.time()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -32,6 +55,40 @@ def test_outcomes_keep_their_order_and_name_what_went_wrong(workers):
     assert "ZeroDivisionError" in bug.details
 
 
-def test_a_killed_worker_is_reported_and_nothing_hangs():
-    outcomes = run_cases(die, [0, 1], workers=2)
-    assert "killed" in outcomes[0].error
+@pytest.mark.parametrize("through", [run_cases, cases_ahead])
+def test_of_many_cases_only_the_one_that_is_killed_alone_fails(through):
+    items = [*range(5, 9), 0, *range(9, 14)]
+    outcomes = list(through(die_at_zero, items, workers=3))
+    assert [outcome.item for outcome in outcomes] == items
+    assert [outcome.result for outcome in outcomes if outcome.item] == [item * 10 for item in items if item]
+    (failure,) = failures(outcomes)
+    assert failure.item == 0
+    assert not failure.is_bug
+    assert "killed even while it was the only one" in failure.error
+
+
+def test_cases_that_are_only_too_large_together_all_succeed(tmp_path):
+    items = [1, 2, 3, 4, 5]
+    outcomes = run_cases(partial(die_in_company, lock=tmp_path / "lock"), items, workers=2)
+    assert [outcome.result for outcome in outcomes] == [10, 20, 30, 40, 50]
+
+
+def test_reading_ahead_is_bounded_and_in_the_background():
+    ahead = cases_ahead(process_and_time, range(8), workers=2)
+    outcomes = [next(ahead)]
+    time.sleep(1.5)
+    asked = time.time()
+    outcomes += list(ahead)
+    assert [outcome.item for outcome in outcomes] == list(range(8))
+    assert os.getpid() not in {outcome.result[0] for outcome in outcomes}
+    begun_before = [outcome.item for outcome in outcomes if outcome.result[1] < asked]
+    assert begun_before == [0, 1, 2]
+
+
+@pytest.mark.parametrize("through", [run_cases, cases_ahead])
+def test_processes_take_one_thread_each_and_leave_the_environment_alone(through, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    before = dict(os.environ)
+    for outcome in through(threads, [0, 1], workers=2):
+        assert set(outcome.result) == {"1"}
+        assert dict(os.environ) == before

@@ -1,4 +1,4 @@
-"""From scans to the arrays that a network sees: fingerprint, preprocessing, storage."""
+"""From scans to the arrays that a network sees: fingerprint, preprocessing, storage, reading ahead."""
 
 from .brain import estimate_brain
 from .case import PreparedCase, brain_extent, find_brain, foreground_extent, preprocess_case, target_shape
@@ -9,6 +9,7 @@ from .phase import to_radians, wrap
 from .reading import read_brain, read_images, read_labels, read_regions, source_files
 from .recipe import Normalisation, Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
+from .scans import Scan, ScanSource, input_cases, prepared_scans
 from .schemes import NormalisationScheme, find_scheme
 from .storage import StoredCase, is_current, prepared_cases, save_case, work_key
 
@@ -19,6 +20,8 @@ __all__ = [
     "NormalisationScheme",
     "PreparedCase",
     "Preprocessing",
+    "Scan",
+    "ScanSource",
     "StoredCase",
     "brain_channel",
     "brain_extent",
@@ -27,12 +30,14 @@ __all__ = [
     "find_scheme",
     "fingerprint_case",
     "foreground_extent",
+    "input_cases",
     "is_current",
     "load_piece",
     "modality_kind",
     "modality_polarity",
     "normalise",
     "prepared_cases",
+    "prepared_scans",
     "preprocess_case",
     "read_brain",
     "read_images",

@@ -26,13 +26,12 @@ from cmb_plugin.dataset import (
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, read_json, write_json
 from cmb_plugin.inference import InferenceConfig, predict_array
-from cmb_plugin.inference.scans import Scan, ScanSource, input_cases, prepared_scans
 from cmb_plugin.models.ensemble import Ensemble, choose_model, load_ensemble
 from cmb_plugin.models.missing_modalities import declared_missing, lacking, without_channels
 from cmb_plugin.models.output import write_case
 from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.plugins import import_additional
-from cmb_plugin.preparation import prepared_cases
+from cmb_plugin.preparation import Scan, ScanSource, input_cases, prepared_cases, prepared_scans
 from cmb_plugin.regions.localisation import Placing, forget_case, place_cases, restore_cases
 from cmb_plugin.regions.prediction import predict_maps
 from cmb_plugin.regions.sources import NONE
@@ -230,10 +229,10 @@ def _sources(
     Raises:
         UserError: there are none.
     """
-    plan, may_lack = ensemble.plan, ensemble.tolerates_missing
+    plan, tolerates = ensemble.plan, ensemble.tolerates_missing
     if input is not None:
         cases = [plan.case(case) for case in input_cases(Path(input), plan.n_files)]
-        return [ScanSource(lacking(case, without, may_lack), may_lack=may_lack) for case in cases]
+        return [ScanSource(lacking(case, without, tolerates), tolerates_missing=tolerates) for case in cases]
     part = "Tr" if split == "val" else "Ts"
     images, prepared = task.images(part), task.prepared(plan.name, part)
     missing = declared_missing(task)
@@ -249,7 +248,8 @@ def _sources(
     if not ids:
         raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
     cases = [plan.case(known.get(case_id) or _absent(case_id, images, plan.n_files, part)) for case_id in ids]
-    return [ScanSource.of(lacking(case, without, may_lack), prepared, plan.preprocessing, may_lack) for case in cases]
+    cases = [lacking(case, without, tolerates) for case in cases]
+    return [ScanSource.of(case, prepared, plan.preprocessing, tolerates) for case in cases]
 
 
 def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:

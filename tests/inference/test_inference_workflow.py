@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from blob_detector import BlobDetector, blob
-from killed_process import Named, name_unless_killed
 
 from cmb_plugin.commands.boxes2nii import main as boxes2nii
 from cmb_plugin.commands.predict import main as predict_command
@@ -20,7 +19,6 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, read_mask, voxels_of_instances, write_image
 from cmb_plugin.inference import InferenceConfig
-from cmb_plugin.inference.scans import _ahead
 from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.planning import Anchors, Architecture, Plan
 from cmb_plugin.plugins import trainers
@@ -268,13 +266,6 @@ def test_background_processes_give_the_same_files(task, tmp_path):
     report = predict("900", output=tmp_path / "helped", workers=2)
     assert [failure.item.case.case_id for failure in report.failures] == ["sub.0"]
     assert contents(tmp_path / "alone") == contents(tmp_path / "helped")
-
-
-def test_a_killed_background_process_costs_only_its_own_case():
-    sources = [Named("a"), Named("killed"), Named("b")]
-    outcomes = list(_ahead(name_unless_killed, sources, 1))
-    assert [outcome.result for outcome in outcomes] == ["a", None, "b"]
-    assert "killed" in outcomes[1].error
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,18 @@ from tiny_task import make_tiny_task, tiny_grid
 
 from cmb_plugin.dataset import Dataset
 from cmb_plugin.images import Grid, write_image
-from cmb_plugin.inference.scans import ScanSource, input_cases
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.phantom import PhantomCase, PhantomConfig, make_case
 from cmb_plugin.planning import Plan
 from cmb_plugin.preparation import (
     Normalisation,
     Preprocessing,
+    ScanSource,
     StoredCase,
     brain_extent,
     estimate_brain,
     fingerprint_case,
+    input_cases,
     preprocess_case,
     source_files,
 )

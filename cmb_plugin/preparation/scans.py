@@ -1,13 +1,9 @@
-"""Scans to predict: found in a folder, read, checked, and preprocessed in the background while the network works."""
+"""Scans to predict: listed from a folder, read, checked, and preprocessed in the background while the network works."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +16,12 @@ from cmb_plugin.dataset import Case
 from cmb_plugin.dataset.dataset import find_cases, image_files, split_modality
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, Mapping, image_stem
-from cmb_plugin.preparation import (
-    Preprocessing,
-    StoredCase,
-    is_current,
-    preprocess_case,
-    read_brain,
-    read_images,
-    source_files,
-    work_key,
-)
-from cmb_plugin.workers import Outcome, run_cases
+from cmb_plugin.workers import Outcome, cases_ahead, run_cases
+
+from .case import preprocess_case
+from .reading import read_brain, read_images, source_files
+from .recipe import Preprocessing
+from .storage import StoredCase, is_current, work_key
 
 
 @dataclass(frozen=True)
@@ -55,15 +46,15 @@ class ScanSource:
     Attributes:
         case: its files.
         prepared: folder in which it is stored preprocessed; None to preprocess its files.
-        may_lack: whether the model tolerates missing modalities; otherwise a case that lacks some is an error.
+        tolerates_missing: whether the model tolerates missing modalities; otherwise they are an error.
     """
 
     case: Case
     prepared: Path | None = None
-    may_lack: bool = False
+    tolerates_missing: bool = False
 
     @classmethod
-    def of(cls, case: Case, folder: Path, recipe: Preprocessing, may_lack: bool = False) -> ScanSource:
+    def of(cls, case: Case, folder: Path, recipe: Preprocessing, tolerates_missing: bool = False) -> ScanSource:
         """Takes the case from ``folder`` if it is stored there, was made by ``recipe`` and its files have not changed.
 
         Where the scans themselves are not at hand, a stored case is taken as it is.
@@ -71,7 +62,7 @@ class ScanSource:
         current = is_current(folder, case.case_id, work_key(source_files(case, recipe), recipe))
         stored = (folder / f"{case.case_id}.json").is_file()
         raw = any(path.is_file() for path in case.present)
-        return cls(case, folder if current or (stored and not raw) else None, may_lack)
+        return cls(case, folder if current or (stored and not raw) else None, tolerates_missing)
 
     def key(self, recipe: Preprocessing) -> str:
         """A short text that changes when what the network will see may have changed."""
@@ -124,18 +115,19 @@ def prepared_scans(
         return
     with TemporaryDirectory(prefix="nndet_predict_") as scratch:
         save = partial(_save, recipe=recipe, scratch=Path(scratch))
-        for outcome in _ahead(save, sources, min(workers, todo)):
-            if outcome.error:
-                yield Outcome(outcome.item, error=outcome.error, is_bug=outcome.is_bug, details=outcome.details)
-                continue
-            if outcome.result is None:
-                yield run_cases(partial(_load, recipe=recipe), [outcome.item])[0]
-                continue
-            path, scan = outcome.result
-            # Read whole: tiles of a file in row order are scattered over it, and would be read from the disk again and
-            # again where memory is too short to keep it cached.
-            yield Outcome(outcome.item, result=replace(scan, data=np.load(path)))
-            path.unlink()
+        with closing(cases_ahead(save, sources, min(workers, todo))) as ahead:
+            for outcome in ahead:
+                if outcome.error:
+                    yield Outcome(outcome.item, error=outcome.error, is_bug=outcome.is_bug, details=outcome.details)
+                    continue
+                if outcome.result is None:
+                    yield run_cases(partial(_load, recipe=recipe), [outcome.item])[0]
+                    continue
+                path, scan = outcome.result
+                # Read whole: tiles of a file in row order are scattered over it, and would be read from the disk again
+                # and again where memory is too short to keep it cached.
+                yield Outcome(outcome.item, result=replace(scan, data=np.load(path)))
+                path.unlink()
 
 
 def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
@@ -156,7 +148,7 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
 
 
 def _check_missing(source: ScanSource, missing: Sequence[int]) -> None:
-    if missing and not source.may_lack:
+    if missing and not source.tolerates_missing:
         raise UserError(
             f"{source.case.images[missing[0]]}: the case does without it, the model needs it",
             remedy="predict with a model that can do without (docs/predictions.md)",
@@ -174,52 +166,3 @@ def _save(source: ScanSource, recipe: Preprocessing, scratch: Path) -> tuple[Pat
     path = scratch / f"{source.case.case_id}.npy"
     np.save(path, scan.data)
     return path, replace(scan, data=None)
-
-
-def _ahead(
-    function: Callable[[ScanSource], Any], sources: Sequence[ScanSource], workers: int
-) -> Iterator[Outcome[ScanSource, Any]]:
-    """``function`` of every item in order, worked out by processes that are at most ``workers`` + 1 items ahead.
-
-    When a process is killed, most likely for want of memory, its cases are tried again one at a time, and only the one
-    that is killed alone is given up.
-    """
-    waiting = deque(sources)
-    started: deque[tuple[ScanSource, Future[Outcome[ScanSource, Any]]]] = deque()
-    pool, ahead = _pool(workers), workers + 1
-    try:
-        while waiting or started:
-            while waiting and len(started) < ahead:
-                source = waiting.popleft()
-                started.append((source, pool.submit(_guarded, function, source)))
-            source, future = started.popleft()
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                if ahead == 1:
-                    message = f"{source.case.images[0]}: preprocessing was killed, most likely for want of memory"
-                    yield Outcome(source, error=message)
-                else:
-                    waiting.extendleft(reversed([source, *(item for item, _ in started)]))
-                    started.clear()
-                pool.shutdown(cancel_futures=True)
-                pool, ahead = _pool(1), 1
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: forked children inherit the locks of torch and ITK threads and can hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
-
-
-def _one_thread() -> None:
-    """The network has the cores: a process that preprocesses takes one."""
-    import torch
-
-    torch.set_num_threads(1)
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # read when SimpleITK is imported, which is later
-
-
-def _guarded(function: Callable[[ScanSource], Any], source: ScanSource) -> Outcome[ScanSource, Any]:
-    return run_cases(function, [source])[0]

@@ -14,11 +14,10 @@ from cmb_plugin.dataset import Dataset, read_truth, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, boxes_of_instances, read_mask, write_image
-from cmb_plugin.inference.scans import ScanSource, input_cases, prepared_scans
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import planners
-from cmb_plugin.preparation import Fingerprint, StoredCase, prepared_cases
+from cmb_plugin.preparation import Fingerprint, ScanSource, StoredCase, input_cases, prepared_cases, prepared_scans
 from cmb_plugin.workflows.prep import PrepReport, prepare
 
 PLAN = "D3CMB_3d"

@@ -211,14 +211,18 @@ def read_json(path: Path | str) -> Any:
     """Reads a JSON file.
 
     Raises:
-        UserError: the file is missing or is not JSON; the line and column are named.
+        UserError: the file is missing, cannot be opened or is not JSON; the line and column are named.
     """
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", remedy="check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})", remedy="check the file and its rights") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (too deeply nested)", remedy="repair or restore the file") from None
+    except ValueError as error:  # of the syntax, the encoding, or a number with thousands of digits
         raise UserError(f"{path}: not valid JSON ({error})", remedy="repair or restore the file") from None
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, write_image
 
-from .regions import Place, RegionMap
+from .regions import CODES, Place, RegionMap
 
 SCHEMA = 1
 
@@ -28,9 +29,7 @@ def save_map(folder: Path, case_id: str, regions: RegionMap, key: str) -> None:
             "schema": SCHEMA,
             "case": case_id,
             "key": key,
-            **{
-                name: getattr(regions, name) for name in ("source", "quality", "trusted", "why", "findings", "midplane")
-            },
+            **{field.name: getattr(regions, field.name) for field in dataclasses.fields(_Facts)},
             "places": {str(value): dataclasses.asdict(place) for value, place in sorted(regions.places.items())},
         },
     )
@@ -49,21 +48,26 @@ def load_map(folder: Path, case_id: str, key: str | None = None) -> RegionMap | 
         if content["schema"] != SCHEMA or (key is not None and content["key"] != key):
             return None
         labels, grid = read_mask(map_file(folder, case_id))
-        places = {int(value): Place(**place) for value, place in content["places"].items()}
-        midplane = content["midplane"]
-        return RegionMap(
-            labels.astype("uint16"),
-            grid,
-            places,
-            source=content["source"],
-            quality=content["quality"],
-            trusted=content["trusted"],
-            why=content["why"],
-            findings=tuple(content["findings"]),
-            midplane=None if midplane is None else tuple(midplane),
-        )
-    except (UserError, KeyError, TypeError, ValueError):
+        where = str(_json_file(folder, case_id))
+        places = {int(value): from_json(Place, place, where) for value, place in content["places"].items()}
+        if not {place.group for place in places.values()} <= set(CODES):
+            return None
+        facts = from_json(_Facts, {field.name: content[field.name] for field in dataclasses.fields(_Facts)}, where)
+        return RegionMap(labels.astype("uint16"), grid, places, **vars(facts))
+    except (UserError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    """The fields of a ``RegionMap`` that its JSON holds as they are."""
+
+    source: str
+    quality: float | None
+    trusted: bool
+    why: str
+    findings: tuple[str, ...]
+    midplane: tuple[float, float, float, float] | None
 
 
 def _json_file(folder: Path, case_id: str) -> Path:

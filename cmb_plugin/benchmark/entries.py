@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.dataset import Case, Dataset
+from cmb_plugin.dataset import Case, Dataset, read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
@@ -261,7 +261,7 @@ def measured_cases(task: TaskFolder, fold: int) -> list[Case]:
     dataset = Dataset.load(task)
     if measured_split(task) == "test":
         return [case for case in dataset.cases("Ts") if case.label]
-    held_out = set(read_json(task.splits)[fold]["val"])
+    held_out = set(read_splits(task.splits)[fold]["val"])
     return [case for case in dataset.cases("Tr") if case.case_id in held_out]
 
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.paths import TaskFolder, find_task, models_root
@@ -90,11 +91,11 @@ def _prepare(benchmark: Benchmark, task: TaskFolder, commands: Commands) -> None
         target = NnunetTask(task, benchmark.output / task.name / "nnunet")
         if not is_planned(target):
             commands.say(f"{task.name}: exporting to nnU-Net's layout in {target.raw}")
-            export_task(target, read_json(task.splits))
+            export_task(target, read_splits(task.splits))
             command = target.plan_command(_memory(benchmark), 1 if _device() == "cpu" else 4)
             if commands.call(command, log, target.environment()) != 0:
                 raise UserError(f"{task.name}: nnU-Net could not plan", remedy=f"see {log}")
-            export_task(target, read_json(task.splits))  # its planning may have written splits of its own
+            export_task(target, read_splits(task.splits))  # its planning may have written splits of its own
 
 
 def _is_prepared(task: TaskFolder, plan: str) -> bool:
@@ -104,7 +105,7 @@ def _is_prepared(task: TaskFolder, plan: str) -> bool:
 def _check_folds(task: TaskFolder, folds: Sequence[int]) -> None:
     if not task.splits.is_file():
         raise UserError(f"{task.name} is not prepared", remedy=f"leave --only out, or run nndet_prep {task.name}")
-    count = len(read_json(task.splits))
+    count = len(read_splits(task.splits))
     for fold in folds:
         if not 0 <= fold < count:
             raise UserError(f"{task.splits}: no fold {fold}", remedy=f"choose --folds from 0 to {count - 1}")

@@ -14,7 +14,7 @@ from .predictions import (
     write_lesions,
     write_summary,
 )
-from .splits import make_splits
+from .splits import make_splits, read_splits
 from .truth import Truth, read_truth, truth_of_labels
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "read_case_predictions",
     "read_lesion_facts",
     "read_mimics",
+    "read_splits",
     "read_truth",
     "split_modality",
     "truth_of_labels",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json
 
 Split = dict[str, list[str]]
 
@@ -22,6 +24,27 @@ class _Fold:
     @property
     def healthy(self) -> int:
         return len(self.cases) - self.positive
+
+
+def read_splits(path: Path) -> list[Split]:
+    """Reads splits.json.
+
+    Returns:
+        for each fold ``{"train": [...], "val": [...]}``.
+
+    Raises:
+        UserError: the file is missing, damaged, or no list of folds with their cases.
+    """
+    splits = read_json(path)
+    remedy = 'write [{"train": ["case", ...], "val": ["case", ...]}, ...], or delete it: nndet_prep makes it anew'
+    if not isinstance(splits, list) or not splits:
+        raise UserError(f"{path}: is no list of folds", remedy=remedy)
+    for number, fold in enumerate(splits):
+        for part in ("train", "val"):
+            cases = fold.get(part) if isinstance(fold, dict) else None
+            if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+                raise UserError(f"{path}: fold {number} has no list of cases under {part}", remedy=remedy)
+    return splits
 
 
 def make_splits(

@@ -7,14 +7,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from cmb_plugin.dataset import Case, Dataset, Truth, instances_file, read_lesion_facts, read_mimics, read_truth
+from cmb_plugin.dataset import (
+    Case,
+    Dataset,
+    Truth,
+    instances_file,
+    read_lesion_facts,
+    read_mimics,
+    read_splits,
+    read_truth,
+)
 from cmb_plugin.dataset.foreign import find_prediction, foreign_cases, read_foreign
 from cmb_plugin.dataset.predictions import ENDING, CasePredictions, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
 from cmb_plugin.evaluation.masks import compare_masks
-from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_mask
 from cmb_plugin.paths import FoldFolder, TaskFolder, find_model
 from cmb_plugin.workers import run_cases
@@ -105,7 +113,7 @@ def _validation_cases(task: TaskFolder, source: Source) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for (number, fold), predictions in zip(source.folds.items(), source.predictions, strict=True):
         path = splits_file(task, fold)
-        splits = read_json(path)
+        splits = read_splits(path)
         if number >= len(splits):
             raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
         folders |= dict.fromkeys(splits[number]["val"], predictions)

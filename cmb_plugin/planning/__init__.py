@@ -9,7 +9,7 @@ from .anchors import (
     fit_free_anchors,
 )
 from .memory import estimate_training_gb, estimate_unet_gb, find_budget
-from .plan import AnchorFit, Anchors, Architecture, Plan, from_json
+from .plan import AnchorFit, Anchors, Architecture, Plan
 from .planner import Planner, PlannerConfig
 from .topology import build_architecture, plan_topology, shrink_patch
 
@@ -30,7 +30,6 @@ __all__ = [
     "fit_anchors",
     "fit_by_size",
     "fit_free_anchors",
-    "from_json",
     "plan_topology",
     "shrink_patch",
 ]

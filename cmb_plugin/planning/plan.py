@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cmb_plugin.dataset import Case
+from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.plugins import suggest
 from cmb_plugin.preparation.recipe import Preprocessing
 
 Triple = tuple[int, int, int]
@@ -213,58 +211,3 @@ class Plan:
         if not self.name or "/" in self.name:
             return f"name '{self.name}' cannot be a folder's name"
         return ""
-
-
-def from_json(kind: type[T], data: Any, where: str) -> T:
-    """Builds dataclass ``kind`` from plain JSON data, checking names and types as it goes.
-
-    Args:
-        kind: a dataclass whose fields are numbers, strings, tuples, unions with None or dataclasses.
-        data: what ``json`` gave.
-        where: the place in the file, for messages.
-
-    Raises:
-        UserError: an unknown, missing or ill-typed field.
-    """
-    result: T = _convert(kind, data, where)
-    return result
-
-
-def _convert(kind: Any, data: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(kind, data, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if data is None:
-            return None
-        return _convert(next(a for a in arguments if a is not types.NoneType), data, where)
-    if origin is tuple:
-        if not isinstance(data, list | tuple):
-            raise UserError(f"{where}: expected a list, found {data!r}", remedy="repair the entry")
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-        if len(arguments) != len(data):
-            raise UserError(f"{where}: expected {len(arguments)} numbers, found {len(data)}", remedy="repair the entry")
-        return tuple(
-            _convert(a, item, f"{where}[{i}]") for i, (a, item) in enumerate(zip(arguments, data, strict=True))
-        )
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
-        raise UserError(f"{where}: expected {kind.__name__}, found {data!r}", remedy="repair the entry")
-    return data
-
-
-def _convert_dataclass(kind: Any, data: Any, where: str) -> Any:
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: expected an object, found {data!r}", remedy="repair the entry")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for key in data:
-        if key not in fields:
-            raise UserError(f"{where}: unknown field '{key}'", remedy=suggest(key, fields))
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in data:
-            raise UserError(f"{where}: field '{name}' is missing", remedy="run nndet_prep again to write a new plan")
-    return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in data.items()})

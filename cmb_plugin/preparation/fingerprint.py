@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, Mapping, boxes_of_instances, voxels_of_instances
@@ -120,15 +121,9 @@ class Fingerprint:
             UserError: the file is missing, damaged or of another version.
         """
         content = read_json(path)
-        try:
-            if content.pop("schema") != SCHEMA:
-                raise KeyError("schema")
-            cases = tuple(CaseFingerprint(**_tuples(case)) for case in content.pop("cases"))
-            return cls(**_tuples(content), cases=cases)
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(
-                f"{path}: not a fingerprint of this version", remedy="delete it and run nndet_prep"
-            ) from None
+        if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+            raise UserError(f"{path}: not a fingerprint of this version", remedy="delete it and run nndet_prep")
+        return from_json(cls, content, str(path))
 
 
 def fingerprint_case(
@@ -221,7 +216,7 @@ def load_piece(path: Path, key: str) -> CaseFingerprint | None:
     try:
         content = read_json(path)
         current = content.get("key") == key and content.get("schema") == SCHEMA
-        return CaseFingerprint(**_tuples(content["case"])) if current else None
+        return from_json(CaseFingerprint, content["case"], str(path)) if current else None
     except (UserError, KeyError, TypeError, AttributeError):
         return None
 
@@ -233,13 +228,6 @@ def save_piece(path: Path, case: CaseFingerprint, key: str) -> None:
 
 def _fields(value: Any) -> dict[str, Any]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples, as the dataclasses have them."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _triple(values: Sequence[int]) -> Triple:

@@ -86,36 +86,50 @@ class StoredCase:
         """Reads the JSON of a case.
 
         Raises:
-            UserError: the case is not prepared, or was written by another version.
+            UserError: the case is not prepared, or was written by another version, or is damaged.
         """
         path = _json_path(folder, case_id)
         if not path.is_file():
             raise UserError(f"{path}: case is not prepared", remedy="run nndet_prep again; it adds what is missing")
         content = read_json(path)
-        if content.get("schema") != SCHEMA:
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise UserError(f"{path}: written by another version", remedy="delete the folder and run nndet_prep again")
-        z, y, x = content["shape"]
-        return cls(
+        try:
+            return cls._of_json(folder, case_id, content)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path}: damaged ({reason})", remedy="delete it and run nndet_prep again") from None
+
+    @classmethod
+    def _of_json(cls, folder: Path, case_id: str, content: Dictionary[str, Any]) -> StoredCase:
+        z, y, x = (int(side) for side in content["shape"])
+        case = cls(
             folder=folder,
             case_id=case_id,
             shape=(z, y, x),
-            channels=content["channels"],
+            channels=int(content["channels"]),
             mapping=Mapping.from_json(content["mapping"]),
             boxes=_boxes(content["boxes"]),
             mask_boxes=_boxes(content["mask_boxes"]),
             truth=_boxes(content["truth"]),
-            labels=np.asarray(content["labels"], dtype=np.int64),
-            instance_ids=np.asarray(content["instance_ids"], dtype=np.int64),
+            labels=np.asarray(content["labels"], dtype=np.int64).reshape(-1),
+            instance_ids=np.asarray(content["instance_ids"], dtype=np.int64).reshape(-1),
             redrawn=tuple(content["redrawn"]),
-            nonfinite=content["nonfinite"],
-            labelled=content["labelled"],
-            key=content["key"],
-            weak=content.get("weak", False),
-            missing=tuple(content.get("missing", ())),
-            outside_ids=tuple(content.get("outside", {}).get("instance_ids", ())),
+            nonfinite=int(content["nonfinite"]),
+            labelled=bool(content["labelled"]),
+            key=str(content["key"]),
+            weak=bool(content.get("weak", False)),
+            missing=tuple(int(channel) for channel in content.get("missing", ())),
+            outside_ids=tuple(int(n) for n in content.get("outside", {}).get("instance_ids", ())),
             outside_boxes=_boxes(content.get("outside", {}).get("boxes", ())),
-            outside_labels=np.asarray(content.get("outside", {}).get("labels", ()), dtype=np.int64),
+            outside_labels=np.asarray(content.get("outside", {}).get("labels", ()), dtype=np.int64).reshape(-1),
         )
+        lengths = {len(case.boxes), len(case.mask_boxes), len(case.truth), len(case.labels), len(case.instance_ids)}
+        if len(lengths) > 1:
+            raise ValueError(f"boxes, labels and instances differ in length: {sorted(lengths)}")
+        if len({len(case.outside_ids), len(case.outside_boxes), len(case.outside_labels)}) > 1:
+            raise ValueError("the lesions outside differ in length")
+        return case
 
     @cached_property
     def data(self) -> Any:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import OperatingPoint
-from cmb_plugin.files import atomic, read_json
+from cmb_plugin.files import atomic
 from cmb_plugin.models.ensemble import check_checkpoint, choose_model
 from cmb_plugin.models.results import EvaluationRun
 from cmb_plugin.models.scored_cases import splits_file
@@ -65,7 +66,7 @@ def consolidate(
     """
     check_checkpoint(checkpoint)
     task_folder, folder, trained = choose_model(task, model, None)
-    folds = range(num_folds or len(read_json(splits_file(task_folder, folder.fold(trained[0])))))
+    folds = range(num_folds or len(read_splits(splits_file(task_folder, folder.fold(trained[0])))))
     absent = [number for number in folds if number not in trained]
     if absent:
         names = ", ".join(str(number) for number in absent)

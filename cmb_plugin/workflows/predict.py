@@ -20,6 +20,7 @@ from cmb_plugin.dataset import (
     find_cases,
     instances_file,
     read_case_predictions,
+    read_splits,
     write_lesions,
     write_summary,
 )
@@ -241,7 +242,7 @@ def _sources(
     ids = sorted({*known, *prepared_cases(prepared)})
     if split == "val":
         path = ensemble.model.fold(folds[0]).splits
-        splits = read_json(path)
+        splits = read_splits(path)
         if not folds[0] < len(splits):
             raise UserError(f"{path}: has no fold {folds[0]}", remedy="restore the file")
         ids = sorted(splits[folds[0]]["val"])

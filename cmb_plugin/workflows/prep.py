@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.dataset import Case, Dataset, check_dataset, make_splits
+from cmb_plugin.dataset import Case, Dataset, check_dataset, make_splits, read_splits
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json, write_json, write_text
+from cmb_plugin.files import write_json, write_text
 from cmb_plugin.images import voxels_of_instances
 from cmb_plugin.paths import TaskFolder, find_task
 from cmb_plugin.planning import Plan, Planner
@@ -406,7 +406,7 @@ def _write_splits(dataset: Dataset, lesions: Dictionary[str, int]) -> list[str]:
         )
     known: set[str] = set()
     if path.is_file():
-        known = {case_id for fold in read_json(path) for part in ("train", "val") for case_id in fold[part]}
+        known = {case_id for fold in read_splits(path) for part in ("train", "val") for case_id in fold[part]}
         if known >= set(lesions):
             return []
     write_json(path, make_splits(lesions, dataset.patients(list(lesions))))

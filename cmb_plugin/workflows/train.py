@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json, write_json
+from cmb_plugin.files import write_json
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, find_task, models_root
 from cmb_plugin.planning import Plan
@@ -152,7 +153,7 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
     Raises:
         UserError: no such fold, or nothing to train on.
     """
-    splits = read_json(run.task.splits)
+    splits = read_splits(run.task.splits)
     fold = run.settings["exp"].fold
     if not 0 <= fold < len(splits):
         raise UserError(f"{run.task.splits}: no fold {fold}", remedy=f"choose exp.fold from 0 to {len(splits) - 1}")
@@ -204,7 +205,7 @@ def _open_folder(run: TrainingRun) -> None:
         shutil.rmtree(fold.root)
     fold.root.mkdir(parents=True)
     run.plan.save(fold.plan)
-    write_json(fold.splits, read_json(run.task.splits))
+    write_json(fold.splits, read_splits(run.task.splits))
     versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "nnunetv2")}
     write_settings(fold.settings, {"task": run.task.name, **run.settings, "versions": versions})
 

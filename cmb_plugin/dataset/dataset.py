@@ -346,7 +346,10 @@ def _regions(path: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
         return REGIONS
     if isinstance(entry, dict):
         entry = {"0": "outside", **{str(number): name for number, name in entry.items()}}
-    return _numbered(path, {"regions": entry}, ("regions",), '{"1": "lobar", "2": "deep"}')[1:]
+    names = _numbered(path, {"regions": entry}, ("regions",), '{"1": "lobar", "2": "deep"}')[1:]
+    if not names:
+        raise UserError(f"{path}: regions names none", remedy='write {"1": "lobar", ...}, or leave the entry out')
+    return names
 
 
 def _missing(path: Path, entry: Any, modalities: Sequence[str]) -> dict[str, tuple[int, ...]]:

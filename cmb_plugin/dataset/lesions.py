@@ -44,6 +44,8 @@ def read_lesion_facts(case: Case, instances: Sequence[int]) -> LesionFacts:
         listed = {int(lesion["instance"]): lesion for lesion in content["lesions"]}
         domain = next((str(content[key]) for key in DOMAIN_KEYS if content.get(key)), None)
         regions = [listed.get(int(number), {}).get("region") for number in instances]
+        if not all(region is None or isinstance(region, str) for region in regions):
+            raise TypeError("a region is no name")
         cnr = np.array([float(listed.get(int(number), {}).get("cnr") or np.nan) for number in instances])
     except (KeyError, TypeError, ValueError, AttributeError):
         remedy = 'write {"lesions": [{"instance": 1, "region": "lobar"}]}, or remove the file'

@@ -41,16 +41,20 @@ def read_mimics(case: Case) -> list[Mimic] | None:
         return None
     try:
         return [_mimic(entry) for entry in read_json(path)["mimics"]]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         remedy = 'write {"mimics": [{"kind": "vein", "box": [z0, y0, x0, z1, y1, x1]}]}, or remove the file'
         raise UserError(f"{path}: not a list of mimics with kind and box", remedy=remedy) from None
 
 
 def _mimic(entry: dict[str, Any]) -> Mimic:
     course = entry.get("path")
-    return Mimic(
+    mimic = Mimic(
         kind=str(entry["kind"]),
         box=np.asarray(entry["box"], dtype=float).reshape(6),
         path=None if course is None or len(course) < 2 else np.asarray(course, dtype=float).reshape(-1, 3),
         diameter_mm=float(entry.get("diameter_mm") or 0.0),
     )
+    numbers = (mimic.box, mimic.diameter_mm, 0.0 if mimic.path is None else mimic.path)
+    if not all(np.isfinite(values).all() for values in numbers):
+        raise ValueError("a place is no finite number")
+    return mimic

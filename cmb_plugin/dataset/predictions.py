@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cmb_plugin.detections import Detections
+from cmb_plugin.detections import RAW_SCORE, Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json, write_text
 from cmb_plugin.images import Grid
@@ -178,23 +178,40 @@ def read_case_predictions(path: Path) -> CasePredictions:
             np.array([row["label"] for row in rows]),
             {name: _column([row.get(name) for row in rows]) for name in names},
         )
-        return CasePredictions(
-            case_id=content["case"],
+        predictions = CasePredictions(
+            case_id=str(content["case"]),
             detections=detections,
             grid=Grid.from_json(content["grid"]),
-            classes=tuple(content["classes"]),
+            classes=tuple(str(name) for name in content["classes"]),
             operating_point=float(content["operating_point"]["score"]),
             model=content.get("model", ""),
             folds=tuple(content.get("folds", ())),
-            volumes_mm3=tuple(row.get("volume_mm3") for row in rows),
+            volumes_mm3=tuple(_optional_float(row.get("volume_mm3")) for row in rows),
             key=content.get("key", ""),
             regions=content.get("regions"),
             modalities=tuple(content.get("modalities", ())),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _refuse_impossible(predictions)
+        return predictions
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: not a predictions file ({type(error).__name__}: {error})", remedy="predict the case again"
         ) from None
+
+
+def _refuse_impossible(predictions: CasePredictions) -> None:
+    """Raises ``ValueError`` for numbers that no detector writes: files are edited, and made by other programs."""
+    detections = predictions.detections
+    scores = [detections.scores, *(detections.columns[name] for name in (*detections.rankings, RAW_SCORE)
+                                   if name in detections.columns)]  # fmt: skip
+    if not all(np.isfinite(np.asarray(values, dtype=float)).all() for values in (detections.boxes, *scores)):
+        raise ValueError("a box or a score is no finite number")
+    if (detections.sizes < 0).any():
+        raise ValueError("a box ends before it begins")
+    if ((detections.labels < 0) | (detections.labels >= len(predictions.classes))).any():
+        raise ValueError(f"a label is none of the {len(predictions.classes)} classes")
+    if not np.isfinite(predictions.operating_point):
+        raise ValueError("the operating point is no finite number")
 
 
 def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
@@ -243,6 +260,10 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
 
 def _rounded(value: float | None, decimals: int) -> float | None:
     return None if value is None else round(float(value), decimals)
+
+
+def _optional_float(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _plain(value: Any) -> Any:

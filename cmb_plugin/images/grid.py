@@ -81,5 +81,15 @@ class Grid:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Sequence[float]]) -> Grid:
+        """What ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: ``data`` describes no grid.
+        """
         z, y, x = (int(n) for n in data["shape"])
+        spacing, origin, direction = (np.array(data[key], dtype=float) for key in ("spacing", "origin", "direction"))
+        if (spacing.shape, origin.shape, direction.shape) != ((3,), (3,), (9,)) or min(z, y, x) < 1:
+            raise ValueError("a grid has 3 sides, 3 spacings, 3 numbers of its origin and 9 of its direction")
+        if not (np.isfinite([*origin, *direction]).all() and (spacing > 0).all() and np.isfinite(spacing).all()):
+            raise ValueError("a grid is made of finite numbers, and its spacing is positive")
         return cls((z, y, x), *(tuple(float(v) for v in data[key]) for key in ("spacing", "origin", "direction")))  # type: ignore[arg-type]

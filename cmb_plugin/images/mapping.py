@@ -159,6 +159,8 @@ class Mapping:
     def from_json(cls, data: JsonObject[str, Any]) -> Mapping:
         z, y, x = (bool(v) for v in data["flips"])
         axes, start, stop, shape = (_triple(data[key]) for key in ("axes", "crop_start", "crop_stop", "shape"))
+        if sorted(axes) != [0, 1, 2]:
+            raise ValueError(f"axes {axes} are no order of 0, 1, 2")
         return cls(Grid.from_json(data["source"]), axes, (z, y, x), start, stop, shape)
 
     @property

@@ -33,10 +33,9 @@ from cmb_plugin.dataset import (
 from cmb_plugin.dataset.dataset import read_classes
 from cmb_plugin.detections import Detections
 from cmb_plugin.images import Grid, write_image
-from cmb_plugin.paths import FoldFolder, TaskFolder
+from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.preparation import Fingerprint, StoredCase, fingerprint_case, preprocess_case, save_case
-from cmb_plugin.workflows.operating import swept_point
 
 GRID = Grid((6, 7, 8), (1.5, 1.0, 1.0))
 
@@ -103,18 +102,11 @@ def _splits(folder: Path) -> None:
         assert all(isinstance(case, str) for case in [*fold["train"], *fold["val"]])
 
 
-def _operating_point(folder: Path) -> None:
-    point = swept_point([FoldFolder(folder)])
-    assert point is not None
-    assert 0 <= point.score <= 1
-    scores = Detections(np.zeros((2, 6)), [0.9, 0.2], [0, 1], {"score_first": np.array([0.3, 0.8])})
-    if point.ranking in (None, "score_first"):
-        assert np.isfinite(point.apply(scores).scores).all()
-
-
 def _predictions(folder: Path) -> None:
     case = read_case_predictions(folder / "sub-01_boxes.json")
     assert len(case.reported) == len(case.detections) == len(case.diameters_mm)
+    for column in case.detections.rankings:
+        assert np.isfinite(case.detections.ranked_by(column).scores).all()
     write_lesions(folder / "lesions.tsv", [case])
 
 
@@ -143,13 +135,6 @@ def good_predictions() -> CasePredictions:
     return CasePredictions("sub-01", detections, GRID, ("cmb", "iron"), 0.5, "model", (0, 1), key="k")
 
 
-OPERATING_POINT = {
-    "score": 0.4,
-    "ranking": "score_first",
-    "possible_score": 0.2,
-    "class_scores": {"0": 0.4, "1": 0.3},
-    "removal": {"source": "auto", "bone_mm": 2.0},
-}
 LESION_LIST = {
     "protocol": "a",
     "lesions": [{"instance": 1, "region": "lobar", "cnr": 3.5, "certainty": "definite"}, {"instance": 2}],
@@ -224,7 +209,7 @@ def test_a_whole_file_is_read(name: str, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_named(name: str, folders: dict[str, Path], data: st.DataObject) -> None:
     path = folders[name] / READERS[name].file

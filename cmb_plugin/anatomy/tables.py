@@ -58,7 +58,7 @@ def load_table(name_or_path: str | Path) -> LabelTable:
             reader = csv.DictReader(file, delimiter="\t")
             rows = [(number, row) for number, row in enumerate(reader, start=2) if any(row.values())]
             columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"{path}: the label table cannot be read ({error})",
             remedy=f"name a tab-separated file, or one of {', '.join(BUILT_IN)}",

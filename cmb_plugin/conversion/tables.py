@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,11 @@ def read_table(path: Path) -> list[Row]:
     """
     cells = read_cells(path)
     header = [cell.strip().lower() for cell in cells[0]] if cells else []
-    rows = [dict(zip(header, line, strict=False)) for line in cells[1:] if any(cell.strip() for cell in line)]
+    rows = [  # a row that ends early has empty cells
+        dict(zip(header, [*line, *[""] * (len(header) - len(line))], strict=False))
+        for line in cells[1:]
+        if any(cell.strip() for cell in line)
+    ]
     if len(set(header) - {""}) < len([name for name in header if name]):
         twice = next(name for name in header if name and header.count(name) > 1)
         raise UserError(f"{path}: has two columns '{twice}'", remedy="give each its own name")
@@ -56,7 +61,10 @@ def read_cells(path: Path) -> list[list[str]]:
         raise UserError(f"{path}: is not UTF-8 text", remedy="save it as CSV with UTF-8 encoding") from None
     first = text.partition("\n")[0]
     delimiter = max("\t;,", key=first.count)
-    return list(csv.reader(text.splitlines(), delimiter=delimiter))
+    try:
+        return list(csv.reader(text.splitlines(), delimiter=delimiter))
+    except csv.Error as error:
+        raise UserError(f"{path}: not a table ({error})", remedy="save it as CSV with a header line") from None
 
 
 def _excel(path: Path) -> list[list[str]]:
@@ -92,9 +100,12 @@ def number(text: str, path: Path, what: str) -> float:
         UserError: it is none.
     """
     try:
-        return float(text.replace(",", "."))
+        value = float(text.replace(",", "."))
     except ValueError:
-        raise UserError(f"{path}: {what} is '{text}'", remedy="give a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}: {what} is {text!r}", remedy="give a number")
+    return value
 
 
 def points_of_rows(rows: Sequence[Row], path: Path, classes: Sequence[str], space: str = "") -> PointLabel:
@@ -116,6 +127,8 @@ def points_of_rows(rows: Sequence[Row], path: Path, classes: Sequence[str], spac
         number(row["diameter_mm"], path, f"diameter_mm of row {i}") if row.get("diameter_mm") else 0.0
         for i, row in _counted(rows)
     )
+    if negative := [i for (i, _), side in zip(_counted(rows), diameters, strict=True) if side < 0]:
+        raise UserError(f"{path}: diameter_mm of row {negative[0]} is negative", remedy="give the diameter in mm")
     return PointLabel(
         path,
         points,

@@ -231,6 +231,8 @@ def _read_points(path: Path, case_id: str, grid: Grid, classes: Sequence[str]) -
         scores = np.array([float(row[score]) if score else 1.0 for row in own])
         sides = np.array([float(row[size]) if size and row[size] else POINT_MM for row in own])
         labels = np.array([_class_index(row[label], classes) if label else 0 for row in own])
+        if (sides < 0).any():
+            raise ValueError("a diameter is negative")
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path}: {error}", remedy="give a number in every cell, and classes by name or index"
@@ -262,7 +264,7 @@ def _parse_table(path: Path, changed: int) -> tuple[list[str], list[dict[str, st
     text = path.read_text(encoding="utf-8-sig")
     first = text.partition("\n")[0]
     delimiter = next((mark for mark in ("\t", ";", ",") if mark in first), ",")
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, restval="")
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     return columns, list(reader)

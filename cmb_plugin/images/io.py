@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
 """Endings of the files that this room reads and writes; the first is what it writes by default."""
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+_SPACINGS = (1e-4, 1e4)  # mm; beyond, a header is damaged
+_FARTHEST = 1e6  # mm from the world's origin, 1 km
+_PIXDIM = {348: ("3f", 80), 540: ("3d", 112)}  # size of the header of NIfTI-1 and NIfTI-2 -> sides of a voxel in it
+_SKEW = 0.01  # cosine between two axes, about half a degree: rounding in a header stays far below
 
 
 def image_stem(path: Path) -> str | None:
@@ -76,6 +82,8 @@ def read_grid(path: Path | str) -> Grid:
     """
     path = Path(path)
     sitk = _itk_for(path)
+    if _is_nifti(path):
+        _check_nifti_spacing(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -86,7 +94,7 @@ def read_grid(path: Path | str) -> Grid:
         raise _unreadable(path, error) from None
     size = reader.GetSize()
     _refuse_odd(path, size, reader.GetNumberOfComponents(), sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-    return _grid(size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return _grid(path, size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
 def write_image(path: Path | str, array: np.ndarray, grid: Grid) -> None:
@@ -140,7 +148,7 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
             return np.ascontiguousarray(array.reshape(grid.shape[::-1], order="F").T), grid
         sitk = _itk_for(path)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path))), grid
-    except (RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error) as error:
         raise _unreadable(path, error) from None
 
 
@@ -155,7 +163,7 @@ def _load_nifti(path: Path) -> Any:
 
     try:
         return load(path, mmap=False)
-    except (ImageFileError, HeaderDataError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise _unreadable(path, error) from None
 
 
@@ -180,7 +188,36 @@ def _refuse_odd(path: Path, size: tuple[int, ...], components: int, kind: str) -
         )
 
 
-def _grid(size: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
+def _check_spacing(path: Path, spacing: Any) -> None:
+    if not (np.isfinite(spacing).all() and _SPACINGS[0] <= min(spacing) and max(spacing) <= _SPACINGS[1]):
+        sides = " x ".join(f"{side:g}" for side in spacing)
+        raise UserError(f"{path}: its voxels measure {sides} mm", remedy="repair its header, or convert it again")
+
+
+def _check_nifti_spacing(path: Path) -> None:
+    """Refuses a header whose ``pixdim`` holds 0 or no number: every reader would take the voxel for 1 mm."""
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            head = file.read(136)
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from None
+    for order in "<>" if len(head) == 136 else "":
+        version = struct.unpack_from(f"{order}i", head)[0]
+        if version in _PIXDIM:
+            form, offset = _PIXDIM[version]
+            _check_spacing(path, np.abs(struct.unpack_from(order + form, head, offset)))
+
+
+def _grid(path: Path, size: Any, spacing: Any, origin: Any, direction: Any) -> Grid:
+    axes = np.asarray(direction, dtype=float).reshape(3, 3)
+    _check_spacing(path, spacing)
+    if min(size) < 1:
+        raise UserError(f"{path}: has no voxel", remedy="convert it again")
+    if not (np.isfinite(origin).all() and np.abs(origin).max() <= _FARTHEST):
+        place = ", ".join(f"{value:g}" for value in origin)
+        raise UserError(f"{path}: begins at {place} mm", remedy="repair its header, or convert it again")
+    if not np.abs(axes.T @ axes - np.eye(3)).max() <= _SKEW:
+        raise UserError(f"{path}: its axes are not perpendicular", remedy="resample it to a grid whose axes are")
     z, y, x = (int(n) for n in size[::-1])
     (dz, dy, dx), (ox, oy, oz) = (float(v) for v in spacing[::-1]), (float(v) for v in origin)
     return Grid((z, y, x), (dz, dy, dx), (ox, oy, oz), tuple(float(v) for v in direction))
@@ -196,6 +233,7 @@ def _straightened_grid(path: Path) -> Grid:
     _refuse_odd(path, shape, 1, str(nifti.get_data_dtype()))
     matrix = _LPS_FROM_RAS @ nifti.affine[:3, :3]
     spacing = np.linalg.norm(matrix, axis=0)
+    _check_spacing(path, spacing)
     left, _, right = np.linalg.svd(matrix / spacing)
     direction = left @ right
     shift = matrix - direction * spacing
@@ -207,4 +245,4 @@ def _straightened_grid(path: Path) -> Grid:
             remedy="resample it to a grid with perpendicular axes, for instance with nilearn.image.resample_img",
         )
     origin = _LPS_FROM_RAS @ nifti.affine[:3, 3] + shift @ ((np.array(shape) - 1) / 2)
-    return _grid(shape, spacing, origin, direction.ravel())
+    return _grid(path, shape, spacing, origin, direction.ravel())

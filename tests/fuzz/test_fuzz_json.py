@@ -209,7 +209,7 @@ def test_a_whole_file_is_read(name: str, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=400)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_named(name: str, folders: dict[str, Path], data: st.DataObject) -> None:
     path = folders[name] / READERS[name].file

@@ -114,11 +114,6 @@ class FoldFolder:
         """What ``nndet_sweep`` chose on validation."""
         return self.root / "operating_point.json"
 
-    @property
-    def prototypes(self) -> Path:
-        """What the prototypes of a model were found to stand for."""
-        return self.root / "prototypes.json"
-
     def predictions(self, split: str) -> Path:
         """``val_predictions`` or ``test_predictions``."""
         return self.root / f"{split}_predictions"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -12,7 +13,6 @@ from cmb_plugin.boxes import anchors_for_levels, atss_match, batched_nms, clip_b
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import (
     DetectionHead,
-    FeatureFusion,
     FeaturePyramid,
     RetinaOutput,
     RetinaUNet,
@@ -79,11 +79,15 @@ class RetinaUNetV001(DetectionModule):
     def build_network(self) -> nn.Module:
         return self.build_retina_unet()
 
-    def build_retina_unet(self, fused_levels: int = 1) -> RetinaUNet:
+    def build_retina_unet(
+        self, fusion: Callable[[Sequence[int]], nn.Module] | None = None, fused_levels: int = 1
+    ) -> RetinaUNet:
         """The network of the family.
 
         Args:
-            fused_levels: number of decoder maps that are fused into the finest detection level; 1 for none.
+            fusion: makes the module that fuses decoder maps into the finest detection level, from their widths; None
+                for none.
+            fused_levels: number of decoder maps that it gets, as far as there are so many.
         """
         architecture = self.plan.architecture
         levels, stages = architecture.detection_levels, len(architecture.features)
@@ -101,7 +105,7 @@ class RetinaUNetV001(DetectionModule):
             ),
             segmentation=SegmentationHead(pyramid.widths[0]),
             detection_levels=levels,
-            fusion=FeatureFusion([pyramid.widths[level] for level in fused]) if len(fused) > 1 else None,
+            fusion=fusion([pyramid.widths[level] for level in fused]) if fusion and len(fused) > 1 else None,
             fused_levels=len(fused),
         )
 

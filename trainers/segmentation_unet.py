@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from cmb_plugin.detections import Detections
 from cmb_plugin.inference import component_detections
-from cmb_plugin.networks import UNet, autocast, class_shares, stage_losses
-from cmb_plugin.training import Batch, DetectionModule, ModelConfig
+from cmb_plugin.networks import UNet, class_shares, stage_losses
+from cmb_plugin.training import Batch, ModelConfig, SegmentationModule
 
 
 @dataclass
@@ -31,12 +30,10 @@ class SegmentationConfig(ModelConfig):
     least_voxels: int = 1
 
 
-class SegmentationUNet(DetectionModule):
+class SegmentationUNet(SegmentationModule):
     """A U-Net over patches, learned by soft Dice and cross entropy on every stage of its decoder (Isensee et al. 2021).
 
-    A trainer of the family says what it learns (``target``) and, where it wants, which voxels count more. Tiles,
-    mirrorings and folds are averaged as probabilities (``inference.segment_array``); what becomes of these, a map of
-    regions or lesions with scores, is decided by the plan's target.
+    A trainer of the family says what it learns (``target``) and, where it wants, which voxels count more.
     """
 
     model_config = SegmentationConfig
@@ -58,11 +55,9 @@ class SegmentationUNet(DetectionModule):
         """[B, Z, Y, X] weights of the voxels in the cross entropy; None for all alike."""
         return None
 
-    def segment(self, patches: Tensor) -> Tensor:
-        """``PatchSegmenter.segment``."""
-        with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
-            probabilities: Tensor = self.network(patches)[0].float().softmax(dim=1)
-            return probabilities
+    def probabilities(self, images: Tensor) -> Tensor:
+        probabilities: Tensor = self.network(images)[0].float().softmax(dim=1)
+        return probabilities
 
     def lesions(self, probabilities: np.ndarray) -> Detections:
         """``PatchSegmenter.lesions``."""

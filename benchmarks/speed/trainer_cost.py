@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from cmb_plugin.trainers.cmb.replay import MimicPatches
 
 from benchmarks.tools.markdown import table_head, table_row
 from benchmarks.tools.measured_on import measured_on
@@ -35,8 +36,8 @@ from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, find_task
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import read_settings
-from cmb_plugin.training import Batch, DetectionModule
-from cmb_plugin.training.patches import PatchDataset, collate
+from cmb_plugin.training import Batch, PreparedCases, TrainingModule
+from cmb_plugin.training.patches import collate
 from cmb_plugin.workflows.train import resolve
 
 ROWS = {
@@ -88,7 +89,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def training_step(module: DetectionModule, batches: Sequence[Batch], device: torch.device) -> Callable[[int], None]:
+def training_step(module: TrainingModule, batches: Sequence[Batch], device: torch.device) -> Callable[[int], None]:
     """A step of training as a function of its number."""
     module.to(device, memory_format=torch.channels_last_3d).train()
     optimizer: torch.optim.Optimizer = cast(dict[str, Any], module.configure_optimizers())["optimizer"]
@@ -104,20 +105,18 @@ def training_step(module: DetectionModule, batches: Sequence[Batch], device: tor
     return step
 
 
-def real_batches(folder: TaskFolder, module: DetectionModule, count: int, device: torch.device) -> list[Batch]:
+def real_batches(folder: TaskFolder, module: TrainingModule, count: int, device: torch.device) -> list[Batch]:
     """Patches as training draws them, without augmentation; half of each batch holds a lesion, the others none."""
     plan = module.plan
     prepared = folder.prepared(plan.name, "Tr")
     size = module.trainer_cfg.batch_size or plan.batch_size
-    dataset = PatchDataset(
-        prepared,
-        prepared_cases(prepared),
+    dataset = MimicPatches(
+        PreparedCases(prepared, tuple(prepared_cases(prepared))),
         batch_size=size,
         foreground_fraction=0.5,
         augmentation=None,
         patch_size=plan.patch_size,
         seed=0,
-        lesion_free_background=True,
     )
     batches = [collate([dataset[index] for index in range(i * size, (i + 1) * size)]) for i in range(count)]
     return [
@@ -150,9 +149,9 @@ def _voxels(shape: Sequence[int]) -> int:
     return count
 
 
-def trained(model: ModelFolder, fold: int, device: torch.device) -> DetectionModule:
+def trained(model: ModelFolder, fold: int, device: torch.device) -> TrainingModule:
     module = trainers.get(read_settings(model.fold(fold).settings)["module"])
-    loaded: DetectionModule = module.load(model.fold(fold), device)
+    loaded: TrainingModule = module.load(model.fold(fold), device)
     return loaded
 
 
@@ -189,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    args: argparse.Namespace, folder: TaskFolder, modules: dict[str, DetectionModule], device: torch.device
+    args: argparse.Namespace, folder: TaskFolder, modules: dict[str, TrainingModule], device: torch.device
 ) -> None:
     """Prints one Markdown table."""
     first = next(iter(modules))
@@ -199,7 +198,7 @@ def measure(
     training = take_turns(steps, args.steps, device, args.clock)
     found: dict[str, int] = {}
 
-    def predictor(row: str, module: DetectionModule, data: Any) -> Callable[[int], None]:
+    def predictor(row: str, module: TrainingModule, data: Any) -> Callable[[int], None]:
         module.to(device).eval()
 
         def predict(_: int) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from cmb_plugin.trainers.cmb.prototypes import PrototypeHead, hard_mimics, peaks_near, windows
+from cmb_plugin.trainers.cmb.replay import MimicPatches
 from torch import Tensor, nn
 
 from benchmarks.tools.markdown import table_head, table_row
@@ -27,15 +29,13 @@ from cmb_plugin.evaluation import EvaluationConfig, froc_curve, match_by_distanc
 from cmb_plugin.evaluation.matching import FALSE, TRUE
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import InferenceConfig, predict_array
-from cmb_plugin.networks import PrototypeHead, autocast, hard_mimics, peaks_near
-from cmb_plugin.networks.prototypes import windows
+from cmb_plugin.networks import autocast
 from cmb_plugin.paths import find_model, find_task
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import StoredCase
 from cmb_plugin.settings import read_settings, typed
-from cmb_plugin.training import AugmentConfig
-from cmb_plugin.training.augmentation import Augmentation
-from cmb_plugin.training.patches import PatchDataset, collate
+from cmb_plugin.training import Augmentation, AugmentConfig, PreparedCases
+from cmb_plugin.training.patches import collate
 
 STEPS = 400
 LESIONS, MIMICS = 12, 64  # per step
@@ -81,7 +81,7 @@ def build(variant: Variant, channels: int, classes: int) -> PrototypeHead:
     return head
 
 
-def mined(module: Any, data: PatchDataset, batches: int, per_crop: int = 16) -> tuple[Tensor, Tensor]:
+def mined(module: Any, data: MimicPatches, batches: int, per_crop: int = 16) -> tuple[Tensor, Tensor]:
     """Windows [N, C * 27] of lesions and mimics of training patches, and their classes [N]."""
     stride, spacing = module.stride, module.plan.preprocessing.spacing
     found, classes = [], []
@@ -172,9 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = trainers.get(settings["module"]).load(fold)
     split = read_json(fold.splits)[args.fold]
     folder = task.prepared(module.plan.name, "Tr")
-    data = PatchDataset(
-        folder,
-        split["train"],
+    data = MimicPatches(
+        PreparedCases(folder, tuple(split["train"])),
         batch_size=module.plan.batch_size,
         foreground_fraction=0.5,
         augmentation=Augmentation(
@@ -184,7 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         patch_size=module.plan.patch_size,
         seed=77,
-        lesion_free_background=True,
     )
     learned, classes = mined(module, data, args.batches)
     judged, scores, right, lesions = candidates(module, [StoredCase.open(folder, c) for c in split["val"]])

@@ -108,12 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(details, file=sys.stderr)
     for case_id, why in report.unknown.items():
         print(f"Note: {case_id}: regions unknown: {why}")
-    if report.emptied:
-        print(
-            f"warning: all candidates were rejected in {len(report.emptied)} scans ({', '.join(report.emptied)}): "
-            "right in healthy ones; score_candidate in their _boxes.json files says what the first step saw",
-            file=sys.stderr,
-        )
+    for remark in report.remarks:
+        print(f"warning: {remark}", file=sys.stderr)
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     failed = f", {len(report.failures)} failed" if report.failures else ""
     print(f"{report.predicted} cases predicted{kept}{failed}: {report.lesions} lesions reported")

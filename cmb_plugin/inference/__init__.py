@@ -7,7 +7,6 @@ from .merging import merge_tiles, merge_views
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
 from .segmenter import class_map, segment_array
-from .shapes import core_shapes
 from .tiling import Tiling, gaussian_map, tile_starts
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "Tiling",
     "class_map",
     "component_detections",
-    "core_shapes",
     "filled_boxes",
     "gaussian_map",
     "instance_mask",

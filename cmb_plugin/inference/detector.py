@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
+from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.detections import Detections
 
 
@@ -50,25 +52,29 @@ class PatchDetector(Protocol):
         """
         ...
 
+    def remarks(self, predictions: Sequence[CasePredictions]) -> list[str]:
+        """What a user should be told after a run of prediction, a sentence each."""
+        return []
 
-@runtime_checkable
-class PatchSegmenter(Protocol):
-    """A model that gives every voxel a class.
+
+class PatchSegmenter(ABC):
+    """A model that gives every voxel a class; whoever derives from it is averaged as probabilities of whole scans.
 
     Attributes:
         patch_size: of what it segments.
-        mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
     """
 
     patch_size: tuple[int, int, int]
 
     @property
-    def mirror_axes(self) -> tuple[int, ...]: ...
+    @abstractmethod
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored."""
 
+    @abstractmethod
     def segment(self, patches: Tensor) -> Tensor:
         """Class probabilities [B, K, Z, Y, X], background first, of patches [B, C, Z, Y, X] as for ``detect``."""
-        ...
 
+    @abstractmethod
     def lesions(self, probabilities: np.ndarray) -> Detections:
         """Where classes are kinds of lesions: the lesions of a whole scan [K, Z, Y, X], highest score first."""
-        ...

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig, PatchDetector
-from cmb_plugin.paths import ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, trainers
 from cmb_plugin.settings import read_settings
@@ -59,6 +60,10 @@ class Ensemble:
     def tolerates_missing(self) -> bool:
         """Whether all members predict scans that lack modalities."""
         return all(getattr(member, "tolerates_missing", False) for member in self.members)
+
+    def remarks(self, predictions: Sequence[CasePredictions]) -> list[str]:
+        """What the trainer has to say about a run of prediction."""
+        return self.members[0].remarks(predictions)
 
     def description(self) -> dict[str, Any]:
         """What the predictions depend on besides the scans, as plain data for ``run.json``."""
@@ -119,6 +124,19 @@ def check_checkpoint(name: str) -> None:
         raise UserError(f"unknown checkpoint '{name}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
 
 
+def trainer_of(fold: FoldFolder) -> Any:
+    """The class of the trainer that a fold was trained with.
+
+    Raises:
+        UserError: its settings name none, or one that is not installed.
+    """
+    content = read_settings(fold.settings)
+    import_additional(content.get("additional_imports") or [])
+    if not content.get("module"):
+        raise UserError(f"{fold.settings}: names no module", remedy="restore the file, or train the fold again")
+    return trainers.get(content["module"])
+
+
 def load_ensemble(
     model: ModelFolder, folds: Sequence[int], device: torch.device, checkpoint: str, settings: InferenceConfig
 ) -> Ensemble:
@@ -131,11 +149,7 @@ def load_ensemble(
     members, plans = [], []
     for number in folds:
         fold = model.fold(number)
-        content = read_settings(fold.settings)
-        import_additional(content.get("additional_imports") or [])
-        if not content.get("module"):
-            raise UserError(f"{fold.settings}: names no module", remedy="restore the file, or train the fold again")
-        members.append(trainers.get(content["module"]).load(fold, device, checkpoint))
+        members.append(trainer_of(fold).load(fold, device, checkpoint))
         plans.append(Plan.load(fold.plan))
     for number, plan in zip(folds, plans, strict=True):
         for what in ("target", "modalities", "channels", "classes", "preprocessing", "patch_size"):

@@ -1,21 +1,31 @@
 """Training: patches, augmentation, the module that trainers inherit, and the loop around Lightning."""
 
+from .augmentation import Augmentation
+from .cases import LabelledCases, PreparedCases
 from .config import PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
 from .loop import fit, seed_all
-from .module import DetectionModule, ModelConfig, read_weights
-from .patches import Batch
+from .module import DetectionModule, ModelConfig, SegmentationModule, TrainingModule, read_weights
+from .patches import Batch, PatchDataset, Sample, read_region
 from .schedule import learning_rate
 
 __all__ = [
     "PRESETS",
     "AugmentConfig",
+    "Augmentation",
     "Batch",
     "DetectionModule",
     "ExperimentConfig",
+    "LabelledCases",
     "ModelConfig",
+    "PatchDataset",
+    "PreparedCases",
+    "Sample",
+    "SegmentationModule",
     "TrainerConfig",
+    "TrainingModule",
     "fit",
     "learning_rate",
+    "read_region",
     "read_weights",
     "seed_all",
 ]

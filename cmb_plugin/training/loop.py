@@ -22,20 +22,17 @@ from cmb_plugin.workers import default_workers
 from .augmentation import Augmentation
 from .averaging import WeightAveraging
 from .callbacks import AtomicCheckpointIO, Checkpoints, TrainingProgress
+from .cases import PreparedCases
 from .config import AugmentConfig
 from .finite import FiniteCheck
 from .history import History
-from .module import DetectionModule, read_checkpoint
-from .patches import PatchDataset, Sample, StepSampler, collate
-from .replay import Replay
+from .module import TrainingModule, read_checkpoint
+from .patches import Sample, StepSampler, collate
 from .validation import Validation, choose_validation_cases
-
-REPLAYED_PLACES = 256
-"""Places that a trainer which replays remembers."""
 
 
 def fit(
-    module: DetectionModule,
+    module: TrainingModule,
     folder: FoldFolder,
     prepared: Path,
     train_ids: Sequence[str],
@@ -75,7 +72,6 @@ def fit(
         averaging,
         history,
     )
-    replay = Replay(REPLAYED_PLACES, module.plan.patch_size) if module.replay_fraction > 0 else None
     _quiet_lightning()
     keep_freed_memory()
     trainer = Trainer(
@@ -89,7 +85,7 @@ def fit(
         # Lightning calls checkpoint callbacks last, so the order here is: check, average, validate, record, show, save.
         callbacks=[
             FiniteCheck(),
-            *([replay] if replay else []),
+            *module.callbacks(),
             *(averaging, validation, history, TrainingProgress(history), Checkpoints(folder, validation)),
         ],
         plugins=[AtomicCheckpointIO()],
@@ -101,7 +97,7 @@ def fit(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    loader = _loader(module, prepared, train_ids, augment_cfg, trainer, replay)
+    loader = _loader(module, PreparedCases(prepared, tuple(train_ids)), augment_cfg, trainer)
     module.to(memory_format=torch.channels_last_3d)
     # Results do not hang on what uninitialised memory holds: no kernel here reads it. Filling it costs a write of every
     # tensor that is made.
@@ -119,34 +115,17 @@ def fit(
 
 
 def _loader(
-    module: DetectionModule,
-    prepared: Path,
-    train_ids: Sequence[str],
-    augment_cfg: AugmentConfig,
-    trainer: Trainer,
-    replay: Replay | None,
+    module: TrainingModule, cases: PreparedCases, augment_cfg: AugmentConfig, trainer: Trainer
 ) -> DataLoader[Sample]:
-    config, plan = module.trainer_cfg, module.plan
-    batch_size = config.batch_size or plan.batch_size
-    dataset = PatchDataset(
-        prepared,
-        train_ids,
-        batch_size=batch_size,
-        foreground_fraction=config.foreground_fraction,
-        augmentation=Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg, module.mirror_axes),
-        patch_size=plan.patch_size,
-        seed=module.seed,
-        lesion_free_background=module.lesion_free_background,
-        replay=replay.places if replay else None,
-        replay_fraction=module.replay_fraction,
-    )
+    config, plan, batch_size = module.trainer_cfg, module.plan, module.batch_size
+    augmentation = Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg, module.mirror_axes)
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers
     if workers is None:
         cores = default_workers()
         workers = 0 if cores <= 2 else min(12, cores - 1)
     return DataLoader(
-        dataset,
+        module.patches(cases, augmentation, module.seed),
         batch_size=batch_size,
         sampler=sampler,
         collate_fn=collate,
@@ -162,6 +141,7 @@ def seed_all(seed: int) -> None:
 
 
 def _device(accelerator: str) -> torch.device:
+    """The device that ``trainer_cfg.accelerator`` means on this machine, for the first process."""
     cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
     return torch.device("cuda" if cuda else "cpu")
 

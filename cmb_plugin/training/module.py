@@ -1,29 +1,33 @@
-"""``DetectionModule``: what every trainer inherits - optimiser, schedule, validation on whole scans, loading."""
+"""``TrainingModule``: what every trainer inherits, and every place where it can do otherwise."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import Dataset
 
+from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
-from cmb_plugin.inference import PatchDetections
+from cmb_plugin.inference import PatchDetections, PatchSegmenter
 from cmb_plugin.networks import autocast, keep_freed_memory, resolve_precision
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.settings import read_settings, typed
 
+from .augmentation import Augmentation
+from .cases import LabelledCases, PreparedCases
 from .config import TrainerConfig
-from .patches import Batch
+from .patches import Batch, PatchDataset, Sample
 from .schedule import learning_rate
 
 
@@ -33,16 +37,11 @@ class ModelConfig:
     ``model_config``."""
 
 
-class DetectionModule(LightningModule):
-    """Base of all trainers. A subclass gives a network, its losses and its detections; the rest is here.
+class TrainingModule(LightningModule, ABC):
+    """Base of all trainers: optimiser, schedule and loading are here; network and losses a subclass gives.
 
-    Class attributes to override:
-        model_config: dataclass of the network's settings.
-        presets: further named presets, ``{name: {dotted key: value}}``, or changes to the common ones.
-        target: what it learns, as in ``Plan.target``.
-        default_plan: plan that ``nndet_train`` takes where none is named; empty for the program's own.
-        tolerates_missing: whether it learns from, and predicts, scans that lack some of the plan's modalities; their
-            channels are 0.
+    ``DetectionModule`` and ``SegmentationModule`` say how a trained network predicts. Everything that a trainer may
+    change stands under "Extension points"; the program knows no trainer by name, and this is all that it asks of one.
 
     Args:
         plan: what the planner decided.
@@ -50,12 +49,6 @@ class DetectionModule(LightningModule):
         trainer_cfg: schedule and precision.
         seed: of everything random in the losses.
     """
-
-    model_config: ClassVar[type[ModelConfig]] = ModelConfig
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    target: ClassVar[str] = "lesions"
-    default_plan: ClassVar[str] = ""
-    tolerates_missing: ClassVar[bool] = False
 
     def __init__(
         self, plan: Plan, model_cfg: ModelConfig | None = None, trainer_cfg: TrainerConfig | None = None, seed: int = 0
@@ -68,36 +61,7 @@ class DetectionModule(LightningModule):
         self.patch_size = plan.patch_size
         self.network = self.build_network()
 
-    @property
-    def lesion_free_background(self) -> bool:
-        """Whether the patches of a batch that are not drawn around a lesion must hold none; else they lie anywhere."""
-        return False
-
-    @property
-    def replay_fraction(self) -> float:
-        """Share of the patches not drawn around a lesion that are drawn again where ``hardness`` was highest."""
-        return 0.0
-
-    hardness: Tensor | None = None
-    """[B] how wrong the network was in each patch of the last training batch; for trainers that replay."""
-
-    @property
-    def mirror_axes(self) -> tuple[int, ...]:
-        """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored in training and prediction."""
-        return (0, 1, 2)
-
-    keep_embeddings: bool = False
-    """Whether detections carry the column ``embedding`` [N, E], where a trainer learns a space of prototypes."""
-
-    def prototype_space(self) -> tuple[Tensor, list[str]] | None:
-        """Prototypes [K, E] and the kind of each, ``mimic`` or the name of a class; None where a trainer has none."""
-        return None
-
-    def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
-        """Takes what the last validation found in whole scans, and what is there; for trainers that choose something by
-        it. Called for lesions only, with the weights of training in place."""
-
-    # What a trainer defines -------------------------------------------------------------------------------------------
+    # Extension points: what every trainer defines ---------------------------------------------------------------------
 
     @abstractmethod
     def build_network(self) -> nn.Module:
@@ -107,9 +71,82 @@ class DetectionModule(LightningModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses of a batch; training minimises their sum."""
 
-    @abstractmethod
-    def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
-        """Detections in a batch of patches, as ``PatchDetector.detect`` describes them."""
+    # Extension points: what a trainer may say of itself ---------------------------------------------------------------
+
+    model_config: ClassVar[type[ModelConfig]] = ModelConfig
+    """Dataclass of the network's settings."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Further named presets, ``{name: {dotted key: value}}``, or changes to the common ones."""
+
+    target: ClassVar[str] = "lesions"
+    """What it learns, as in ``Plan.target``."""
+
+    default_plan: ClassVar[str] = ""
+    """Plan that ``nndet_train`` takes where none is named; empty for the program's own."""
+
+    tolerates_missing: ClassVar[bool] = False
+    """Whether it learns from, and predicts, scans that lack some of the plan's modalities; their channels are 0."""
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """Names of its own files in the folder of a fold that prediction reads (``load``), such as ``after_training``
+    writes. A packed model holds them, so they name no case."""
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored in training and prediction."""
+        return (0, 1, 2)
+
+    # Extension points: what a trainer may do, in the order in which it is asked ---------------------------------------
+
+    def callbacks(self) -> list[Callback]:
+        """Lightning callbacks of its own, called before the program's: these average weights, validate and save. What
+        they remember travels in the checkpoint (``Callback.state_dict``)."""
+        return []
+
+    def patches(self, cases: PreparedCases, augmentation: Augmentation, seed: int) -> Dataset[Sample]:
+        """The training patches, by default those of ``PatchDataset``.
+
+        Item ``i`` depends on ``seed`` and ``i`` alone, so that a resumed run draws what an uninterrupted one would:
+        batch ``b`` of a run holds the items ``b * batch_size`` to ``(b + 1) * batch_size - 1``, and no item is drawn
+        twice. Worker processes hold copies of the data set.
+
+        Args:
+            cases: what is learned from.
+            augmentation: random changes of a patch by the settings of the run.
+            seed: of the run.
+        """
+        return PatchDataset(
+            cases,
+            batch_size=self.batch_size,
+            foreground_fraction=self.trainer_cfg.foreground_fraction,
+            augmentation=augmentation,
+            patch_size=self.plan.patch_size,
+            seed=seed,
+        )
+
+    def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
+        """Takes what the last validation found in whole scans, and what is there; for trainers that choose something by
+        it. Called for lesions only, with the weights of training in place."""
+
+    def after_training(self, fold: FoldFolder, cases: LabelledCases) -> None:
+        """A step after training, before the fold's scans are predicted and measured.
+
+        Called once, in the first process, for the module as ``load`` gives it: with the weights that predict, in
+        evaluation mode, on the device of the training (``self.device``).
+
+        Args:
+            fold: where a trainer writes its ``files``.
+            cases: scans with their truth.
+        """
+
+    def remarks(self, predictions: Sequence[CasePredictions]) -> list[str]:
+        """What a user should be told after a run of prediction, a sentence each.
+
+        Args:
+            predictions: all scans of the run, those of earlier runs in the same folder included.
+        """
+        return []
 
     # Training ---------------------------------------------------------------------------------------------------------
 
@@ -118,6 +155,11 @@ class DetectionModule(LightningModule):
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         return {"loss": total, **{name: value.detach() for name, value in losses.items()}}
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per step and process."""
+        return self.trainer_cfg.batch_size or self.plan.batch_size
 
     def step_generator(self) -> torch.Generator:
         """A generator that depends on seed, step and rank alone, so that a resumed run draws what an uninterrupted
@@ -142,13 +184,7 @@ class DetectionModule(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    # Prediction -------------------------------------------------------------------------------------------------------
-
-    def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
-        """``PatchDetector.detect``: patches [B, C, Z, Y, X] -> detections of each and foreground probability [B, Z,
-        Y, X]."""
-        with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
-            return self.find(patches)
+    # Loading ----------------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(cls, fold: FoldFolder, device: torch.device | str = "cpu", checkpoint: str = "last") -> Self:
@@ -185,6 +221,37 @@ class DetectionModule(LightningModule):
         resolve_precision(module.trainer_cfg.precision, device)
         keep_freed_memory()
         return module.to(device, memory_format=torch.channels_last_3d).eval()
+
+
+class DetectionModule(TrainingModule):
+    """Base of trainers that find lesions patch by patch."""
+
+    @abstractmethod
+    def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """Detections in a batch of patches, as ``PatchDetector.detect`` describes them."""
+
+    def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """``PatchDetector.detect``: patches [B, C, Z, Y, X] -> detections of each and foreground probability [B, Z,
+        Y, X]."""
+        with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
+            return self.find(patches)
+
+
+class SegmentationModule(TrainingModule, PatchSegmenter):
+    """Base of trainers that give every voxel a class.
+
+    Tiles, mirrorings and folds are averaged as probabilities; what becomes of these, a map of regions or lesions with
+    scores, is decided by the plan's target.
+    """
+
+    @abstractmethod
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities [B, K, Z, Y, X] float32, background first, of patches [B, C, Z, Y, X]."""
+
+    def segment(self, patches: Tensor) -> Tensor:
+        """``PatchSegmenter.segment``."""
+        with torch.inference_mode(), autocast(patches.device, self.trainer_cfg.precision):
+            return self.probabilities(patches)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

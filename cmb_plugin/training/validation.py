@@ -18,7 +18,7 @@ from cmb_plugin.preparation import StoredCase
 
 from .averaging import WeightAveraging
 from .history import History
-from .module import DetectionModule
+from .module import TrainingModule
 
 
 class Validation(Callback):
@@ -60,7 +60,7 @@ class Validation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validates if it is time; every process predicts its share, and all get the figures of all scans."""
-        assert isinstance(pl_module, DetectionModule)
+        assert isinstance(pl_module, TrainingModule)
         self.score = None
         epoch = trainer.current_epoch + 1
         if not self.case_ids or (epoch % self.every and epoch != trainer.max_epochs):

@@ -13,7 +13,7 @@ from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import OperatingPoint
 from cmb_plugin.files import atomic
-from cmb_plugin.models.ensemble import check_checkpoint, choose_model
+from cmb_plugin.models.ensemble import check_checkpoint, choose_model, trainer_of
 from cmb_plugin.models.results import EvaluationRun
 from cmb_plugin.models.scored_cases import splits_file
 from cmb_plugin.paths import ModelFolder
@@ -94,8 +94,8 @@ def _pack(model: ModelFolder, folds: Sequence[int], checkpoint: str, whole: bool
     for number in folds:
         source, fold = model.fold(number), target.fold(number)
         fold.root.mkdir(parents=True)
-        for name in ("plan", "settings", "operating_point", "prototypes"):
-            path: Path = getattr(source, name)
+        own = [source.root / name for name in trainer_of(source).files]
+        for path in (source.plan, source.settings, source.operating_point, *own):
             if path.is_file():
                 shutil.copy2(path, fold.root / path.name)
         chosen = source.checkpoint(checkpoint)

@@ -52,7 +52,7 @@ class PredictReport:
         failures: the cases that could not be predicted, and why.
         unplaced: the cases whose map of regions could not be made, and why; their lesions have no place.
         unknown: case -> why its map of regions is not trusted.
-        emptied: cases in which the first step of a model of several steps saw lesions, and nothing was reported.
+        remarks: what the trainer has to say about what it predicted.
     """
 
     folders: list[Path] = field(default_factory=list)
@@ -62,7 +62,7 @@ class PredictReport:
     failures: list[Outcome[ScanSource, Any]] = field(default_factory=list)
     unplaced: list[Outcome[Case, Any]] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
-    emptied: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def add(self, folder: Path, predicted: int, kept: int, failures: Sequence[Outcome[ScanSource, Any]]) -> None:
         """Counts what happened in one folder."""
@@ -296,14 +296,7 @@ def _predict_group(
     report.kept += len(sources) - len(todo)
     written = _write_tables(folder, [source.case.case_id for source in sources], failed)
     report.lesions += sum(int(case.reported.sum()) for case in written)
-    report.emptied += [case.case_id for case in written if _lost_all(case)]
-
-
-def _lost_all(case: CasePredictions) -> bool:
-    """Whether later steps rejected all that the first let pass (column ``rejected_by``): so it should be in a healthy
-    scan, but a new scanner can do the same to every scan."""
-    rejected_by = case.detections.columns.get("rejected_by")
-    return rejected_by is not None and bool((rejected_by != "candidates").any()) and not case.reported.any()
+    report.remarks += ensemble.remarks(written)
 
 
 def _place(cases: Sequence[Case], folder: Path, placing: Placing | None, report: PredictReport) -> None:

@@ -21,9 +21,17 @@ from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, suggest, trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import Overrides, read_settings, write_settings
-from cmb_plugin.training import PRESETS, AugmentConfig, DetectionModule, ExperimentConfig, TrainerConfig, fit, seed_all
-
-from .embedding import describe_prototypes
+from cmb_plugin.training import (
+    PRESETS,
+    AugmentConfig,
+    ExperimentConfig,
+    LabelledCases,
+    PreparedCases,
+    TrainerConfig,
+    TrainingModule,
+    fit,
+    seed_all,
+)
 
 DEFAULT_TRAINER = "CMBRetinaUNet"
 DEFAULT_PLAN = "D3CMB_3d"
@@ -46,13 +54,13 @@ class TrainingRun:
 
     task: TaskFolder
     plan: Plan
-    trainer: type[DetectionModule]
+    trainer: type[TrainingModule]
     preset: str
     mode: str
     settings: dict[str, Any]
     fold: FoldFolder
 
-    def module(self) -> DetectionModule:
+    def module(self) -> TrainingModule:
         """The untrained module; its weights depend on the seed alone."""
         seed_all(self.settings["exp"].seed)
         return self.trainer(
@@ -139,12 +147,17 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         inference_cfg=run.settings["inference_cfg"],
     )
     if is_first_process():
-        if module.prototype_space() is not None:
-            trained = run.trainer.load(run.fold, module.device)
-            describe_prototypes(run.task, trained, run.fold, val_ids or train_ids, run.settings["inference_cfg"])
+        after_training(run, val_ids or train_ids, module.device)
         if val_ids:
             _validate(run, sweep)
     return run
+
+
+def after_training(run: TrainingRun, case_ids: Sequence[str], device: torch.device) -> None:
+    """The trainer's own step after training, with the weights that predict."""
+    prepared = PreparedCases(run.task.prepared(run.plan.name, "Tr"), tuple(case_ids))
+    trained = run.trainer.load(run.fold, device)
+    trained.after_training(run.fold, LabelledCases(run.task, prepared, run.settings["inference_cfg"]))
 
 
 def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:

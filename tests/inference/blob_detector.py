@@ -9,10 +9,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from cmb_plugin.inference import PatchDetections
+from cmb_plugin.inference import PatchDetections, PatchDetector
 
 
-class BlobDetector:
+class BlobDetector(PatchDetector):
     """Each connected component above ``threshold`` is a lesion; its score is the brightest value in it.
 
     The box is the component's tight box in a patch whose values are Gaussians: its centre is the brightness-weighted

@@ -5,14 +5,14 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from cmb_plugin.images import Grid, Mapping
-from cmb_plugin.inference import InferenceConfig, class_map, segment_array
+from cmb_plugin.inference import InferenceConfig, PatchSegmenter, class_map, segment_array
 
 OBLIQUE = tuple((np.diag([-1.0, 1.0, -1.0])[[0, 2, 1]]).ravel().tolist())
 MAPPING = Mapping.plan(Grid((13, 21, 17), (2.0, 1.0, 1.0), (3.0, 4.0, 5.0), OBLIQUE), (1, 0, 2),
                        crop_start=(1, 2, 3), crop_stop=(12, 19, 16), shape=(9, 6, 7))  # fmt: skip
 
 
-class Brightness:
+class Brightness(PatchSegmenter):
     """Class k where the image is near k; sees whether it was mirrored."""
 
     patch_size = (8, 8, 8)
@@ -24,6 +24,9 @@ class Brightness:
     def segment(self, patches):
         self.seen.append(patches)
         return torch.stack([-(patches[:, 0] - k).abs() for k in range(3)], dim=1).softmax(dim=1)
+
+    def lesions(self, probabilities):
+        raise NotImplementedError("its classes are no lesions")
 
 
 def test_the_map_equals_scipys_interpolation():

@@ -8,9 +8,9 @@ import torch
 
 from cmb_plugin.images import Grid
 from cmb_plugin.preparation import Normalisation, Preprocessing, preprocess_case, save_case
-from cmb_plugin.training.augmentation import Augmentation, seeded
-from cmb_plugin.training.config import AugmentConfig
-from cmb_plugin.training.patches import PatchDataset, StepSampler, collate
+from cmb_plugin.training import Augmentation, AugmentConfig, PatchDataset, PreparedCases, Sample
+from cmb_plugin.training.augmentation import seeded
+from cmb_plugin.training.patches import StepSampler, collate
 
 PATCH = (16, 24, 20)
 ALWAYS = AugmentConfig(spatial=1.0, noise=1.0, blur=1.0, brightness=1.0, contrast=1.0, low_resolution=1.0, gamma=1.0)
@@ -42,8 +42,7 @@ def folder(tmp_path_factory):
 def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0):
     augmentation = Augmentation(PATCH, (1.0, 1.0, 1.0), augment) if augment else None
     return PatchDataset(
-        folder,
-        list(ids),
+        PreparedCases(folder, tuple(ids)),
         batch_size=4,
         foreground_fraction=fraction,
         augmentation=augmentation,
@@ -56,24 +55,11 @@ def test_a_patch_says_where_it_was_read(folder):
     data = dataset(folder, "ab")
     for sample in items(data):
         case, *first = sample.place
-        stored = np.asarray(data.case(data.case_ids[case]).data[:])
+        stored = np.asarray(data.case(case).data[:])
         z, y, x = (slice(max(0, start), start + side) for start, side in zip(first, PATCH, strict=True))
         inside = sample.image[(slice(None), *(slice(max(0, -s), None) for s in first))]
         expected = torch.from_numpy(stored[:, z, y, x])
         torch.testing.assert_close(inside[(slice(None), *(slice(0, n) for n in expected.shape[1:]))], expected)
-
-
-def test_remembered_places_are_drawn_again(folder):
-    data = dataset(folder, "ac", fraction=0.0)
-    replay = torch.full((5, 4), -1)
-    data.replay, data.replay_fraction = replay, 1.0
-    anywhere = [sample.place for sample in items(data)]
-    replay[2] = torch.tensor([1, 9, 11, 20])
-    near = torch.tensor([sample.place for sample in items(data)])
-    assert len({place[0] for place in anywhere}) == 2  # an empty memory changes nothing
-    assert (near[:, 0] == 1).all()
-    assert ((near[:, 1:] - replay[2, 1:]).abs() <= torch.tensor(PATCH) // 4).all()
-    assert len(near.unique(dim=0)) > 1
 
 
 def items(data, count=24) -> Iterator:
@@ -151,6 +137,16 @@ def test_batches_stack_images_and_keep_boxes_apart(folder):
     assert [len(b) for b in batch.boxes] == [len(lab) for lab in batch.labels]
 
 
+def test_a_trainers_own_data_travel_with_the_batch():
+    samples = [
+        Sample(torch.zeros(1, 2, 2, 2), torch.zeros(0, 6), torch.zeros(0), torch.zeros(2, 2, 2), extra={"age": age})
+        for age in (torch.tensor([61.0]), torch.tensor([83.0]))
+    ]
+    batch = collate(samples)
+    assert batch.extra["age"].tolist() == [[61.0], [83.0]]
+    assert batch.class_map is None  # their data set knows no classes of voxels
+
+
 def test_thick_slices_are_not_rotated_out_of_plane():
     assert Augmentation(PATCH, (4.0, 0.5, 0.5), ALWAYS)._rotates[1:] == (0.0, 0.0)
     assert all(Augmentation(PATCH, (1.5, 1.2, 1.2), ALWAYS)._rotates)
@@ -187,7 +183,7 @@ def test_a_modality_that_a_case_lacks_stays_empty_in_augmentation(tmp_path):
     prepared = preprocess_case(image, Grid((30, 40, 50), (1.0, 1.0, 1.0)), np.zeros((30, 40, 50), dtype=int), recipe)
     save_case(tmp_path, "a", prepared, {})
     data = dataset(tmp_path, "a", ALWAYS)
-    assert data.case("a").missing == (1,)
+    assert data.case(0).missing == (1,)
     for index in range(4):
         seen = data[index].image
         assert seen[0].std() > 0

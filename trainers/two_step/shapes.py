@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .components import CORE
+from cmb_plugin.inference import CORE
 
 
 def core_shapes(probability: np.ndarray, boxes: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

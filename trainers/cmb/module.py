@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
+from lightning import Callback
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from cmb_plugin.boxes import box_centres
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import PatchDetections
-from cmb_plugin.networks import PrototypeHead, RetinaOutput, RetinaUNet, hard_mimics, peaks_near
+from cmb_plugin.networks import RetinaOutput, RetinaUNet
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.plugins import register_trainer
-from cmb_plugin.training import Batch
+from cmb_plugin.training import Augmentation, Batch, LabelledCases, PreparedCases, Sample
 
-from .retina_unet import RetinaConfig, RetinaUNetV001
+from ..retina_unet import RetinaConfig, RetinaUNetV001
+from .description import describe_prototypes
+from .fusion import FeatureFusion
+from .prototypes import PrototypeHead, hard_mimics, peaks_near
+from .replay import REPLAYED_PLACES, MimicPatches, Replay
+
+PROTOTYPES = "prototypes.json"
+"""What the prototypes of a fold were found to stand for."""
 
 
 @dataclass
@@ -73,12 +83,19 @@ class CMBRetinaUNet(RetinaUNetV001):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)
     model_config = CMBRetinaConfig
     model_cfg: CMBRetinaConfig
 
+    hardness: Tensor | None = None
+    """[B] how wrong the network was in each patch of the last training batch; None before mimics are mined."""
+
+    keep_embeddings: bool = False
+    """Whether detections carry the column ``embedding`` [N, E]."""
+
     def build_network(self) -> nn.Module:
         config = self.model_cfg
-        network = self.build_retina_unet(config.fused_levels if config.ffm else 1)
+        network = self.build_retina_unet(FeatureFusion, config.fused_levels) if config.ffm else self.build_retina_unet()
         if config.hspl:
             # A part of the network: its weights are decayed, averaged, saved and resumed with the others.
             network.prototypes = PrototypeHead(
@@ -89,14 +106,6 @@ class CMBRetinaUNet(RetinaUNetV001):
                 config.window,
             )
         return network
-
-    @property
-    def lesion_free_background(self) -> bool:
-        return self.model_cfg.hspl
-
-    @property
-    def replay_fraction(self) -> float:
-        return self.model_cfg.replay if self.model_cfg.hspl else 0.0
 
     @property
     def prototypes(self) -> PrototypeHead:
@@ -110,6 +119,31 @@ class CMBRetinaUNet(RetinaUNetV001):
     def stride(self) -> tuple[int, int, int]:
         """Patch voxels per location of the finest detection level."""
         return self.plan.architecture.stride_of(self.plan.architecture.detection_levels[0])
+
+    # Patches ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def memory(self) -> Replay | None:
+        """The memory of mimics; None where nothing is drawn again."""
+        config = self.model_cfg
+        return Replay(REPLAYED_PLACES, self.plan.patch_size) if config.hspl and config.replay > 0 else None
+
+    def callbacks(self) -> list[Callback]:
+        return [self.memory] if self.memory else []
+
+    def patches(self, cases: PreparedCases, augmentation: Augmentation, seed: int) -> Dataset[Sample]:
+        if not self.model_cfg.hspl:
+            return super().patches(cases, augmentation, seed)
+        return MimicPatches(
+            cases,
+            batch_size=self.batch_size,
+            foreground_fraction=self.trainer_cfg.foreground_fraction,
+            augmentation=augmentation,
+            patch_size=self.plan.patch_size,
+            seed=seed,
+            replay=self.memory.places if self.memory else None,
+            replay_fraction=self.model_cfg.replay,
+        )
 
     # Losses -----------------------------------------------------------------------------------------------------------
 
@@ -228,12 +262,22 @@ class CMBRetinaUNet(RetinaUNetV001):
         lesions = [name for name in self.plan.classes for _ in range(config.lesion_prototypes)]
         return lesions + ["mimic"] * config.mimic_prototypes
 
-    def prototype_space(self) -> tuple[Tensor, list[str]] | None:
-        return (self.prototypes.prototypes.detach(), self.kinds) if self.model_cfg.hspl else None
+    # After training ---------------------------------------------------------------------------------------------------
+
+    def after_training(self, fold: FoldFolder, cases: LabelledCases) -> None:
+        """Writes ``prototypes.json`` and ``embedding.png``: what each prototype stands for."""
+        if not self.model_cfg.hspl:
+            return
+        self.keep_embeddings = True
+        try:
+            describe_prototypes(self, self.prototypes.prototypes.detach(), self.kinds, fold, cases)
+        finally:
+            self.keep_embeddings = False
 
     @classmethod
     def load(cls, fold: FoldFolder, device: torch.device | str = "cpu", checkpoint: str = "last") -> Self:
         module = super().load(fold, device, checkpoint)
-        if fold.prototypes.is_file():
-            module._names = list(read_json(fold.prototypes)["names"])
+        path = fold.root / PROTOTYPES
+        if path.is_file():
+            module._names = list(read_json(path)["names"])
         return module

@@ -101,7 +101,7 @@ class PrototypeHead(nn.Module):
                 self.prototypes[number] = chosen
                 squared = torch.minimum(squared, (own - chosen).square().sum(dim=1))
 
-    def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01, balance: float = 0.0) -> Tensor:
+    def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01) -> Tensor:
         """The prototype loss of Yang et al. 2018: L = -log p(y | x) + l ||f(x) - m_y||^2.
 
         m_y is the nearest prototype of the true class. The mean is taken over the classes that occur, each weighing the

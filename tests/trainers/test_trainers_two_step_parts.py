@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from cmb_plugin.trainers.two_step.crops import CropStudent, CropTeacher, cut_crops, middle
+from cmb_plugin.trainers.two_step.distillation import distillation_loss
+from cmb_plugin.trainers.two_step.gaussian import blurred
+from cmb_plugin.trainers.two_step.radial_symmetry import radial_symmetry
 from scipy.ndimage import gaussian_filter
 from scipy.special import log_softmax, rel_entr, softmax
 
-from cmb_plugin.networks import CropStudent, CropTeacher, blurred, cut_crops, distillation_loss, radial_symmetry
-from cmb_plugin.networks.crops import middle
 from cmb_plugin.planning import Architecture
 
 SPACINGS = [(0.8, 0.8, 0.8), (2.0, 0.6, 0.6), (3.0, 0.8, 0.8)]

@@ -15,26 +15,22 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from scipy import ndimage
 from torch import Tensor, nn
 
+from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, SweepConfig, find_operating_point
-from cmb_plugin.inference import CORE, PatchDetections, component_detections, core_shapes
-from cmb_plugin.networks import (
-    CropStudent,
-    CropTeacher,
-    UNet,
-    ball_response,
-    blurred,
-    class_shares,
-    cut_crops,
-    distillation_loss,
-    inpaint_vessels,
-    radial_symmetry,
-    stage_losses,
-)
+from cmb_plugin.inference import CORE, PatchDetections, component_detections
+from cmb_plugin.networks import UNet, class_shares, stage_losses
 from cmb_plugin.plugins import register_trainer, suggest
 from cmb_plugin.preparation import modality_polarity
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
+
+from .crops import CropStudent, CropTeacher, cut_crops
+from .distillation import distillation_loss
+from .gaussian import blurred
+from .radial_symmetry import ball_response, radial_symmetry
+from .shapes import core_shapes
+from .vessels import inpaint_vessels
 
 CANDIDATES, TEACHER, STUDENT = range(3)
 REJECTED = (0.02, 0.03)  # scores of what is rejected: below all others, above the lowest that inference keeps
@@ -329,6 +325,17 @@ class TwoStepKD(DetectionModule):
         found = component_detections(np.stack([1 - cores, cores]), floor)
         return found.ranked_by("score_peak")[:MOST_CANDIDATES]
 
+    def remarks(self, predictions: Sequence[CasePredictions]) -> list[str]:
+        """Names the scans in which the second step rejected all that the first let pass: so it should be in healthy
+        ones, but a new scanner can do the same to every scan."""
+        names = [case.case_id for case in predictions if all_rejected(case)]
+        if not names:
+            return []
+        return [
+            f"all candidates were rejected in {len(names)} scans ({', '.join(names)}): right in healthy ones; "
+            "score_candidate in their _boxes.json files says what the first step saw"
+        ]
+
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         channels = self.channels(images)
         probability = self.candidate_probability(channels)
@@ -373,6 +380,12 @@ class TwoStepKD(DetectionModule):
         said = [self.part("student")(some).softmax(dim=1).cpu() for some in crops]
         probability = torch.cat([torch.zeros(0, 1 + len(self.plan.classes)), *said])
         return 1 - probability[:, 0], probability[:, 1:].argmax(dim=1)
+
+
+def all_rejected(case: CasePredictions) -> bool:
+    """Whether the first step let candidates of a scan pass, and none is reported."""
+    rejected_by = case.detections.columns.get("rejected_by")
+    return rejected_by is not None and bool((rejected_by != "candidates").any()) and not case.reported.any()
 
 
 def fused(first: Tensor, second: Tensor) -> Tensor:

@@ -5,17 +5,76 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from .patches import Batch
+from cmb_plugin.training import Batch, PatchDataset, PreparedCases
+
+MOST_TRIES = 50
+"""Places tried for a patch without lesions; where lesions are everywhere, the last one is taken as it is."""
+
+REPLAYED_PLACES = 256
+"""Places that are remembered."""
+
+
+class MimicPatches(PatchDataset):
+    """Patches of which those not drawn around a lesion hold none, and a share of these come from the memory.
+
+    Args:
+        cases, options: as for ``PatchDataset``.
+        replay: int64 [K, 4] places to draw again, as in ``Batch.places``, with -1 for none; ``Replay`` writes to it.
+            None for no memory.
+        replay_fraction: share of the patches not drawn around a lesion that come from ``replay``, once it holds any.
+    """
+
+    def __init__(
+        self, cases: PreparedCases, *, replay: Tensor | None = None, replay_fraction: float = 0.5, **options: Any
+    ) -> None:
+        super().__init__(cases, **options)
+        self.replay = replay
+        self.replay_fraction = replay_fraction
+
+    def place(self, wants_lesion: bool, size: Sequence[int], rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """``PatchDataset.place``; without a lesion wanted, a place that holds none."""
+        if wants_lesion:
+            return super().place(wants_lesion, size, rng)
+        remembered = self._remembered(rng)
+        for _ in range(MOST_TRIES):
+            number, start = super().place(False, size, rng) if remembered is None else self._near(remembered, size, rng)
+            if not _touched(self.case(number).mask_boxes, start, size).any():
+                break
+        return number, start
+
+    def _remembered(self, rng: np.random.Generator) -> np.ndarray | None:
+        """A remembered place, or None if this patch is to come from anywhere."""
+        if self.replay is None:
+            return None
+        known = self.replay[self.replay[:, 0] >= 0].numpy()
+        if not len(known) or rng.random() >= self.replay_fraction:
+            return None
+        place: np.ndarray = known[rng.integers(len(known))]
+        return place
+
+    def _near(self, place: np.ndarray, size: Sequence[int], rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        """A place within a quarter of a patch of an earlier patch's."""
+        number, reach = int(place[0]), np.asarray(self.patch_size) // 4
+        lowest, highest = self.start_range(number)
+        start = np.clip(place[1:] + rng.integers(-reach, reach + 1), lowest, highest)
+        return number, self.region_around(start, size)
+
+
+def _touched(boxes: np.ndarray, start: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """[N] True for boxes [N, 6] of which a part lies in the region ``start`` .. ``start + size``."""
+    touched: np.ndarray = ((boxes[:, 3:] > start) & (boxes[:, :3] < start + np.asarray(size))).all(axis=1)
+    return touched
 
 
 class Replay(Callback):
-    """Remembers the hardest lesion-free crops of training; ``PatchDataset`` draws around them.
+    """Remembers the hardest lesion-free crops of training; ``MimicPatches`` draws around them.
 
-    A trainer says how wrong it was in each crop of a batch (``DetectionModule.hardness``). At the end of an epoch the
+    The trainer says how wrong it was in each crop of a batch (its ``hardness``). At the end of an epoch the
     hardest places are written to ``places``, from which the next epoch's patches are drawn. Of crops that lie within
     half a patch of each other only the latest counts, so a place that was learned is forgotten. The memory travels in
     the checkpoint, so that a resumed run draws what an uninterrupted one would.

@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmb_plugin.planning.plan import Architecture
-
-from .pyramid import build_encoder
-from .unet import UNet
+from cmb_plugin.networks import UNet, build_encoder
+from cmb_plugin.planning import Architecture
 
 
 def cut_crops(images: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 
 from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW
 
-from .mimics import NONE
-
 MIMIC = "mimic"
+NO_MIMIC = "none"  # as ``mimic_kinds`` calls what lies on no known mimic
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, "#56B4E9", "#000000")
 
 
@@ -35,7 +34,7 @@ def name_prototypes(
     names = []
     for kind, counts in zip(kinds, members, strict=True):
         numbers[kind] += 1
-        known = [name for name, n in counts.items() if name not in (NONE, *kinds) and 2 * n >= counts.total()]
+        known = [name for name, n in counts.items() if name not in (NO_MIMIC, *kinds) and 2 * n >= counts.total()]
         meaning = f" ({known[0]})" if kind == MIMIC and known else ""
         names.append(f"{kind} {numbers[kind]}{meaning}")
     return names, [dict(counts.most_common()) for counts in members]
@@ -71,7 +70,7 @@ def embedding_figure(
 
     Args:
         embeddings: [N, E] of the detections.
-        seen: N words, as for ``name_prototypes``.
+        seen: N kinds, as for ``name_prototypes``.
         prototypes: [K, E].
         names: K names.
         lesions: names of the lesion classes; they are drawn last and largest.
@@ -84,9 +83,11 @@ def embedding_figure(
     dots = dots[: len(embeddings)]
     counts = Counter(seen)
     order = [kind for kind, _ in counts.most_common() if kind not in lesions] + [c for c in lesions if c in counts]
-    colours = {NONE: GREY} | dict(zip([k for k in order if k != NONE and k not in lesions], _COLOURS, strict=False))
+    colours = {NO_MIMIC: GREY} | dict(
+        zip([k for k in order if k != NO_MIMIC and k not in lesions], _COLOURS, strict=False)
+    )
     for kind in order:
-        chosen = np.array([word == kind for word in seen], dtype=bool)
+        chosen = np.array([is_kind == kind for is_kind in seen], dtype=bool)
         is_lesion = kind in lesions
         axes.scatter(
             dots[chosen, 0],
@@ -97,7 +98,7 @@ def embedding_figure(
             alpha=0.9 if is_lesion else 0.55,
             edgecolors="black" if is_lesion else "none",
             linewidths=0.5,
-            label=f"{'no known mimic' if kind == NONE else kind} ({counts[kind]})",
+            label=f"{'no known mimic' if kind == NO_MIMIC else kind} ({counts[kind]})",
             zorder=3 if is_lesion else 2,
         )
     for (x, y), name in zip(stars, names, strict=True):

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from cmb_plugin.trainers.two_step_kd import classes_at
+from cmb_plugin.trainers.two_step.module import classes_at
+from cmb_plugin.trainers.two_step.shapes import core_shapes
+from cmb_plugin.trainers.two_step.vessels import inpaint_vessels
 from dies_at import DiesAt
 from small_plan import PLAN
 from tiny_task import make_tiny_task
@@ -17,8 +19,6 @@ from cmb_plugin.dataset import boxes_file, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
-from cmb_plugin.inference import core_shapes
-from cmb_plugin.networks import inpaint_vessels
 from cmb_plugin.paths import find_model
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import Batch, TrainerConfig, loop

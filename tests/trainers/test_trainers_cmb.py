@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from cmb_plugin.trainers.cmb.replay import MimicPatches
 from small_plan import PLAN
 
 from cmb_plugin.files import write_json
@@ -13,7 +14,7 @@ from cmb_plugin.planning import Anchors, Architecture, Plan
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import Preprocessing
 from cmb_plugin.settings import write_settings
-from cmb_plugin.training import Batch, TrainerConfig
+from cmb_plugin.training import Augmentation, AugmentConfig, Batch, PreparedCases, TrainerConfig
 
 CMBRetinaUNet = trainers.get("CMBRetinaUNet")
 ISOTROPIC = dataclasses.replace(
@@ -126,9 +127,11 @@ def test_baseline_weights_are_the_baselines():
     torch.testing.assert_close(plain.losses(scene()), baseline.losses(scene()))
 
 
-def test_half_of_a_batch_holds_no_lesion_only_with_prototypes():
-    assert module().lesion_free_background
-    assert not module(hspl=False).lesion_free_background
+def test_half_of_a_batch_holds_no_lesion_only_with_prototypes(tmp_path):
+    augmentation = Augmentation(ISOTROPIC.patch_size, (1.0, 1.0, 1.0), AugmentConfig())
+    drawn = [module(hspl=hspl).patches(PreparedCases(tmp_path, ()), augmentation, 0) for hspl in (True, False)]
+    assert isinstance(drawn[0], MimicPatches)
+    assert not isinstance(drawn[1], MimicPatches)
 
 
 def test_names_of_prototypes_reach_the_detections_of_a_scan(tmp_path):
@@ -139,7 +142,7 @@ def test_names_of_prototypes_reach_the_detections_of_a_scan(tmp_path):
     write_settings(fold.settings, {"trainer_cfg": model.trainer_cfg, "model_cfg": model.model_cfg})
     torch.save({"state_dict": model.state_dict()}, fold.last)
     names = ["cmb 1", "cmb 2", "mimic 1 (vein)", "mimic 2 (iron)", "mimic 3"]
-    write_json(fold.prototypes, {"names": names})
+    write_json(fold.root / "prototypes.json", {"names": names})
     loaded = CMBRetinaUNet.load(fold)
     torch.testing.assert_close(dict(loaded.state_dict()), dict(model.state_dict()))
     scan = scene().images[0].numpy()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from cmb_plugin.evaluation.embedding import embedding_figure, name_prototypes, principal_plane
+from cmb_plugin.trainers.cmb.embedding import embedding_figure, name_prototypes, principal_plane
 
 KINDS = ["cmb", "cmb", "mimic", "mimic", "mimic"]
 

@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from cmb_plugin.trainers.cmb.fusion import FeatureFusion
+from cmb_plugin.trainers.cmb.prototypes import PrototypeHead, hard_mimics, peaks_near, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from cmb_plugin.networks import FeatureFusion, PrototypeHead, hard_mimics, peaks_near
-from cmb_plugin.networks.prototypes import windows
 
 
 def head(prototypes=(2, 3), **changes) -> PrototypeHead:

@@ -1,0 +1,1 @@
+"""``CMBRetinaUNet``: the whole method beside its trainer."""

@@ -1,0 +1,1 @@
+"""``TwoStepKD``: the whole method beside its trainer."""

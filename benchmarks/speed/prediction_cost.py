@@ -29,6 +29,7 @@ class RandomDetector:
 
     def __init__(self, patch_size: tuple[int, int, int], per_tile: int) -> None:
         self.patch_size = patch_size
+        self.mirror_axes = (0, 1, 2)
         self.per_tile = per_tile
         self.generator = torch.Generator().manual_seed(0)
 

@@ -21,7 +21,8 @@ class InferenceConfig:
         wbc_iou: detections of several mirrorings and folds that overlap by more than this are one lesion. Far below
             nnDetection's 0.5, because boxes of 3 voxels that differ by half a voxel per axis overlap by only 0.4.
         min_score: detections below are dropped at once.
-        max_detections: at most so many per scan are kept, the highest scores.
+        max_detections: at most so many per scan are kept, the highest by the score in use; the user is told of more.
+            Beyond what a scan of amyloid angiopathy holds, which can be hundreds.
         foreground: also predict the foreground probability, from which the instance masks are drawn.
     """
 
@@ -31,7 +32,7 @@ class InferenceConfig:
     nms_iou: float = 0.1
     wbc_iou: float = 0.1
     min_score: float = 0.02
-    max_detections: int = 100
+    max_detections: int = 1000
     foreground: bool = True
 
     def __post_init__(self) -> None:

@@ -36,9 +36,17 @@ class PatchDetections:
 
 
 class PatchDetector(Protocol):
-    """A model as inference sees it."""
+    """A model as inference sees it.
+
+    Attributes:
+        patch_size: of what it looks at.
+        mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
+    """
 
     patch_size: tuple[int, int, int]
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]: ...
 
     def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         """Finds lesions in patches.

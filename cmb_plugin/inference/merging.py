@@ -59,12 +59,11 @@ def merge_tiles(parts: Sequence[Detections], config: InferenceConfig) -> Detecti
         return found
     ranking = torch.from_numpy(found.scores * found.columns[WEIGHT])
     kept = batched_nms(torch.from_numpy(found.boxes), ranking, torch.from_numpy(found.labels), config.nms_iou)
-    # Far more than can be reported: only bounds the work of clustering where a network sees lesions everywhere.
-    return found[kept.numpy()].by_score()[: 10 * config.max_detections]
+    return found[kept.numpy()].by_score()
 
 
 def merge_views(views: Sequence[Detections], config: InferenceConfig) -> Detections:
-    """Detections of all views of one scan -> one list, highest score first, at most ``max_detections``.
+    """Detections of all views of one scan -> one list, highest score first.
 
     Weighted box clustering; a lesion that only some of the views saw scores lower. Further columns are averaged over
     the views, weighted by score and trust; of words the most trusted view's is kept.
@@ -75,8 +74,21 @@ def merge_views(views: Sequence[Detections], config: InferenceConfig) -> Detecti
     weights = found.columns.pop(WEIGHT)
     if len(views) > 1:
         found = _clustered(found, weights, len(views), config)
-    found = found[found.scores >= config.min_score].by_score()
-    return found[: config.max_detections]
+    return found[found.scores >= config.min_score].by_score()
+
+
+def strongest(detections: Detections, most: int, ranking: str | None = None) -> Detections:
+    """The ``most`` detections that rank highest, in the order they have.
+
+    Args:
+        detections: of a scan, or of one view of it.
+        most: how many are kept.
+        ranking: the column of scores that decides; None for the score itself.
+    """
+    if len(detections) <= most:
+        return detections
+    scores = detections.scores if ranking is None else detections.columns[ranking]
+    return detections[np.sort(np.argsort(-scores, kind="stable")[:most])]
 
 
 def _clustered(found: Detections, weights: np.ndarray, n_views: int, config: InferenceConfig) -> Detections:

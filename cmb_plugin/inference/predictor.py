@@ -15,10 +15,13 @@ from cmb_plugin.detections import Detections
 
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
-from .merging import merge_tiles, merge_views, place_in_scan
+from .merging import merge_tiles, merge_views, place_in_scan, strongest
 from .segmenter import segment_array
-from .tiles import VIEWS, TileMean, informative_tiles, tiled
+from .tiles import TileMean, informative_tiles, tiled, views_of
 from .tiling import Tiling, Triple
+
+LEAST_OF_A_VIEW = 1000
+"""So many detections of each view are merged with the other views', even where fewer may be kept in the end."""
 
 
 @dataclass
@@ -28,10 +31,12 @@ class Prediction:
     Attributes:
         detections: boxes in voxels of the network's array, highest score first.
         foreground: float16 [Z, Y, X] probability of lesion, None where no model gave one.
+        dropped: detections beyond ``max_detections``, which were left out.
     """
 
     detections: Detections
     foreground: np.ndarray | None
+    dropped: int = 0
 
 
 def predict_array(
@@ -40,6 +45,7 @@ def predict_array(
     settings: InferenceConfig | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
+    ranking: str | None = None,
 ) -> Prediction:
     """Tiled prediction of one scan by one or several models.
 
@@ -55,11 +61,13 @@ def predict_array(
         settings: the defaults of ``InferenceConfig`` if None.
         device: where the models are.
         progress: called with (tiles done, all tiles) after each batch.
+        ranking: the column of scores by which detections are kept where there are more than ``max_detections``; None
+            for the score that the models give.
     """
     if isinstance(models[0] if isinstance(models, Sequence) else models, PatchSegmenter):
-        return _segmented(models, data, settings or InferenceConfig(), device, progress)  # type: ignore[arg-type]
+        return _segmented(models, data, settings or InferenceConfig(), device, progress, ranking)  # type: ignore[arg-type]
     members, tiling, settings = tiled(models, data, settings)
-    views = VIEWS[: max(settings.tta or 1, 1)]
+    views = views_of(members, settings.tta)
     found: list[list[Detections]] = [[] for _ in range(len(members) * len(views))]
     foreground = TileMean(tiling) if settings.foreground else None
     for origins, batch in informative_tiles(data, tiling, settings.batch_size, device, progress):
@@ -67,7 +75,14 @@ def predict_array(
         if foreground:
             foreground.add(origins, probability)
     per_view = [merge_tiles(parts, settings) for parts in found]
-    return Prediction(merge_views(per_view, settings), foreground.result() if foreground else None)
+    # Bounds the work of clustering where a network sees lesions everywhere.
+    most = max(LEAST_OF_A_VIEW, 2 * settings.max_detections)
+    kept = [strongest(view, most, ranking) for view in per_view]
+    beyond = max(len(view) for view in per_view) - max(len(view) for view in kept)
+    merged = merge_views(kept, settings)
+    detections = strongest(merged, settings.max_detections, ranking)
+    dropped = beyond + len(merged) - len(detections)
+    return Prediction(detections, foreground.result() if foreground else None, dropped)
 
 
 def _segmented(
@@ -76,12 +91,15 @@ def _segmented(
     settings: InferenceConfig,
     device: torch.device | str,
     progress: Callable[[int, int], None] | None,
+    ranking: str | None,
 ) -> Prediction:
     """The lesions that segmenters see."""
     probabilities = segment_array(models, data, settings, device, progress)
     found = (models[0] if isinstance(models, Sequence) else models).lesions(probabilities)
-    found = found[found.scores >= settings.min_score][: settings.max_detections]
-    return Prediction(found, probabilities[1:].sum(axis=0) if settings.foreground else None)
+    found = found[found.scores >= settings.min_score]
+    kept = strongest(found, settings.max_detections, ranking)
+    foreground = probabilities[1:].sum(axis=0) if settings.foreground else None
+    return Prediction(kept, foreground, len(found) - len(kept))
 
 
 def _detect_all(

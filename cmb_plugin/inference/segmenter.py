@@ -12,7 +12,7 @@ from cmb_plugin.images import Mapping
 
 from .config import InferenceConfig
 from .detector import PatchSegmenter
-from .tiles import VIEWS, TileMean, informative_tiles, tiled
+from .tiles import TileMean, informative_tiles, tiled, views_of
 
 
 def segment_array(
@@ -32,7 +32,7 @@ def segment_array(
         float16 [K, Z, Y, X] class probabilities, background first; all 0 where every tile was constant.
     """
     members, tiling, settings = tiled(models, data, settings)
-    views = [axes for axes in VIEWS if set(axes) <= set(members[0].mirror_axes)][: max(settings.tta or 1, 1)]
+    views = views_of(members, settings.tta)
     mean = TileMean(tiling)
     for origins, batch in informative_tiles(data, tiling, settings.batch_size, device, progress):
         mean.add(origins, _mean_of_views(members, views, batch))

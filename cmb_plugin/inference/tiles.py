@@ -21,6 +21,13 @@ M = TypeVar("M", PatchDetector, PatchSegmenter)
 VIEWS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2), (0,), (0, 2), (0, 1), (0, 1, 2))
 
 
+def views_of(models: Sequence[PatchDetector] | Sequence[PatchSegmenter], tta: int | None) -> list[tuple[int, ...]]:
+    """The axes that each view of a tile mirrors: the first ``tta`` of ``VIEWS`` that every model allows, at least the
+    tile as it is."""
+    allowed = set.intersection(*(set(model.mirror_axes) for model in models))
+    return [axes for axes in VIEWS if allowed.issuperset(axes)][: max(tta or 1, 1)]
+
+
 def tiled(
     models: M | Sequence[M], data: Any, settings: InferenceConfig | None
 ) -> tuple[list[M], Tiling, InferenceConfig]:

@@ -282,6 +282,11 @@ def _predict_group(
                     _predict_scan, ensemble=ensemble, folder=folder, case_id=case_id, key=keys[case_id], draw=draw
                 )
                 done = run_cases(work, [outcome.result])[0]
+                if done.result:
+                    report.remarks.append(
+                        f"{case_id}: {done.result} candidates beyond the strongest were left out: raise "
+                        "inference_cfg.max_detections (-o) if they may be lesions"
+                    )
                 outcome = Outcome(outcome.item, error=done.error, is_bug=done.is_bug, details=done.details)
             if outcome.error:
                 failed[case_id] = outcome.error
@@ -320,9 +325,12 @@ def _case_keys(ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path) 
     return {source.case.case_id: digest([deciding, source.key(recipe)]) for source in sources}
 
 
-def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, key: str, draw: bool) -> None:
+def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, key: str, draw: bool) -> int:
+    """Predicts one scan and writes its files; returns how many detections were left out because there were too many."""
     try:
-        prediction = predict_array(ensemble.members, scan.data, ensemble.settings, ensemble.device)
+        prediction = predict_array(
+            ensemble.members, scan.data, ensemble.settings, ensemble.device, ranking=ensemble.ranking
+        )
     except torch.cuda.OutOfMemoryError:
         remedy = "try -o inference_cfg.batch_size=1, or --device cpu"
         raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
@@ -342,6 +350,7 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
         modalities=[name for channel, name in enumerate(ensemble.plan.modalities) if channel not in scan.missing],
         draw=draw,
     )
+    return prediction.dropped
 
 
 def _is_finished(folder: Path, case_id: str, key: str, draw: bool) -> bool:

@@ -170,14 +170,65 @@ def test_views_are_merged_by_the_formula_of_weighted_box_clustering():
     np.testing.assert_allclose(merged.boxes, [[0, 0, 0, 4, 4, edge]], rtol=1e-5)
 
 
-def test_at_most_max_detections_with_the_highest_scores_are_kept_above_min_score():
+def test_views_are_merged_above_min_score_highest_first():
     rng = np.random.default_rng(0)
     corners = 10.0 * np.argwhere(np.ones((5, 5, 5)))
-    scores = rng.permutation(np.linspace(0.001, 0.9, 125))
+    scores = rng.permutation(np.linspace(0.001, 0.9, 125)).astype(np.float32)
     many = some(np.concatenate([corners, corners + 3], axis=1), scores, np.ones(125))
-    kept = merge_views([many], InferenceConfig(max_detections=20))
-    np.testing.assert_allclose(kept.scores, np.sort(scores.astype(np.float32))[::-1][:20])
-    assert (merge_views([many], InferenceConfig(min_score=0.5)).scores >= 0.5).all()
+    merged = merge_views([many], InferenceConfig(min_score=0.5))
+    np.testing.assert_array_equal(merged.scores, np.sort(scores[scores >= 0.5])[::-1])
+
+
+def scan_of_many(rng, n_side=6):
+    """A scan of well separated blobs, each of its own brightness."""
+    data = np.zeros((1, *[8 * n_side] * 3), dtype=np.float32)
+    for corner, peak in zip(np.ndindex(*[n_side] * 3), rng.permutation(np.linspace(0.4, 0.9, n_side**3)), strict=True):
+        z, y, x = (8 * c for c in corner)
+        data[0, z : z + 8, y : y + 8, x : x + 8] = blob((8, 8, 8), (4.2, 4.1, 3.9), peak=peak)
+    return data
+
+
+def test_the_hundreds_of_lesions_of_amyloid_angiopathy_are_all_kept():
+    found = predict_array(BlobDetector(PATCH), scan_of_many(np.random.default_rng(0)))
+    assert len(found.detections) == 216
+    assert found.dropped == 0
+
+
+@pytest.mark.parametrize("tta", [1, 4])
+def test_what_is_beyond_the_limit_is_the_weakest_by_the_ranking_in_use_and_is_counted(tta):
+    class Contrary(BlobDetector):
+        """Its second score says the opposite of the first."""
+
+        def find(self, image):
+            found = super().find(image)
+            found.columns = {"score_other": 1 - found.scores}
+            return found
+
+    data = scan_of_many(np.random.default_rng(0), n_side=4)
+    whole = predict_array(Contrary(PATCH), data, InferenceConfig(tta=tta)).detections
+    for ranking, kept in ((None, slice(None, 10)), ("score_other", slice(-10, None))):
+        settings = InferenceConfig(max_detections=10, tta=tta)
+        found = predict_array(Contrary(PATCH), data, settings, ranking=ranking)
+        np.testing.assert_array_equal(found.detections.boxes, whole[kept].boxes)
+        assert found.dropped == 54
+
+
+@pytest.mark.parametrize(("mirror_axes", "expected"), [((0, 1, 2), 8), ((2,), 2), ((), 1)])
+def test_a_detector_is_mirrored_along_the_axes_that_its_trainer_allows_and_no_others(mirror_axes, expected):
+    class Watching(BlobDetector):
+        def detect(self, patches):
+            seen.add(patches.numpy().tobytes())
+            return super().detect(patches)
+
+    seen, data = set(), np.random.default_rng(0).uniform(0, 0.2, (1, *PATCH)).astype(np.float32)
+    detector = Watching(PATCH)
+    detector.mirror_axes = mirror_axes
+    predict_array(detector, data, InferenceConfig(tta=8))
+    allowed = [axes for axes in VIEWS if set(axes) <= set(mirror_axes)]
+    assert len(allowed) == expected
+    assert seen == {
+        np.ascontiguousarray(np.flip(data[None], [axis + 2 for axis in axes])).tobytes() for axes in allowed
+    }
 
 
 class Telling(BlobDetector):

@@ -259,6 +259,16 @@ def test_what_another_model_or_setting_wrote_is_predicted_again(task, tmp_path, 
     assert predict("900", output=out, overrides=overrides, overwrite=True).predicted == 2
 
 
+def test_a_scan_with_more_candidates_than_are_kept_is_named(task, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ["900", "-npp", "0", "-o", "inference_cfg.max_detections=1"]
+    assert predict_command(arguments) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert line.startswith("warning: sub-01_ses-2: 1 candidates beyond the strongest were left out")
+    assert predict_command([*arguments[:-2], "--output", str(out)]) == 0
+    assert "left out" not in capsys.readouterr().err
+
+
 def test_background_processes_give_the_same_files(task, tmp_path):
     write_scan(task.images("Ts") / "sub.3_0000.nii.gz", LESIONS)
     (task.images("Ts") / "sub.0_0000.nii.gz").write_bytes(b"no image")

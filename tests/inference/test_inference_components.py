@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cmb_plugin.images import Grid, Mapping
-from cmb_plugin.inference import InferenceConfig, component_detections, predict_array
+from cmb_plugin.inference import InferenceConfig, PatchSegmenter, component_detections, predict_array
 from cmb_plugin.inference.restore import restore
 
 
@@ -63,7 +63,7 @@ def test_pieces_that_touch_by_a_corner_are_one():
     assert len(component_detections(volume, threshold=0.5)) == 1
 
 
-class Echo:
+class Echo(PatchSegmenter):
     """The image is the probability of lesion."""
 
     patch_size = (8, 8, 8)

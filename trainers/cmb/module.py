@@ -35,7 +35,7 @@ class CMBRetinaConfig(RetinaConfig):
     """Settings of ``CMBRetinaUNet`` beside those of the family (``-o model_cfg.*``).
 
     Kim et al. do not publish gamma, the weight of the concentration or the schedule; these are our choices
-    (docs/experiments.md).
+    (docs/studies/experiments.md).
 
     Attributes:
         ffm: feature fusion: the heads read several decoder maps fused into one.

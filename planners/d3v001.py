@@ -115,10 +115,6 @@ class D3V001(Planner):
             raise UserError(
                 f"planner_cfg.finest_level={config.finest_level}", remedy="give 0 (full resolution) or more"
             )
-        if config.gpu_memory_gb is not None and config.gpu_memory_gb <= 0:
-            raise UserError(
-                f"planner_cfg.gpu_memory_gb={config.gpu_memory_gb}", remedy="give the memory in GB, for instance 8"
-            )
         for name in ("patch_size", "spacing"):
             sides = getattr(config, name)
             if sides is not None and (len(sides) != 3 or min(sides) <= 0):

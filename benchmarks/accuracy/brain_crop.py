@@ -23,7 +23,7 @@ from cmb_plugin.images import read_mask
 from cmb_plugin.phantom import PhantomConfig, make_case
 from cmb_plugin.preparation import estimate_brain, foreground_extent
 
-PROTOCOLS = ("cuhk", "csiro", "ukb", "valdo1", "valdo2", "valdo3")
+PROTOCOLS = ("csiro", "ukb", "valdo3", "valdo1", "cuhk", "valdo2")
 MARGINS = (0.0, 3.0, 6.0, 12.0)
 # Brightness on a T2*-weighted scan by label of the QSM challenge's head; not named: brain, 1.
 BRIGHTNESS = {10: 1.3, 11: 0.4, 13: 0.1, 14: 0.0, 15: 0.7, 16: 0.2, 0: 0.0}

@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples:
         nndet_prep Task101_CMB
         nndet_prep 101 102 -np 8                              two tasks, eight processes
-        nndet_prep 101 -o planner_cfg.gpu_memory_gb=8         plan for another machine than this one
+        nndet_prep 101 -o planner_cfg.gpu_memory_gb=11        plan for 11 GB; 4 is the default on every machine
+        nndet_prep 101 -o planner_cfg.gpu_memory_gb=auto      plan for this machine's GPU, or 2 GB without one
         nndet_prep 101 -o planner_cfg.finest_level=1          anchors every second voxel: coarser, quicker
         nndet_prep 101 -o planner=D3V001                      nnDetection's rules, as a baseline
         nndet_prep 101 -o planner=Anatomy                     learn regionsTr instead: docs/segmentation.md
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                         pyramid_channels, batch_size, patch_size, spacing, seed; of D3CMB also anchors,
                                         brain_margin_mm; of D3V001 also anchors_per_axis
         plan=PATH.json                  a finished plan instead of a planner
-        additional_imports=[module]     your own planners
+        additional_imports=[module]     your own planners and normalisation schemes
 
     Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, and for each plan a folder with
     plan.json and the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when

@@ -8,12 +8,13 @@ from .anchors import (
     fit_by_size,
     fit_free_anchors,
 )
-from .memory import estimate_training_gb, estimate_unet_gb, find_budget
+from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
 from .plan import AnchorFit, Anchors, Architecture, Plan
 from .planner import Planner, PlannerConfig
 from .topology import build_architecture, plan_topology, shrink_patch
 
 __all__ = [
+    "DEFAULT_BUDGET_GB",
     "AnchorFit",
     "Anchors",
     "Architecture",

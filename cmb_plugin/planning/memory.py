@@ -1,31 +1,53 @@
-"""Memory of a training step, estimated from the plan alone: no live measurement, the same answer everywhere."""
+"""Memory of a training step: what to plan for, and an estimate from the plan alone, the same answer everywhere."""
 
 from __future__ import annotations
 
 import math
 
+from cmb_plugin.errors import UserError
+
 from .plan import Architecture, Triple
 
 GIB = 1024**3
-CPU_BUDGET_GB = 2.0  # where no CUDA device is found: fits beside a desktop
-_CHANGE = "planner_cfg.gpu_memory_gb plans for another machine."
+DEFAULT_BUDGET_GB = 4.0  # wherever nndet_prep runs; docs/planning.md has the numbers that it was chosen by
+AUTO = "auto"
+AUTO_WITHOUT_GPU_GB = 2.0  # fits beside a desktop
 
 
-def find_budget(gpu_memory_gb: float | None = None) -> tuple[float, str]:
-    """The memory to plan for, and a sentence that says where the number comes from.
+def find_budget(gpu_memory_gb: float | str = DEFAULT_BUDGET_GB) -> tuple[float, str]:
+    """The memory to plan for in GB, and a sentence that says where the number comes from.
 
     Args:
-        gpu_memory_gb: what the user asked for; None looks for a CUDA device.
+        gpu_memory_gb: what the user asked for, or ``auto`` for the memory of this machine's first CUDA device.
+
+    Raises:
+        UserError: it is neither a positive number nor ``auto``.
     """
-    if gpu_memory_gb is not None:
-        return gpu_memory_gb, f"Planned for {gpu_memory_gb:g} GB, as asked for by planner_cfg.gpu_memory_gb."
+    if gpu_memory_gb == AUTO:
+        return _budget_here()
+    if isinstance(gpu_memory_gb, str) or not 0 < gpu_memory_gb < math.inf:
+        raise UserError(
+            f"planner_cfg.gpu_memory_gb={gpu_memory_gb}", remedy=f"give the memory in GB, for instance 8, or {AUTO}"
+        )
+    if gpu_memory_gb == DEFAULT_BUDGET_GB:
+        return DEFAULT_BUDGET_GB, (
+            f"Planned for {DEFAULT_BUDGET_GB:g} GB, the default on every machine; planner_cfg.gpu_memory_gb=11 plans "
+            "for more, planner_cfg.gpu_memory_gb=2 for a CPU."
+        )
+    return float(gpu_memory_gb), f"Planned for {gpu_memory_gb:g} GB, as asked for by planner_cfg.gpu_memory_gb."
+
+
+def _budget_here() -> tuple[float, str]:
+    """The same for this machine."""
     import torch
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        found = round(properties.total_memory / GIB, 1)
-        return found, f"Planned for {found:g} GB, the memory of {properties.name}; {_CHANGE}"
-    return CPU_BUDGET_GB, f"Planned for {CPU_BUDGET_GB:g} GB, as no CUDA device was found; {_CHANGE}"
+        memory = round(properties.total_memory / GIB, 1)
+        return memory, f"Planned for {memory:g} GB, the memory of {properties.name} (planner_cfg.gpu_memory_gb={AUTO})."
+    return AUTO_WITHOUT_GPU_GB, (
+        f"Planned for {AUTO_WITHOUT_GPU_GB:g} GB, as no CUDA device was found (planner_cfg.gpu_memory_gb={AUTO})."
+    )
 
 
 def estimate_training_gb(

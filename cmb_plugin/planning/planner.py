@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from cmb_plugin.preparation import Fingerprint
 
+from .memory import DEFAULT_BUDGET_GB
 from .plan import Plan
 
 
@@ -15,7 +16,8 @@ class PlannerConfig:
     """Settings of a planner (``-o planner_cfg.*``).
 
     Attributes:
-        gpu_memory_gb: memory to plan for; null takes that of the CUDA device, or 2 on a machine without one.
+        gpu_memory_gb: memory to plan for, the same by default wherever planning runs; ``auto`` takes that of this
+            machine's CUDA device, or 2 without one.
         finest_level: first stage with anchors; 2 is nnDetection's P2, 1 finds smaller lesions and costs memory and
             time; null is the planner's own rule, as in all that follows.
         detection_levels: number of stages with anchors, as far as the network has them.
@@ -29,7 +31,7 @@ class PlannerConfig:
         seed: of everything that is drawn at random in planning.
     """
 
-    gpu_memory_gb: float | None = None
+    gpu_memory_gb: float | int | str = DEFAULT_BUDGET_GB
     finest_level: int | None = None
     detection_levels: int = 4
     base_features: int | None = None

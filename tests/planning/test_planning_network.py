@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,8 +10,10 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.networks import DetectionHead, FeaturePyramid, build_encoder, pyramid_widths
 from cmb_plugin.planning import (
+    DEFAULT_BUDGET_GB,
     Architecture,
     Plan,
+    PlannerConfig,
     build_architecture,
     default_anchors,
     estimate_training_gb,
@@ -20,6 +23,7 @@ from cmb_plugin.planning import (
 )
 from cmb_plugin.planning.memory import _weights, pyramid_width
 from cmb_plugin.preparation import Preprocessing
+from cmb_plugin.settings import Overrides
 
 
 def network(patch: tuple[int, int, int] = (32, 96, 96), finest: int = 2, base: int = 32) -> Architecture:
@@ -128,12 +132,29 @@ def test_estimate_grows_with_patch_batch_width_and_finer_levels() -> None:
     assert gb(base=16) < gb()
 
 
-def test_budget_is_the_users_or_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gpu_gb", [None, 24, 80])
+def test_the_default_budget_is_the_same_on_every_machine(monkeypatch: pytest.MonkeyPatch, gpu_gb: int | None) -> None:
     import torch
 
-    assert find_budget(8)[0] == 8
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert find_budget()[0] == 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu_gb is not None)
+    device = SimpleNamespace(total_memory=(gpu_gb or 0) * 1024**3, name="a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    assert find_budget(PlannerConfig().gpu_memory_gb)[0] == find_budget()[0] == DEFAULT_BUDGET_GB
+    assert find_budget(8) == (8.0, "Planned for 8 GB, as asked for by planner_cfg.gpu_memory_gb.")
+    assert find_budget("auto")[0] == (gpu_gb or 2)
+
+
+@pytest.mark.parametrize("wrong", ["much", "", 0, -2.0, float("nan"), float("inf")])
+def test_a_budget_that_is_none_is_refused(wrong: float | str) -> None:
+    with pytest.raises(UserError, match="gpu_memory_gb") as raised:
+        find_budget(wrong)
+    assert "auto" in raised.value.remedy
+
+
+def test_the_budget_comes_from_the_command_line_as_a_number_or_auto() -> None:
+    for word, value in (("8", 8), ("2.5", 2.5), ("auto", "auto")):
+        overrides = Overrides.parse([f"planner_cfg.gpu_memory_gb={word}"])
+        assert overrides.apply(planner_cfg=PlannerConfig())["planner_cfg"].gpu_memory_gb == value
 
 
 def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:

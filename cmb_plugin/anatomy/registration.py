@@ -16,6 +16,10 @@ import numpy as np
 
 from cmb_plugin.images import Grid, to_itk
 
+VERSION = 1
+"""Of this module and of the brain estimate that it begins with. Kept region maps of another version are made anew:
+raise it with every change after which a scan may be laid over the template differently."""
+
 OUTLINE_MM, SEARCH_MM, FINE_MM = 6.0, 6.0, 3.0  # voxels of the three stages
 BLUR_MM = 3.0  # of brain masks, so that their overlap has a slope
 BINS = 32  # of the joint histogram

@@ -6,7 +6,7 @@ from .fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, load_pi
 from .intensities import normalise, replace_nonfinite
 from .modalities import brain_channel, modality_kind, modality_polarity
 from .phase import to_radians, wrap
-from .reading import read_brain, read_images, read_labels, read_regions, source_files
+from .reading import read_brain, read_images, read_labels, read_regions, scan_files, source_files
 from .recipe import Normalisation, Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
 from .scans import Scan, ScanSource, input_cases, prepared_scans
@@ -50,6 +50,7 @@ __all__ = [
     "resample_regions",
     "save_case",
     "save_piece",
+    "scan_files",
     "source_files",
     "target_shape",
     "to_radians",

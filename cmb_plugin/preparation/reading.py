@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +123,21 @@ def source_files(case: Case, recipe: Preprocessing | None = None, brain: bool = 
         recipe: counts the brain mask if the recipe uses it.
         brain: counts the brain mask in any case.
     """
-    files = [*case.present, case.label, case.classes_file]
-    if brain or (recipe is not None and recipe.brain_channel is not None):
-        files.append(brain_file(case))
-    return [path for path in files if path is not None and path.is_file()]
+    return [*_existing([*case.present, case.label, case.classes_file]), *_brain_files(case, recipe, brain)]
+
+
+def scan_files(case: Case, recipe: Preprocessing) -> list[Path]:
+    """The files that the array of a case depends on, as far as they exist: of ``source_files`` all but the labels."""
+    return [*_existing(case.present), *_brain_files(case, recipe)]
+
+
+def _brain_files(case: Case, recipe: Preprocessing | None, brain: bool = False) -> list[Path]:
+    used = brain or (recipe is not None and recipe.brain_channel is not None)
+    return _existing([brain_file(case)]) if used else []
+
+
+def _existing(paths: Sequence[Path | None]) -> list[Path]:
+    return [path for path in paths if path is not None and path.is_file()]
 
 
 def _apart(grid: Grid, other: Grid) -> bool:

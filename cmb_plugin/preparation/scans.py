@@ -19,7 +19,7 @@ from cmb_plugin.images import SUFFIXES, Mapping, image_stem
 from cmb_plugin.workers import Outcome, cases_ahead, run_cases
 
 from .case import preprocess_case
-from .reading import read_brain, read_images, source_files
+from .reading import read_brain, read_images, scan_files, source_files
 from .recipe import Preprocessing
 from .storage import StoredCase, is_current, work_key
 
@@ -73,7 +73,7 @@ class ScanSource:
                 return ""  # damaged: it is reported when it is read
             further = set(self.case.missing) - set(stored.missing)
             return f"{stored.key} without {sorted(further)}" if further else stored.key
-        return work_key([path for path in self.case.present if path.is_file()], recipe)
+        return work_key(scan_files(self.case, recipe), recipe)
 
 
 def input_cases(folder: Path, n_modalities: int) -> list[Case]:

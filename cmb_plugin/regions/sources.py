@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cmb_plugin.anatomy import RegionMap
+from cmb_plugin.anatomy import RegionMap, registration
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_grid, read_scan
@@ -43,7 +43,7 @@ class RegionSource:
     def key(self, case: Case) -> str:
         """Changes when the map of the case would."""
         stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files(case) if p.is_file()]
-        return f"{self.words} {stamps}"
+        return f"{self.words} registration {registration.VERSION} {stamps}"
 
 
 def maps_folder(predictions: Path) -> Path:

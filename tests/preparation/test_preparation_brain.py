@@ -9,8 +9,9 @@ import pytest
 from skimage.filters import threshold_otsu
 from tiny_task import make_tiny_task, tiny_grid
 
+from cmb_plugin.anatomy import registration
 from cmb_plugin.dataset import Dataset
-from cmb_plugin.images import Grid, write_image
+from cmb_plugin.images import Grid, read_mask, write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.phantom import PhantomCase, PhantomConfig, make_case
 from cmb_plugin.planning import Plan
@@ -28,6 +29,7 @@ from cmb_plugin.preparation import (
 )
 from cmb_plugin.preparation.brain import otsu
 from cmb_plugin.preparation.case import showing_brain
+from cmb_plugin.regions.sources import region_source
 from cmb_plugin.workflows.prep import prepare
 
 RECIPE = Preprocessing((2.5, 2.0, 2.0), normalisation=(Normalisation("robust"),), brain_channel=0)
@@ -233,6 +235,35 @@ def test_prediction_takes_the_prepared_scan_of_the_task_and_no_mask_beside_a_fol
     assert case.extra("brain") not in source_files(case, Preprocessing((1.0, 1.0, 1.0)))
     new = input_cases(task.images("Tr"), 2)[0]
     assert source_files(new, plan.preprocessing) == list(new.images)
+
+
+def test_what_is_kept_of_an_unprepared_scan_knows_its_brain_mask(task: TaskFolder) -> None:
+    """The array depends on the mask, so a prediction kept for it must not outlive the mask; labels do not matter."""
+    case = Dataset.load(task).cases("Tr")[0]
+    source = ScanSource(case)
+    with_it, without = RECIPE, dataclasses.replace(RECIPE, brain_channel=None)
+    before = source.key(with_it), source.key(without)
+    assert case.label is not None
+    case.label.touch()
+    assert (source.key(with_it), source.key(without)) == before
+    path = case.extra("brain")
+    assert path is not None
+    brain, grid = read_mask(path)
+    brain[3:6, 14:18, 14:18] = 1
+    write_image(path, brain.astype(np.uint8), grid)
+    assert source.key(with_it) != before[0]
+    assert source.key(without) == before[1]
+
+
+def test_kept_region_maps_know_the_version_of_the_registration(
+    task: TaskFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = region_source("atlas:builtin", task, task.images("Tr"), 0)
+    case = Dataset.load(task).cases("Tr")[0]
+    before = source.key(case)
+    assert source.key(case) == before
+    monkeypatch.setattr(registration, "VERSION", registration.VERSION + 1)
+    assert source.key(case) != before
 
 
 # A modality that is missing

@@ -68,10 +68,19 @@ register_task = tasks.register
 register_normalisation = normalisations.register
 
 
+_additional: dict[str, None] = {}
+
+
+def additional_imports() -> list[str]:
+    """The modules that ``import_additional`` has imported, in that order."""
+    return list(_additional)
+
+
 def import_additional(modules: Iterable[str]) -> None:
     """Imports the user's own modules so that their decorators run (``-o additional_imports=[my_module]``).
 
-    The current directory is searched too, as Python itself does for a script.
+    The current directory is searched too, as Python itself does for a script. Processes that are started later import
+    them as well.
 
     Raises:
         UserError: a module is not found.
@@ -82,6 +91,7 @@ def import_additional(modules: Iterable[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
+            _additional[module] = None
         except ModuleNotFoundError as error:
             if error.name and not module.startswith(error.name):
                 raise

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from .errors import UserError
+from .plugins import additional_imports, import_additional
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -185,7 +186,12 @@ class _Pool(Generic[Item, Result]):
 
 def _executor(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: forked children inherit the locks of torch and ITK threads and can hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=import_additional,  # a spawned process knows no plugin that was registered by a decorator
+        initargs=(additional_imports(),),
+    )
 
 
 @contextmanager

@@ -189,8 +189,11 @@ def find_scheme(name: str) -> NormalisationScheme:
     if name in _BUILT_IN:
         return _BUILT_IN[name]
     if name not in normalisations.names():
-        known = [*_BUILT_IN, *normalisations.names()]
-        raise UserError(f"plan: unknown normalisation scheme '{name}'", remedy=suggest(name, known))
+        known = suggest(name, [*_BUILT_IN, *normalisations.names()])
+        raise UserError(
+            f"plan: unknown normalisation scheme '{name}'",
+            remedy=f"{known}; a scheme of your own needs -o additional_imports=[its_module]",
+        )
     scheme: NormalisationScheme = normalisations.get(name)()
     return scheme
 

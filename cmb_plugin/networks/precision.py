@@ -15,8 +15,8 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turns ``auto`` into what the device does fast, in Lightning's names.
 
-    CUDA: bfloat16 where the card computes in it, else float16. CPU: bfloat16 only where the processor multiplies it in hardware
-    (Intel AMX), since elsewhere it is emulated and slower than float32. Anything else: float32.
+    CUDA: bfloat16 where the card computes in it, else float16. CPU: bfloat16 only where the processor multiplies it in
+    hardware (Intel AMX), since elsewhere it is emulated and slower than float32. Anything else: float32.
 
     Raises:
         UserError: the name is unknown, or float16 was asked for on a CPU.

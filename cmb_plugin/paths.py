@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterable
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
-from .files import read_json
+from .files import read_json, write_json
 from .plugins import suggest
+
+SCHEMA = 1
 
 
 def data_root() -> Path:
@@ -110,6 +113,37 @@ class FoldFolder:
         return self.root / "splits.json"
 
     @property
+    def history(self) -> Path:
+        """One row per epoch that the training has done."""
+        return self.root / "history.csv"
+
+    @property
+    def training(self) -> Path:
+        """Whether the training has finished."""
+        return self.root / "training.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a process trains the fold; beside the folder, which training afresh removes."""
+        return self.root.with_name(f"{self.root.name}.lock")
+
+    def mark(self, finished: bool) -> None:
+        """Notes that the training begins or goes on, or that it has finished."""
+        write_json(self.training, {"schema": SCHEMA, "finished": finished})
+
+    def is_finished(self) -> bool:
+        """Whether the fold holds the weights of a whole training, not those of an epoch on the way.
+
+        Raises:
+            UserError: what says so cannot be read.
+        """
+        if not self.last.is_file():
+            return False
+        if self.training.is_file():
+            return bool(read_json(self.training).get("finished"))
+        return _has_all_epochs(self)
+
+    @property
     def operating_point(self) -> Path:
         """What ``nndet_sweep`` chose on validation."""
         return self.root / "operating_point.json"
@@ -120,6 +154,21 @@ class FoldFolder:
 
     def results(self, split: str) -> Path:
         return self.root / f"{split}_results"
+
+
+def _has_all_epochs(fold: FoldFolder) -> bool:
+    """Whether a fold from before ``training.json`` was written has done the epochs of its settings. A packed model has
+    no history, since it is finished; where the settings cannot be read, whoever needs them will name the file."""
+    import yaml
+
+    if not fold.history.is_file():
+        return True
+    rows = list(csv.DictReader(fold.history.read_text(encoding="utf-8").splitlines()))
+    try:
+        config = yaml.safe_load(fold.settings.read_text(encoding="utf-8"))["trainer_cfg"]
+        return int(rows[-1]["epoch"]) >= config["epochs"] + config["swa_epochs"]
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError):
+        return True
 
 
 @dataclass(frozen=True)
@@ -136,9 +185,41 @@ class ModelFolder:
         return FoldFolder(self.root / f"fold{number}")
 
     def trained_folds(self) -> list[int]:
-        """Numbers of the folds that hold a finished model, in order."""
-        found = (re.fullmatch(r"fold(\d+)", path.parent.name) for path in self.root.glob("fold*/model_last.ckpt"))
-        return sorted(int(match[1]) for match in found if match)
+        """Numbers of the folds whose training has finished, in order."""
+        return [number for number in self._begun_folds() if self.fold(number).is_finished()]
+
+    def unfinished_folds(self) -> list[int]:
+        """Numbers of the folds that have a checkpoint, but whose training goes on or was interrupted."""
+        return [number for number in self._begun_folds() if not self.fold(number).is_finished()]
+
+    def _begun_folds(self) -> list[int]:
+        matches = (re.fullmatch(r"fold(\d+)", path.parent.name) for path in self.root.glob("fold*/model_last.ckpt"))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def chosen_folds(self, fold: int | None) -> list[int]:
+        """The finished folds that ``fold`` means: None or -1 for all of them, or one number.
+
+        Raises:
+            UserError: the fold is not there, or its training has not finished.
+        """
+        trained, unfinished = self.trained_folds(), self.unfinished_folds()
+        every = fold is None or fold == -1
+        if fold in unfinished or (every and not trained and unfinished):
+            number = unfinished[0] if every else fold
+            raise UserError(
+                f"{self.root}: the training of fold {number} has not finished",
+                remedy=f"wait for it, or go on with nndet_train {self.root.parent.name} -o exp.fold={number} "
+                "train.mode=resume and the settings that it began with",
+            )
+        if not trained:
+            raise UserError(f"{self.root}: holds no trained fold", remedy=f"run nndet_train {self.root.parent.name}")
+        if every:
+            return trained
+        if fold not in trained:
+            raise UserError(
+                f"{self.root}: fold {fold} is not trained", remedy=f"trained: {', '.join(map(str, trained))}"
+            )
+        return [fold]
 
     @property
     def target(self) -> str:
@@ -209,6 +290,9 @@ def find_model(task: TaskFolder, model: str | None = None, root: Path | None = N
         return ModelFolder(matches[0])
     if len(matches) > 1:
         raise UserError(f"{task.name} has several models in {folder}", remedy=f"name one: {_names(matches)}")
+    for path in sorted(folder.glob("*")):
+        if model in (None, path.name) and ModelFolder(path).unfinished_folds():
+            ModelFolder(path).chosen_folds(None)  # tells how to finish it
     if model:
         hint = suggest(model, [path.name for path in trained])
         raise UserError(

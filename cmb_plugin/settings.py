@@ -125,13 +125,22 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups of settings as ``read_settings`` gives them back: plain dictionaries, lists, numbers and text."""
+    return OmegaConf.to_container(OmegaConf.create(_as_yaml(settings)), resolve=True)  # type: ignore[return-value]
+
+
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
     """Writes groups of settings as YAML, atomically."""
+    write_text(path, _as_yaml(settings))
+
+
+def _as_yaml(settings: Mapping[str, Any]) -> str:
     plain: dict[str, Any] = {}
     for name, value in settings.items():
         is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
         plain[name] = dataclasses.asdict(value) if is_group else value
-    write_text(path, OmegaConf.to_yaml(OmegaConf.create(plain)))
+    return OmegaConf.to_yaml(OmegaConf.create(plain))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         inference_cfg.*                          how scans are tiled, for validation now and nndet_predict later
 
     Files: ${det_models}/{task}/{module}_{plan}[_{tag}]/fold{N}/ holds model_last.ckpt, model_best.ckpt, plan.json,
-    settings.yaml, history.csv, progress.png, operating_point.json, val_predictions/, val_results/ and what the trainer
-    adds, such as prototypes.json and embedding.png of CMBRetinaUNet (what detections were compared with).
+    settings.yaml, training.json (whether it has finished), history.csv, progress.png, operating_point.json,
+    val_predictions/, val_results/ and what the trainer adds, such as prototypes.json and embedding.png of CMBRetinaUNet
+    (what detections were compared with).
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")

@@ -23,6 +23,8 @@ from .operating_point import Swept, swept_point
 
 SCHEMA = 1
 CHECKPOINTS = ("last", "best")
+SHARED_BY_FOLDS = ("target", "modalities", "channels", "classes", "preprocessing", "patch_size")
+"""What the plans of folds that predict together agree about."""
 DEFAULT_SCORE = 0.5  # operating point where no sweep has chosen one
 
 
@@ -103,15 +105,8 @@ def choose_model(
             raise
         folder = TaskFolder(data_root() / task)
     model_folder = find_model(folder, model)
-    trained = model_folder.trained_folds()
-    if not trained:
-        raise UserError(f"{model_folder.root}: holds no trained fold", remedy=f"run nndet_train {folder.name}")
-    if fold is None or fold == -1:
-        return folder, model_folder, trained[:num_models] if num_models and num_models > 0 else trained
-    if fold not in trained:
-        names = ", ".join(str(number) for number in trained)
-        raise UserError(f"{model_folder.root}: fold {fold} is not trained", remedy=f"trained: {names}")
-    return folder, model_folder, [fold]
+    folds = model_folder.chosen_folds(fold)
+    return folder, model_folder, folds[:num_models] if num_models and num_models > 0 else folds
 
 
 def check_checkpoint(name: str) -> None:
@@ -152,11 +147,19 @@ def load_ensemble(
         members.append(trainer_of(fold).load(fold, device, checkpoint))
         plans.append(Plan.load(fold.plan))
     for number, plan in zip(folds, plans, strict=True):
-        for what in ("target", "modalities", "channels", "classes", "preprocessing", "patch_size"):
+        for what in SHARED_BY_FOLDS:
             if getattr(plan, what) != getattr(plans[0], what):
                 raise UserError(
                     f"{model.fold(number).plan}: its {what} differ from fold {folds[0]}'s",
                     remedy="predict with one fold (-f), or train the folds with one plan",
+                )
+    for number, member in zip(folds, members, strict=True):
+        ours, first = _network_settings(member), _network_settings(members[0])
+        for key in sorted({*ours, *first}):
+            if ours.get(key) != first.get(key):
+                raise UserError(
+                    f"{model.fold(number).settings}: {key} is {ours.get(key)}, fold {folds[0]}'s is {first.get(key)}",
+                    remedy="predict with one fold (-f), or train the folds alike",
                 )
     swept = swept_point([model.fold(number) for number in folds])
     score, ranking, source = DEFAULT_SCORE, None, "the default: nndet_sweep has chosen none yet"
@@ -165,6 +168,13 @@ def load_ensemble(
         by = f", of {ranking}" if ranking else ""
         source = f"swept on the validation cases of {', '.join(swept.folds)}{by}"
     return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device, swept)
+
+
+def _network_settings(member: PatchDetector) -> dict[str, Any]:
+    """Module and ``model_cfg`` with their defaults: networks that differ here may give different columns."""
+    config = getattr(member, "model_cfg", None)
+    settings = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]
+    return {"module": type(member).__name__, **{f"model_cfg.{key}": value for key, value in settings.items()}}
 
 
 def _digest(path: Path) -> str:

@@ -68,11 +68,7 @@ class Loaded:
 
 def source_of(task: TaskFolder, model: str | None, fold: int | None, split: str) -> Source:
     folder = find_model(task, model)
-    trained = folder.trained_folds()
-    if fold is not None and fold != ALL_FOLDS and fold not in trained:
-        known = ", ".join(map(str, trained))
-        raise UserError(f"{folder.root}: fold {fold} is not trained", remedy=f"trained folds: {known}")
-    numbers = trained if fold is None or fold == ALL_FOLDS else [fold]
+    numbers = folder.chosen_folds(fold)
     folds = {number: folder.fold(number) for number in numbers}
     place = folds[numbers[0]] if len(numbers) == 1 else folder.consolidated
     asked_for = f" -f {numbers[0]}" if len(numbers) == 1 else ""

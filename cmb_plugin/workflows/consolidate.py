@@ -68,6 +68,9 @@ def consolidate(
     task_folder, folder, trained = choose_model(task, model, None)
     folds = range(num_folds or len(read_splits(splits_file(task_folder, folder.fold(trained[0])))))
     absent = [number for number in folds if number not in trained]
+    for number in absent:
+        if number in folder.unfinished_folds():
+            folder.chosen_folds(number)  # tells how to finish it
     if absent:
         names = ", ".join(str(number) for number in absent)
         raise UserError(
@@ -104,4 +107,5 @@ def _pack(model: ModelFolder, folds: Sequence[int], checkpoint: str, whole: bool
         else:
             with atomic(fold.last) as temporary:
                 torch.save({"state_dict": read_weights(chosen)}, temporary)
+        fold.mark(finished=True)
     return target.root

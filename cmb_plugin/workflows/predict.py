@@ -139,6 +139,9 @@ def predict(
     import_additional(words.take_imports())
     chosen_device = _device(device)
     folder, model_folder, folds = choose_model(task, model, fold, num_models=num_models, data_needed=input is None)
+    unfinished = model_folder.unfinished_folds() if fold is None or fold == -1 else []
+    if unfinished:
+        say(f"Note: left out, since not finished: fold {', '.join(map(str, unfinished))}; train.mode=resume goes on")
     trained_with = model_folder.fold(folds[0]).settings
     stored = typed(InferenceConfig, read_settings(trained_with).get("inference_cfg", {}), str(trained_with))
     settings = words.apply(inference_cfg=stored)["inference_cfg"]

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import write_json
+from cmb_plugin.files import locked, write_json
 from cmb_plugin.inference import InferenceConfig
+from cmb_plugin.models.ensemble import SHARED_BY_FOLDS
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, find_task, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, suggest, trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
-from cmb_plugin.settings import Overrides, read_settings, write_settings
+from cmb_plugin.settings import Overrides, plain_settings, read_settings, write_settings
 from cmb_plugin.training import (
     PRESETS,
     AugmentConfig,
@@ -32,6 +33,9 @@ from cmb_plugin.training import (
     fit,
     seed_all,
 )
+
+if TYPE_CHECKING:
+    from .predict import PredictReport
 
 DEFAULT_TRAINER = "CMBRetinaUNet"
 DEFAULT_PLAN = "D3CMB_3d"
@@ -129,27 +133,31 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
         the run; its folder holds checkpoints, ``history.csv``, ``progress.png``, predictions and results.
 
     Raises:
-        UserError: something the user can fix, before anything is written.
+        UserError: something the user can fix, before anything is written; or a validation scan that cannot be
+            predicted, after training.
     """
     run = resolve(task, words)
     train_ids, val_ids = split_of(run)
-    if is_first_process():  # the other processes of a DDP run come through here too
-        _open_folder(run)
-    module = run.module()
-    fit(
-        module,
-        run.fold,
-        run.task.prepared(run.plan.name, "Tr"),
-        train_ids,
-        val_ids,
-        run.settings["augment_cfg"],
-        resume=run.mode == "resume" and run.fold.last.is_file(),
-        inference_cfg=run.settings["inference_cfg"],
-    )
-    if is_first_process():
-        after_training(run, val_ids or train_ids, module.device)
-        if val_ids:
-            _validate(run, sweep)
+    first = is_first_process()  # the other processes of a DDP run come through here too
+    with locked(run.fold.lock) if first else nullcontext():
+        if first:
+            _open_folder(run)
+        module = run.module()
+        fit(
+            module,
+            run.fold,
+            run.task.prepared(run.plan.name, "Tr"),
+            train_ids,
+            val_ids,
+            run.settings["augment_cfg"],
+            resume=run.mode == "resume" and run.fold.last.is_file(),
+            inference_cfg=run.settings["inference_cfg"],
+        )
+        if first:
+            after_training(run, val_ids or train_ids, module.device)
+            run.fold.mark(finished=True)
+            if val_ids:
+                _validate(run, sweep)
     return run
 
 
@@ -200,23 +208,30 @@ def is_first_process() -> bool:
 
 def _open_folder(run: TrainingRun) -> None:
     """Makes the fold's folder, or checks that the run may go on in it."""
-    fold, exists = run.fold, run.fold.settings.is_file()
-    if exists and run.mode == "new" and fold.last.is_file():
+    fold, mode = run.fold, run.mode
+    checkpoints = [path for path in fold.root.glob("*.ckpt") if not path.name.startswith(".")]
+    if mode == "new" and checkpoints:
+        state = "a trained model is" if fold.is_finished() else "a training that has not finished is"
         raise UserError(
-            f"{fold.root}: a trained model is there already",
+            f"{fold.root}: {state} there already",
             remedy="add -o train.mode=resume to go on with it, train.mode=overwrite to start afresh, "
             "or exp.tag=NAME to keep both",
         )
-    if exists and run.mode == "resume":
+    if mode == "resume":
+        if not fold.settings.is_file():
+            raise UserError(
+                f"{fold.root}: nothing to resume{', settings.yaml is not there' if checkpoints else ''}",
+                remedy="restore the file" if checkpoints else "leave train.mode=resume out, or check exp.fold, exp.tag",
+            )
         _check_unchanged(run)
+        if not fold.is_finished():
+            fold.mark(finished=False)
         return
-    if run.mode == "resume":
-        raise UserError(
-            f"{fold.root}: nothing to resume", remedy="leave train.mode=resume out, or check exp.fold and exp.tag"
-        )
+    _check_other_folds(run)
     if fold.root.is_dir():
         shutil.rmtree(fold.root)
     fold.root.mkdir(parents=True)
+    fold.mark(finished=False)
     run.plan.save(fold.plan)
     write_json(fold.splits, read_splits(run.task.splits))
     versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "nnunetv2")}
@@ -229,17 +244,11 @@ def _check_unchanged(run: TrainingRun) -> None:
     Raises:
         UserError: something differs; the first difference is named.
     """
-    before = read_settings(run.fold.settings)
-    write = Path(run.fold.root / ".resume.yaml")
-    try:
-        write_settings(write, run.settings)
-        now = read_settings(write)
-    finally:
-        write.unlink(missing_ok=True)
-    for key, value in _flat(now).items():
-        if _flat(before).get(key) != value:
+    before = _flat(read_settings(run.fold.settings))
+    for key, value in _flat(plain_settings(run.settings)).items():
+        if before.get(key) != value:
             raise UserError(
-                f"{run.fold.settings}: {key} was {_flat(before).get(key)} when training began, now it is {value}",
+                f"{run.fold.settings}: {key} was {before.get(key)} when training began, now it is {value}",
                 remedy="resume with the overrides that the training began with, or use exp.tag=NAME for a new one",
             )
     if Plan.load(run.fold.plan) != run.plan:
@@ -247,6 +256,29 @@ def _check_unchanged(run: TrainingRun) -> None:
             f"{run.fold.plan}: the task's plan has changed since training began",
             remedy="train afresh with train.mode=overwrite, or use exp.tag=NAME",
         )
+
+
+def _check_other_folds(run: TrainingRun) -> None:
+    """Folds of one model predict together, so they must be one model: same module, same network, same scans.
+
+    Raises:
+        UserError: another fold differs; the first difference is named.
+    """
+    remedy = "give the overrides that the other fold was trained with, or exp.tag=NAME for a model of its own"
+    ours = plain_settings({key: run.settings[key] for key in ("module", "plan", "model_cfg")})
+    defaults = plain_settings({"model_cfg": run.trainer.model_config()})["model_cfg"]
+    for other in sorted(run.fold.root.parent.glob("fold*/settings.yaml")):
+        if other.parent == run.fold.root:
+            continue
+        stored = read_settings(other)
+        theirs = {**stored, "model_cfg": {**defaults, **(stored.get("model_cfg") or {})}}  # older ones know fewer keys
+        for key, value in _flat(ours).items():
+            if _flat(theirs).get(key) != value:
+                raise UserError(f"{other}: {key} is {_flat(theirs).get(key)}, here it is {value}", remedy=remedy)
+        plan = Plan.load(FoldFolder(other.parent).plan)
+        for name in SHARED_BY_FOLDS:
+            if getattr(plan, name) != getattr(run.plan, name):
+                raise UserError(f"{other.parent}: the {name} of its plan are not those of the plan now", remedy=remedy)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
@@ -264,7 +296,27 @@ def _validate(run: TrainingRun, sweep: bool) -> None:
 
     model = str(run.fold.root.parent)
     fold = run.settings["exp"].fold
-    predict(str(run.task.root), model, fold, split="val")
+    report = predict(str(run.task.root), model, fold, split="val")
+    _check_predicted(run, report)
     if sweep and run.plan.target == "lesions":
         choose_operating_point(str(run.task.root), model, fold)
     evaluate(str(run.task.root), model, fold, split="val")
+
+
+def _check_predicted(run: TrainingRun, report: PredictReport) -> None:
+    """An operating point or a figure without some of the validation scans would be one of other scans.
+
+    Raises:
+        UserError: some could not be predicted; they are named, and what is to be done after they are mended.
+        RuntimeError: one met a bug.
+    """
+    for failure in report.failures:
+        if failure.is_bug:
+            raise RuntimeError(f"{failure.item.case.case_id} cannot be predicted\n{failure.details}")
+    if report.failures:
+        reasons = "; ".join(f"{failure.item.case.case_id}: {failure.error}" for failure in report.failures)
+        count = len(report.failures)
+        raise UserError(
+            f"{run.fold.root}: is trained, but {count} of its validation scans cannot be predicted ({reasons})",
+            remedy="mend or remove them, then run the same command with train.mode=resume, which goes on from here",
+        )

@@ -1,0 +1,179 @@
+"""``nndet_train`` around the training: what counts as trained, who may train a fold, and what folds must share."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from tiny_task import make_tiny_task
+
+from cmb_plugin.commands.consolidate import main as nndet_consolidate
+from cmb_plugin.commands.eval import main as nndet_eval
+from cmb_plugin.commands.predict import main as nndet_predict
+from cmb_plugin.commands.prep import main as nndet_prep
+from cmb_plugin.commands.train import main as nndet_train
+from cmb_plugin.paths import ModelFolder, find_task
+
+PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
+SHORT = ["module=RetinaUNetV001", "train=demo", "trainer_cfg.epochs=1", "trainer_cfg.steps_per_epoch=2",
+         "trainer_cfg.swa_epochs=1", "inference_cfg.overlap=0"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model whose fold 0 is trained."""
+    root = tmp_path_factory.mktemp("train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("det_data", str(root / "data"))
+        patch.setenv("det_models", str(root / "models"))
+        make_tiny_task(root / "data", n_train=5, n_test=1)
+        assert nndet_prep(["900", "-np", "0", "-o", *PLAN]) == 0
+        assert nndet_train(["900", "-o", *SHORT]) == 0
+        yield ModelFolder(root / "models" / "Task900_Tiny" / "RetinaUNetV001_D3CMB_3d")
+
+
+@pytest.fixture
+def two_folds(model):
+    """The model with a second fold beside the first, which the test may change."""
+    fold = model.fold(1)
+    shutil.copytree(model.fold(0).root, fold.root)
+    yield model
+    shutil.rmtree(fold.root)
+
+
+def one_line(capsys):
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("error")]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+def test_a_trained_fold_says_so(model):
+    assert model.fold(0).is_finished()
+    assert json.loads(model.fold(0).training.read_text()) == {"schema": 1, "finished": True}
+    assert not model.fold(0).lock.exists()
+
+
+def test_a_fold_that_is_still_training_predicts_with_no_other(two_folds, capsys):
+    two_folds.fold(1).mark(finished=False)
+    assert two_folds.trained_folds() == [0]
+    assert nndet_predict(["900", "-npp", "0", "--overwrite"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "fold 0, checkpoint" in shown
+    assert "left out, since not finished: fold 1; train.mode=resume goes on" in shown
+    for command in (nndet_predict, nndet_eval):
+        words = ["900", "-f", "1"] if command is nndet_predict else ["900", two_folds.name, "1"]
+        assert command(words) == 2
+        message = one_line(capsys)
+        assert "the training of fold 1 has not finished" in message
+        assert "exp.fold=1 train.mode=resume" in message
+    assert nndet_consolidate(["900", two_folds.name, "--num_folds", "2"]) == 2
+    assert "the training of fold 1 has not finished" in one_line(capsys)
+
+
+def test_a_model_of_which_no_fold_has_finished_is_no_default(model, capsys):
+    model.fold(0).mark(finished=False)
+    try:
+        assert nndet_predict(["900"]) == 2
+        assert "the training of fold 0 has not finished" in one_line(capsys)
+    finally:
+        model.fold(0).mark(finished=True)
+
+
+def test_folds_from_before_the_note_are_judged_by_their_epochs(two_folds):
+    fold = two_folds.fold(1)
+    fold.training.unlink()
+    assert two_folds.trained_folds() == [0, 1]
+    rows = fold.history.read_text().splitlines()
+    assert len(rows) == 3
+    fold.history.write_text("\n".join(rows[:-1]))
+    assert two_folds.trained_folds() == [0]
+    fold.history.unlink()  # as a model that was packed
+    assert two_folds.trained_folds() == [0, 1]
+
+
+def test_two_processes_do_not_train_one_fold(model, capsys):
+    words = ["900", "-o", *SHORT, "exp.tag=twice"]
+    fold = ModelFolder(model.root.with_name(f"{model.name}_twice")).fold(0)
+    code = "import sys; from cmb_plugin.commands.train import main; sys.exit(main(sys.argv[1:]))"
+    first = subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.DEVNULL, env=os.environ.copy())
+    try:
+        end = time.monotonic() + 200
+        while not fold.settings.is_file():
+            assert first.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        for mode in ("new", "resume", "overwrite"):
+            assert nndet_train([*words, f"train.mode={mode}"]) == 2
+            assert f"process {first.pid}" in one_line(capsys)
+        assert first.wait(timeout=200) == 0
+    finally:
+        first.kill()
+    assert fold.is_finished()
+    assert (fold.results("val") / "metrics.json").is_file()
+    shutil.rmtree(fold.root.parent)
+
+
+def test_a_fold_with_a_checkpoint_is_kept_though_its_settings_are_gone(two_folds, capsys):
+    fold = two_folds.fold(1)
+    fold.settings.unlink()
+    before = fold.last.read_bytes()
+    for mode in ("new", "resume"):
+        assert nndet_train(["900", "-o", *SHORT, "exp.fold=1", f"train.mode={mode}"]) == 2
+        assert str(fold.root) in one_line(capsys)
+    assert fold.last.read_bytes() == before
+
+
+def test_a_fold_of_another_network_is_refused_before_it_is_trained(model, capsys):
+    wider = "model_cfg.detections_per_patch=77"
+    assert nndet_train(["900", "-o", *SHORT, "exp.fold=1", wider]) == 2
+    message = one_line(capsys)
+    assert "model_cfg.detections_per_patch is 100, here it is 77" in message
+    assert "exp.tag=NAME" in message
+    assert not model.fold(1).root.exists()
+
+
+def test_a_fold_of_another_plan_is_refused_before_it_is_trained(model, capsys):
+    path = find_task("900").plan("D3CMB_3d")
+    before = path.read_text()
+    plan = json.loads(before)
+    path.write_text(json.dumps({**plan, "classes": ["bleed"]}))
+    try:
+        assert nndet_train(["900", "-o", *SHORT, "exp.fold=1"]) == 2
+        assert "the classes of its plan are not those of the plan now" in one_line(capsys)
+    finally:
+        path.write_text(before)
+    assert not model.fold(1).root.exists()
+
+
+def test_folds_of_different_networks_do_not_predict_together(two_folds, capsys):
+    path = two_folds.fold(1).settings
+    settings = yaml.safe_load(path.read_text())
+    settings["model_cfg"]["detections_per_patch"] = 77
+    path.write_text(yaml.safe_dump(settings))
+    assert nndet_predict(["900"]) == 2
+    assert "model_cfg.detections_per_patch is 77, fold 0's is 100" in one_line(capsys)
+    settings["model_cfg"].pop("detections_per_patch")  # an older fold, from before there was such a setting
+    path.write_text(yaml.safe_dump(settings))
+    assert nndet_predict(["900", "-npp", "0"]) == 0
+
+
+def test_a_validation_scan_that_cannot_be_predicted_is_named(model, capsys):
+    """The run is trained; it ends with the scan's name, not with what its missing predictions lead to."""
+    case = json.loads(model.fold(0).splits.read_text())[0]["val"][0]
+    scan = find_task("900").images("Tr") / f"{case}_0000.nii.gz"
+    whole = scan.read_bytes()
+    scan.write_bytes(whole[:100])
+    shutil.rmtree(model.fold(0).predictions("val"))
+    try:
+        assert nndet_train(["900", "-o", *SHORT, "train.mode=resume"]) == 2
+        message = one_line(capsys)
+        assert f"1 of its validation scans cannot be predicted ({case}: " in message
+        assert "train.mode=resume" in message
+    finally:
+        scan.write_bytes(whole)
+    assert nndet_train(["900", "-o", *SHORT, "train.mode=resume"]) == 0

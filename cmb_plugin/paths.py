@@ -39,10 +39,12 @@ class TaskFolder:
 
     @property
     def name(self) -> str:
+        """``Task101_CMB``."""
         return self.root.name
 
     @property
     def raw(self) -> Path:
+        """``raw_splitted``: the scans and labels as they came."""
         return self.root / "raw_splitted"
 
     def images(self, split: str) -> Path:
@@ -50,6 +52,7 @@ class TaskFolder:
         return self.raw / f"images{split}"
 
     def labels(self, split: str) -> Path:
+        """``raw_splitted/labelsTr`` or ``labelsTs``; ``split`` is ``Tr`` or ``Ts``."""
         return self.raw / f"labels{split}"
 
     def extra(self, kind: str, split: str) -> Path:
@@ -63,14 +66,17 @@ class TaskFolder:
 
     @property
     def preprocessed(self) -> Path:
+        """What ``nndet_prep`` makes."""
         return self.root / "preprocessed"
 
     @property
     def fingerprint(self) -> Path:
+        """What the planner knows of the data set."""
         return self.preprocessed / "fingerprint.json"
 
     @property
     def splits(self) -> Path:
+        """Training and validation cases of each fold."""
         return self.preprocessed / "splits.json"
 
     def plan(self, plan_name: str) -> Path:
@@ -90,10 +96,12 @@ class FoldFolder:
 
     @property
     def last(self) -> Path:
+        """Weights after the last epoch."""
         return self.root / "model_last.ckpt"
 
     @property
     def best(self) -> Path:
+        """Weights after the best validation; not there where no validation had lesions."""
         return self.root / "model_best.ckpt"
 
     def checkpoint(self, name: str) -> Path:
@@ -102,14 +110,17 @@ class FoldFolder:
 
     @property
     def plan(self) -> Path:
+        """The plan that the fold was trained with."""
         return self.root / "plan.json"
 
     @property
     def settings(self) -> Path:
+        """The settings that it was trained with."""
         return self.root / "settings.yaml"
 
     @property
     def splits(self) -> Path:
+        """Which cases it was trained with; packed models have none."""
         return self.root / "splits.json"
 
     @property
@@ -153,6 +164,7 @@ class FoldFolder:
         return self.root / f"{split}_predictions"
 
     def results(self, split: str) -> Path:
+        """``val_results`` or ``test_results``."""
         return self.root / f"{split}_results"
 
 
@@ -179,9 +191,11 @@ class ModelFolder:
 
     @property
     def name(self) -> str:
+        """``{trainer}_{plan}[_{tag}]``."""
         return self.root.name
 
     def fold(self, number: int) -> FoldFolder:
+        """The folder of a fold, trained or not."""
         return FoldFolder(self.root / f"fold{number}")
 
     def trained_folds(self) -> list[int]:

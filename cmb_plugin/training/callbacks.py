@@ -21,6 +21,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints under a temporary name first: a kill or a power failure leaves the one before whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes the checkpoint and waits until the disk has it."""
         with atomic(path, durable=True) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
@@ -34,6 +35,7 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the epoch, and as the best one if its validation is no worse than those before."""
         score = self.validation.score
         if score is not None and (self.best is None or score >= self.best):
             self.best = score
@@ -41,14 +43,20 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder.last)
 
     def state_dict(self) -> dict[str, Any]:
+        """The score of the best validation, kept in the checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the best score up where the checkpoint left it."""
         self.best = state_dict["best"]
 
 
 class TrainingProgress(Callback):
-    """A progress bar over all steps on a terminal; elsewhere one line per epoch."""
+    """A progress bar over all steps on a terminal; elsewhere one line per epoch.
+
+    Lightning's bars (2.6) begin anew in each epoch, write every refresh into a log file, and know nothing of validation
+    by a callback, nor when the whole training will end.
+    """
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -58,6 +66,7 @@ class TrainingProgress(Callback):
         self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the bar on a terminal and starts the clock."""
         self._begin, self._first_step = time.monotonic(), trainer.global_step
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
@@ -72,10 +81,12 @@ class TrainingProgress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Moves the bar."""
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.global_step, description=self._text(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the line of the epoch where there is no bar."""
         if self._bar is not None or not trainer.is_global_zero:
             return
         elapsed = time.monotonic() - self._begin
@@ -83,9 +94,11 @@ class TrainingProgress(Callback):
         print(f"{self._text(trainer)}  {elapsed:.0f} s, {left:.0f} s left", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the bar away."""
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Takes the bar away, so that the error stands on a line of its own."""
         self._close()
 
     def _close(self) -> None:

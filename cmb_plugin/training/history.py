@@ -50,17 +50,20 @@ class History(Callback):
         return {name: float(total) / self._steps[name] for name, total in self._sums.items()}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the figures of the epoch before."""
         self._sums, self._steps, self._extra = {}, Counter(), {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Adds the losses of the step, on the device, so that nobody waits for it."""
         for name, value in outputs.items():
             self._steps[name] += 1
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the row of the epoch, gives it to the loggers and writes the files."""
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         losses = self.mean_losses()
         self.rows.append({"epoch": trainer.current_epoch + 1, "learning_rate": rate, **losses, **self._extra})
@@ -72,9 +75,11 @@ class History(Callback):
                 progress_figure(self.rows).savefig(temporary, dpi=120)
 
     def state_dict(self) -> dict[str, Any]:
+        """The rows, kept in the checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the rows up where the checkpoint left them."""
         self.rows = list(state_dict["rows"])
 
 

@@ -68,12 +68,18 @@ def run(
     ids=("a", "b"),
     validation_ids=("c",),
     inference_cfg=None,
+    change=None,
     **changes,
 ):
-    """Trains into ``folder``; ``changes`` are of ``TrainerConfig``. Returns the history and the last checkpoint."""
+    """Trains into ``folder``; ``change`` gets the module before, ``changes`` are of ``TrainerConfig``.
+
+    Returns the history and the last checkpoint.
+    """
     seed_all(seed)
     config = dataclasses.replace(CONFIG, **changes)
     module = trainers.get(trainer)(PLAN, trainer_cfg=config, seed=seed)
+    if change:
+        change(module)
     fold = FoldFolder(folder)
     history = fit(module, fold, prepared, ids, list(validation_ids), AugmentConfig(), resume, inference_cfg)
     return history, torch.load(fold.last, weights_only=True)

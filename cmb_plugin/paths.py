@@ -231,7 +231,7 @@ class ModelFolder:
             return trained
         if fold not in trained:
             raise UserError(
-                f"{self.root}: fold {fold} is not trained", remedy=f"trained: {', '.join(map(str, trained))}"
+                f"{self.root}: fold {fold} is not trained", remedy=f"trained folds: {', '.join(map(str, trained))}"
             )
         return [fold]
 

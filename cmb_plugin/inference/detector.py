@@ -40,13 +40,14 @@ class PatchDetector(Protocol):
 
     Attributes:
         patch_size: of what it looks at.
-        mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
     """
 
     patch_size: tuple[int, int, int]
 
     @property
-    def mirror_axes(self) -> tuple[int, ...]: ...
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored."""
+        return (0, 1, 2)
 
     def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         """Finds lesions in patches.

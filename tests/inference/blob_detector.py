@@ -21,7 +21,6 @@ class BlobDetector(PatchDetector):
 
     def __init__(self, patch_size: tuple[int, int, int], threshold: float = 0.3, segments: bool = True) -> None:
         self.patch_size = patch_size
-        self.mirror_axes: tuple[int, ...] = (0, 1, 2)
         self.threshold = threshold
         self.segments = segments
         self.calls = 0

@@ -213,18 +213,20 @@ def test_what_is_beyond_the_limit_is_the_weakest_by_the_ranking_in_use_and_is_co
         assert found.dropped == 54
 
 
-@pytest.mark.parametrize(("mirror_axes", "expected"), [((0, 1, 2), 8), ((2,), 2), ((), 1)])
-def test_a_detector_is_mirrored_along_the_axes_that_its_trainer_allows_and_no_others(mirror_axes, expected):
+@pytest.mark.parametrize(("allowed_axes", "expected"), [((0, 1, 2), 8), ((2,), 2), ((), 1)])
+def test_a_detector_is_mirrored_along_the_axes_that_its_trainer_allows_and_no_others(allowed_axes, expected):
     class Watching(BlobDetector):
+        @property
+        def mirror_axes(self):
+            return allowed_axes
+
         def detect(self, patches):
             seen.add(patches.numpy().tobytes())
             return super().detect(patches)
 
     seen, data = set(), np.random.default_rng(0).uniform(0, 0.2, (1, *PATCH)).astype(np.float32)
-    detector = Watching(PATCH)
-    detector.mirror_axes = mirror_axes
-    predict_array(detector, data, InferenceConfig(tta=8))
-    allowed = [axes for axes in VIEWS if set(axes) <= set(mirror_axes)]
+    predict_array(Watching(PATCH), data, InferenceConfig(tta=8))
+    allowed = [axes for axes in VIEWS if set(axes) <= set(allowed_axes)]
     assert len(allowed) == expected
     assert seen == {
         np.ascontiguousarray(np.flip(data[None], [axis + 2 for axis in axes])).tobytes() for axes in allowed

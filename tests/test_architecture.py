@@ -110,7 +110,7 @@ def modules_of(room: str) -> list[str]:
     return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
-GROUND_FLOOR = ["errors", "files", "plugins", "paths", "settings", "workers", "detections"]
+GROUND_FLOOR = ["errors", "files", "tabular", "plugins", "paths", "settings", "workers", "detections"]
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ Used by ablation.py and generalisation.py; what is counted and how is said in do
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from cmb_plugin.evaluation import Estimate, fp_at_sensitivity
 from cmb_plugin.evaluation.metrics import measure
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.reporting.figures import save_figure
+from cmb_plugin.tabular import as_csv, columns_of
 
 from .ablation_figure import study_figure
 from .ablation_runs import PAPER, SCOPES, TARGETS, Study, load_study
@@ -210,11 +209,7 @@ def _numbers(study: Study) -> list[dict[str, Any]]:
 def raw_numbers(study: Study) -> str:
     """The same as a CSV."""
     rows = _numbers(study)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
+    return as_csv(columns_of(rows), rows)
 
 
 def show(estimate: Estimate, decimals: int = 2) -> str:

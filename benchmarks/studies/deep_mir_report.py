@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.tools.markdown import put_between_markers, table_head, table_row
 from cmb_plugin.benchmark.entries import Entry, measured_cases, trained_steps
 from cmb_plugin.benchmark.machine import made_with
-from cmb_plugin.benchmark.table import ESTIMATE, as_csv, show, written
+from cmb_plugin.benchmark.table import ESTIMATE, show, written
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
@@ -23,6 +23,7 @@ from cmb_plugin.evaluation import (
     subject_counts,
 )
 from cmb_plugin.files import read_json, write_text
+from cmb_plugin.tabular import as_csv
 from cmb_plugin.workflows.evaluate import load_predictions
 
 PUBLISHED = {  # Rashid et al. 2021, over their combinations of modalities: sensitivity, precision
@@ -195,4 +196,5 @@ def numbers(rows: Sequence[Row]) -> str:
         for row in rows
         for name in row.statistics.values
     ]
-    return as_csv([("task", "class", "modalities", "ranking", "number", *ESTIMATE), *lines])
+    columns = ("task", "class", "modalities", "ranking", "number", *ESTIMATE)
+    return as_csv(columns, (dict(zip(columns, line, strict=True)) for line in lines))

@@ -29,7 +29,7 @@ from pathlib import Path
 from benchmarks.tools.markdown import add_page, put_between_markers, table_head, table_row
 from cmb_plugin.benchmark.entries import Benchmark, Entry, measured_split, trained_steps
 from cmb_plugin.benchmark.machine import made_with
-from cmb_plugin.benchmark.table import ESTIMATE, as_csv, show, written
+from cmb_plugin.benchmark.table import ESTIMATE, show, written
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.dataset import Dataset, Truth
@@ -46,6 +46,7 @@ from cmb_plugin.evaluation import (
 )
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.paths import find_task
+from cmb_plugin.tabular import as_csv
 from cmb_plugin.workflows.evaluate import load_predictions
 from cmb_plugin.workflows.predict import predict
 
@@ -139,7 +140,8 @@ def numbers(statistics: dict[tuple[str, str, str], Bootstrap]) -> str:
     lines = [
         (*key, name, *written(found.estimate(name))) for key, found in statistics.items() for name, _, _ in NUMBERS
     ]
-    return as_csv([("task", "model", "after", "number", *ESTIMATE), *lines])
+    columns = ("task", "model", "after", "number", *ESTIMATE)
+    return as_csv(columns, (dict(zip(columns, line, strict=True)) for line in lines))
 
 
 def report(benchmark: Benchmark, entries: Sequence[Entry], tasks: Sequence[Dataset], page: Path | None) -> list[Path]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +20,9 @@ from cmb_plugin.evaluation import (
     subject_counts,
 )
 from cmb_plugin.files import write_text
-from cmb_plugin.reporting.evaluation_page import STYLE, table
+from cmb_plugin.reporting.pages import PageTable, render
 from cmb_plugin.settings import Overrides
+from cmb_plugin.tabular import as_csv, as_markdown, show_interval, show_number
 from cmb_plugin.workflows.evaluate import load_predictions
 
 from .entries import (
@@ -234,14 +232,7 @@ def cells(row: Row) -> list[str]:
 
 def show(estimate: Estimate, decimals: int, signed: bool = False) -> str:
     """``0.86 (0.52-1.31)``, of a difference ``+0.04 (-0.01 to +0.09)``; a dash where it is undefined."""
-    sign = "+" if signed else ""
-    if estimate.value is None:
-        return "-"
-    text = f"{estimate.value:{sign}.{decimals}f}"
-    if estimate.low is None:
-        return text
-    high = "∞" if estimate.high is None else f"{estimate.high:{sign}.{decimals}f}"
-    return f"{text} ({estimate.low:{sign}.{decimals}f}{' to ' if signed else '-'}{high})"
+    return show_interval(estimate.value, estimate.low, estimate.high, decimals, signed)
 
 
 def costs(row: Row) -> list[str]:
@@ -249,8 +240,8 @@ def costs(row: Row) -> list[str]:
     values = (
         str(row.steps) if row.steps else "-",
         str(row.patches) if row.patches else "-",
-        "-" if row.train_minutes is None else f"{row.train_minutes:.1f}",
-        "-" if row.predict_seconds is None else f"{row.predict_seconds:.1f}",
+        show_number(row.train_minutes, 1),
+        show_number(row.predict_seconds, 1),
     )
     return [row.method, *values]
 
@@ -264,9 +255,7 @@ def markdown(rows: Sequence[Row], rule: str, notes: Sequence[str]) -> str:
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]
         lines += [f"**{task}**: {own[0].n_cases} scans, {own[0].n_lesions} lesions.", ""]
-        for columns, content in ((headings(own), [cells(row) for row in own]), (COSTS, [costs(row) for row in own])):
-            lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-            lines += [f"| {' | '.join(line)} |" for line in content] + [""]
+        lines += [as_markdown(headings(own), map(cells, own)), as_markdown(COSTS, map(costs, own))]
     lines += [rule, *(["", *(f"- {note}" for note in notes)] if notes else [])]
     return "\n".join(lines) + "\n"
 
@@ -275,11 +264,11 @@ def numbers(rows: Sequence[Row]) -> str:
     """benchmark.csv: one line per task, method and number, with the value of each run."""
     columns = ["task", "method", "number", *ESTIMATE, "runs", "n_cases", "n_lesions"]
     lines = [
-        [row.task, row.method, name, *written(estimate), len(row.runs), row.n_cases, row.n_lesions]
+        (row.task, row.method, name, *written(estimate), len(row.runs), row.n_cases, row.n_lesions)
         for row in rows
         for name, estimate in row.estimates.items()
     ]
-    return as_csv([columns, *lines])
+    return as_csv(columns, (dict(zip(columns, line, strict=True)) for line in lines))
 
 
 def written(estimate: Estimate) -> list[str]:
@@ -288,27 +277,21 @@ def written(estimate: Estimate) -> list[str]:
     return [*ends, " ".join("" if value is None else f"{value:.6g}" for value in estimate.runs)]
 
 
-def as_csv(lines: Iterable[Sequence[object]]) -> str:
-    """The lines of a CSV file, the heading first."""
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(lines)
-    return stream.getvalue()
-
-
 def page(rows: Sequence[Row], rule: str, notes: Sequence[str]) -> str:
     """benchmark.html: one file that needs no other."""
-    parts = ["<h1>Benchmark</h1>"]
+    tasks = []
     for task in dict.fromkeys(row.task for row in rows):
         own = [row for row in rows if row.task == task]
-        parts += [
-            f"<h2>{escape(task)}</h2>",
-            f"<p>{own[0].n_cases} scans, {own[0].n_lesions} lesions.</p>",
-            table(headings(own), [cells(row) for row in own]),
-            table(COSTS, [costs(row) for row in own]),
-        ]
-    parts += [f'<p class="note">{escape(text)}</p>' for text in (rule, *notes)]
-    head = f'<meta charset="utf-8"><title>Benchmark</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+        tasks.append(
+            {
+                "name": task,
+                "n_cases": own[0].n_cases,
+                "n_lesions": own[0].n_lesions,
+                "numbers": PageTable(headings(own), [cells(row) for row in own]),
+                "costs": PageTable(COSTS, [costs(row) for row in own]),
+            }
+        )
+    return render("benchmark", title="Benchmark", tasks=tasks, notes=[rule, *notes])
 
 
 def _provenance(entries: Sequence[Entry]) -> list[str]:

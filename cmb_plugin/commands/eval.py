@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cmb_plugin.tabular import show_interval, show_number
+
 from .cli import add_overrides, command, parser
 
 if TYPE_CHECKING:
@@ -158,7 +160,7 @@ def show(run: EvaluationRun, console: Console) -> None:
         value = float(rate)
         froc.add_column(f"1/{round(1 / value)}" if 0 < value < 1 else rate, justify="right")
     for kind, name in names.items():
-        froc.add_row(name, *(_number(value) for value in metrics["overall"][kind]["froc"].values()))
+        froc.add_row(name, *(show_number(value) for value in metrics["overall"][kind]["froc"].values()))
     console.print(froc)
 
     _show_intervals(metrics, line)
@@ -185,21 +187,21 @@ def _show_regions(metrics: dict[str, Any], console: Console, line: Callable[[str
         table.add_column(column, justify="left" if column == "region" else "right", no_wrap=True)
     for name, block in metrics["regions"].items():
         interval = "-" if block["interval"] is None else "-".join(f"{end:.3f}" for end in block["interval"])
-        table.add_row(name, _number(block["dice"]), interval, _number(block["lowest"]))
-    line(f"{metrics['n_cases']} scans, mean Dice {_number(metrics['mean_dice'])}")
+        table.add_row(name, show_number(block["dice"]), interval, show_number(block["lowest"]))
+    line(f"{metrics['n_cases']} scans, mean Dice {show_number(metrics['mean_dice'])}")
     console.print(table)
     for which, counts in metrics["lesions"].items():
-        line(f"lesions, {which.replace('_', ' ')}: {counts['n']}, in the right region {_number(counts['accuracy'])}")
+        line(
+            f"lesions, {which.replace('_', ' ')}: {counts['n']}, in the right region {show_number(counts['accuracy'])}"
+        )
 
 
 def _show_intervals(metrics: dict[str, Any], line: Callable[[str], None]) -> None:
     """One line each: the headline with its intervals, scans and patients, VALDO's numbers, components."""
-    from cmb_plugin.reporting.evaluation_page import with_interval
-
     intervals = metrics["intervals"]
     if intervals:
         shown = (
-            f"{name} {with_interval(metrics[key], intervals[key], decimals)}"
+            f"{name} {show_interval(metrics[key], *(intervals[key] or (None, None)), decimals)}"
             for name, key, decimals in (
                 ("sensitivity", "sensitivity", 3),
                 ("precision", "precision", 3),
@@ -211,18 +213,18 @@ def _show_intervals(metrics: dict[str, Any], line: Callable[[str], None]) -> Non
         line(f"{100 * intervals['level']:g} % intervals over {intervals['n_patients']} patients: {', '.join(shown)}")
     counts, patients, valdo = metrics["counts"], metrics["patients"], metrics["valdo"]
     line(
-        f"patients: AUC {_number(patients['auc'])}; lesion counts: ICC(2,1) {_number(counts['icc'])}, "
-        f"kappa of 0, 1, 2-4, >= 5 {_number(counts['burden']['kappa'])}"
+        f"patients: AUC {show_number(patients['auc'])}; lesion counts: ICC(2,1) {show_number(counts['icc'])}, "
+        f"kappa of 0, 1, 2-4, >= 5 {show_number(counts['burden']['kappa'])}"
     )
     f1, difference = valdo["f1"], valdo["count_difference"]
     line(
-        f"VALDO: F1 per subject {_number(f1['median'])} ({_number(f1['q1'])}-{_number(f1['q3'])}), "
-        f"count difference {_number(difference['median'], 1)}: median and quartiles"
+        f"VALDO: F1 per subject {show_number(f1['median'])} ({show_number(f1['q1'])}-{show_number(f1['q3'])}), "
+        f"count difference {show_number(difference['median'], 1)}: median and quartiles"
     )
     if (parts := metrics["components"]) is not None:
         line(
             f"components that overlap ({parts['connectivity']} neighbours): {parts['true_positives']} of "
-            f"{parts['n_lesions']} found, {_number(parts['fp_per_scan'], 2)} FP/scan, F1 {_number(parts['f1'])}"
+            f"{parts['n_lesions']} found, {show_number(parts['fp_per_scan'], 2)} FP/scan, F1 {show_number(parts['f1'])}"
         )
 
 
@@ -230,12 +232,8 @@ def _cells(block: dict[str, Any]) -> list[str]:
     precision = next((value for key, value in block.items() if key.startswith("AP_")), None)
     return [
         f"{block['true_positives']}/{block['n_lesions']}",
-        *(_number(block[key]) for key in ("sensitivity", "precision", "f1")),
-        _number(block["fp_per_scan"], 2),
-        _number(block["froc_score"]),
-        _number(precision),
+        *(show_number(block[key]) for key in ("sensitivity", "precision", "f1")),
+        show_number(block["fp_per_scan"], 2),
+        show_number(block["froc_score"]),
+        show_number(precision),
     ]
-
-
-def _number(value: float | None, decimals: int = 3) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"

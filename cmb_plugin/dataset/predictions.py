@@ -11,8 +11,9 @@ import numpy as np
 
 from cmb_plugin.detections import RAW_SCORE, Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json, write_json, write_text
+from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid
+from cmb_plugin.tabular import write_table
 
 SCHEMA = 1
 ENDING = "_boxes.json"
@@ -245,17 +246,6 @@ def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes ``summary.tsv``: one row per case with the keys ``SUMMARY_COLUMNS``."""
     write_table(path, SUMMARY_COLUMNS, rows)
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as tab-separated text; None is an empty cell, floats have 4 decimals."""
-
-    def cell(value: Any) -> str:
-        text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-        return " ".join(text.split())  # a tab or a line break inside would break the table
-
-    lines = ["\t".join(columns), *("\t".join(cell(row.get(column)) for column in columns) for row in rows)]
-    write_text(path, "\n".join(lines) + "\n")
 
 
 def _rounded(value: float | None, decimals: int) -> float | None:

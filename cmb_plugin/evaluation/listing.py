@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmb_plugin.files import write_text
 from cmb_plugin.images import Grid
+from cmb_plugin.tabular import write_table
 
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
 from .matching import pair_distance
@@ -111,25 +111,19 @@ def _diameter(box: np.ndarray, spacing: Sequence[float]) -> float:
 
 def write_entries(path: Path, entries: Sequence[Entry], classes: Sequence[str], grids: Mapping[str, Grid]) -> None:
     """Writes ``detections.tsv`` (columns: docs/evaluation.md); ``grids`` has the grid of every case."""
-    lines = ["\t".join(COLUMNS)]
+    rows = []
     for entry in entries:
         centre = (np.asarray(entry.box[:3], dtype=float) + entry.box[3:]) / 2
         x, y, z = grids[entry.case_id].to_world(centre[None])[0]
         k, j, i = np.floor(centre).astype(int)
-        cells = [
-            entry.case_id,
-            entry.status,
-            classes[entry.label],
-            _cell(entry.score, 4),
-            "" if entry.lesion is None else str(entry.lesion),
-            _cell(entry.distance_mm, 2),
-            _cell(entry.diameter_mm, 2),
-            *(_cell(value, 2) for value in (0.0 - x, 0.0 - y, z)),
-            *(str(value) for value in (i, j, k)),
-        ]
-        lines.append("\t".join(cells))
-    write_text(path, "\n".join(lines) + "\n")
+        values = (
+            *(entry.case_id, entry.status, classes[entry.label], entry.score, entry.lesion),
+            *(_decimals(value, 2) for value in (entry.distance_mm, entry.diameter_mm, 0.0 - x, 0.0 - y, z)),
+            *(i, j, k),
+        )
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    write_table(path, COLUMNS, rows)
 
 
-def _cell(value: float | None, decimals: int) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
+def _decimals(value: float | None, decimals: int) -> str | None:
+    return None if value is None else f"{value:.{decimals}f}"

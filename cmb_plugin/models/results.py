@@ -73,7 +73,7 @@ def write_results(
     """
     from cmb_plugin.errors import UserError
     from cmb_plugin.evaluation.listing import list_entries, write_entries
-    from cmb_plugin.reporting.evaluation_page import html_report
+    from cmb_plugin.reporting.evaluation_page import evaluation_page
     from cmb_plugin.reporting.figures import froc_figure, save_figure
     from cmb_plugin.reporting.gallery import write_gallery
 
@@ -90,5 +90,5 @@ def write_results(
     write_entries(files[1], entries, classes, loaded.grids)
     save_figure(froc_figure(metrics, title), files[2])
     files += write_gallery(folder, entries, classes, read, title)
-    write_text(folder / "report.html", html_report(title, metrics, entries, classes, read, notes))
+    write_text(folder / "report.html", evaluation_page(title, metrics, entries, classes, read, notes))
     return [*files, folder / "report.html"]

@@ -13,13 +13,13 @@ from cmb_plugin.anatomy import GROUPS, RegionMap, locate
 from cmb_plugin.anatomy.learned import places_of
 from cmb_plugin.anatomy.storage import load_map
 from cmb_plugin.dataset import Case, Dataset, read_lesion_facts, read_truth
-from cmb_plugin.dataset.predictions import write_table
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import dice_intervals, dice_scores, mean_dice
 from cmb_plugin.files import write_json
 from cmb_plugin.images import read_mask
 from cmb_plugin.models.results import EvaluationRun
+from cmb_plugin.tabular import write_table
 
 FAR_MM = 5.0
 """A lesion this far from every border has no excuse."""
@@ -187,6 +187,8 @@ def evaluate_regions(
     Raises:
         UserError: nothing can be compared.
     """
+    from cmb_plugin.reporting.figures import dice_figure, save_figure
+
     maps = ((case, load_map(folders[case.case_id], case.case_id)) for case in cases)
     agreement = compare(maps, dataset, dataset.regions)
     if not agreement.dice:
@@ -202,29 +204,9 @@ def evaluate_regions(
     write_json(files[0], metrics)
     rows = [{"case": name, **scores} for name, scores in metrics["cases"].items()]
     write_table(files[1], ["case", *agreement.regions], rows)
-    _draw(agreement, title, files[2])
+    save_figure(dice_figure(np.array(list(agreement.dice.values())), agreement.regions, title), files[2])
     notes = [f"left out, because they have no regions: {', '.join(agreement.unlabelled)}"] * bool(agreement.unlabelled)
     notes += [f"no map of {', '.join(agreement.missing)}: not counted"] * bool(agreement.missing)
     notes += [f"left out {name}: {error}" for name, error in agreement.unreadable.items()]
     notes += [f"{name} is not trusted: {why}" for name, why in agreement.doubts.items()]
     return EvaluationRun(title, metrics, folder, files, notes)
-
-
-def _draw(agreement: RegionAgreement, title: str, path: Path) -> None:
-    """Dice of every scan, region by region."""
-    from matplotlib.figure import Figure
-
-    from cmb_plugin.reporting.figures import save_figure
-
-    figure = Figure(figsize=(1.5 + 1.6 * len(agreement.regions), 4), layout="constrained")
-    axes = figure.subplots()
-    scores = np.array(list(agreement.dice.values()))
-    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, size=len(scores))
-    for number, column in enumerate(scores.T):
-        axes.plot(number + jitter, column, "o", alpha=0.5)
-        axes.plot([number - 0.3, number + 0.3], [np.nanmean(column)] * 2, color="black")
-    axes.set_xticks(range(len(agreement.regions)), agreement.regions)
-    axes.set(ylabel="Dice", ylim=(min(0.5, float(np.nanmin(scores))), 1.0))
-    axes.set_title(title, fontsize="small")
-    axes.grid(axis="y", alpha=0.3)
-    save_figure(figure, path)

@@ -12,10 +12,11 @@ from cmb_plugin.anatomy import RegionMap
 from cmb_plugin.anatomy.counts import COHORT_COLUMNS, Lesion, cohort_row, lesions_of, summary
 from cmb_plugin.anatomy.regions import CODES, GROUPS
 from cmb_plugin.dataset import CasePredictions, boxes_file, read_case_predictions
-from cmb_plugin.dataset.predictions import REMOVED, write_table
+from cmb_plugin.dataset.predictions import REMOVED
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import read_scan
+from cmb_plugin.tabular import write_table
 
 SCHEMA = 1
 WARNING = "Research use only: no medical device, not for diagnosis or treatment."

@@ -15,7 +15,6 @@ from cmb_plugin.anatomy import RegionMap
 from cmb_plugin.anatomy.learned import doubts, places_of
 from cmb_plugin.anatomy.storage import load_map, map_file, save_map
 from cmb_plugin.dataset import Case
-from cmb_plugin.dataset.predictions import write_table
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, write_json
 from cmb_plugin.inference import InferenceConfig, PatchSegmenter, class_map, segment_array
@@ -23,6 +22,7 @@ from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
 from cmb_plugin.settings import read_settings, typed
+from cmb_plugin.tabular import write_table
 from cmb_plugin.workers import Outcome, progress, run_cases
 
 

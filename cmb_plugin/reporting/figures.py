@@ -1,8 +1,11 @@
-"""The FROC figure. Figures are drawn without a display and without pyplot's global state."""
+"""FROC, course of a training, Dice by region. Figures are drawn without a display and without pyplot's global state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,37 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, YELLOW, GREY = "#CC79A7", "#F0E442", "#7F7F7F"
 CLASS_COLOURS = (GREEN, PURPLE, ORANGE)
 LEFT, RIGHT = 1 / 16, 16.0  # false positives per scan at the edges of the figure
+VALIDATION_LABELS = {
+    "val_froc_score": "FROC score",
+    "val_sensitivity": "sensitivity at 1 false positive per scan",
+    "val_dice": "mean Dice",
+}
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Writes a PNG, atomically."""
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", facecolor="white")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure inside a page.
+
+    Attributes:
+        description: for readers who do not see it.
+        png: base64.
+    """
+
+    description: str
+    png: str
+
+
+def embed(figure: Figure, description: str, dpi: int = 100) -> Picture:
+    """Turns a figure into a picture that a page holds itself."""
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=dpi, format="png", facecolor="white")
+    return Picture(description, base64.b64encode(stream.getvalue()).decode())
 
 
 def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
@@ -44,8 +72,8 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
         _draw_curve(axes, distance, BLUE, label, width=2.4, order=4)
         band = (metrics.get("intervals") or {}).get("band")
         if band and None not in band["low"] and None not in band["high"]:
-            words = f"{100 * metrics['intervals']['level']:g} % interval over patients"
-            axes.fill_between(band["fp_per_scan"], band["low"], band["high"], color=BLUE, alpha=0.15, lw=0, label=words)
+            label = f"{100 * metrics['intervals']['level']:g} % interval over patients"
+            axes.fill_between(band["fp_per_scan"], band["low"], band["high"], color=BLUE, alpha=0.15, lw=0, label=label)
         rates = [float(rate) for rate in distance["froc"]]
         axes.plot(rates, list(distance["froc"].values()), "o", color=BLUE, markersize=5, zorder=5)
         if len(metrics["per_class"]) > 1:
@@ -102,3 +130,55 @@ def _draw_operating_point(axes: Axes, metrics: Mapping[str, Any]) -> None:
         clip_on=False,
         label=label,
     )
+
+
+def progress_figure(rows: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Losses above, validation below, over epochs.
+
+    Args:
+        rows: one per epoch, from ``epoch`` 1 on; ``val_*`` are measured on validation scans, ``learning_rate`` is not
+            drawn, everything else is a loss. A loss or measurement may be missing in some epochs.
+    """
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    known = {"epoch", "learning_rate"}
+    names = dict.fromkeys(name for row in rows for name in row)  # in later epochs others may be learned
+    losses = [name for name in names if name not in known and not name.startswith("val_")]
+    for name in losses:
+        style = {"color": "black", "linewidth": 2} if name == "loss" else {"linewidth": 1}
+        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        top.plot(*zip(*points, strict=True), label=name, **style)
+    top.set(ylabel="training loss", yscale="log")
+    top.legend(loc="best", fontsize="small")
+    for name in (name for name in names if name.startswith("val_")):
+        label = VALIDATION_LABELS.get(name) or name.removeprefix("val_").replace("_", " ").replace("dice", "Dice")
+        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+        if points:
+            bottom.plot(*zip(*points, strict=True), marker="o", label=label)
+    bottom.set(xlabel="epoch", ylabel="validation", ylim=(-0.02, 1.02))
+    if bottom.lines:
+        bottom.legend(loc="lower right", fontsize="small")
+    for axes in (top, bottom):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def dice_figure(dice: np.ndarray, regions: Sequence[str], title: str = "") -> Figure:
+    """Dice of every scan, region by region, with the mean as a line.
+
+    Args:
+        dice: [N, K] of N scans; NaN where a region is in neither map.
+        regions: K names.
+        title: for instance task, model and split.
+    """
+    figure = Figure(figsize=(1.5 + 1.6 * len(regions), 4), layout="constrained")
+    axes = figure.subplots()
+    jitter = np.random.default_rng(0).uniform(-0.15, 0.15, size=len(dice))
+    for number, column in enumerate(dice.T):
+        axes.plot(number + jitter, column, "o", alpha=0.5)
+        axes.plot([number - 0.3, number + 0.3], [np.nanmean(column)] * 2, color="black")
+    axes.set_xticks(range(len(regions)), regions)
+    axes.set(ylabel="Dice", ylim=(min(0.5, float(np.nanmin(dice))), 1.0))
+    axes.set_title(title, fontsize="small")
+    axes.grid(axis="y", alpha=0.3)
+    return figure

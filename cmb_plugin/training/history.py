@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cmb_plugin.files import atomic, write_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from cmb_plugin.tabular import columns_of, write_table
 
 Row = dict[str, float | int | None]
-LABELS = {
-    "val_froc_score": "FROC score",
-    "val_sensitivity": "sensitivity at 1 false positive per scan",
-    "val_dice": "mean Dice",
-}
 
 
 class History(Callback):
@@ -70,9 +60,10 @@ class History(Callback):
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in self.rows[-1].items() if v is not None}, step=trainer.global_step)
         if trainer.is_global_zero:
-            write_text(self.folder / "history.csv", as_csv(self.rows))
-            with atomic(self.folder / "progress.png") as temporary:
-                progress_figure(self.rows).savefig(temporary, dpi=120)
+            from cmb_plugin.reporting.figures import progress_figure, save_figure
+
+            write_table(self.folder / "history.csv", columns_of(self.rows), self.rows)
+            save_figure(progress_figure(self.rows), self.folder / "progress.png", dpi=120)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows, kept in the checkpoint."""
@@ -81,41 +72,3 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the rows up where the checkpoint left them."""
         self.rows = list(state_dict["rows"])
-
-
-def as_csv(rows: list[Row]) -> str:
-    """Rows as CSV text; the columns are those of all rows, an absent value is empty."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def progress_figure(rows: list[Row]) -> Figure:
-    """Losses above, validation below, over epochs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    known = {"epoch", "learning_rate"}
-    names = dict.fromkeys(name for row in rows for name in row)  # in later epochs others may be learned
-    losses = [name for name in names if name not in known and not name.startswith("val_")]
-    for name in losses:
-        style = {"color": "black", "linewidth": 2} if name == "loss" else {"linewidth": 1}
-        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-        top.plot(*zip(*points, strict=True), label=name, **style)
-    top.set(ylabel="training loss", yscale="log")
-    top.legend(loc="best", fontsize="small")
-    for name in (name for name in names if name.startswith("val_")):
-        label = LABELS.get(name) or name.removeprefix("val_").replace("_", " ").replace("dice", "Dice")
-        points = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-        if points:
-            bottom.plot(*zip(*points, strict=True), marker="o", label=label)
-    bottom.set(xlabel="epoch", ylabel="validation", ylim=(-0.02, 1.02))
-    if bottom.lines:
-        bottom.legend(loc="lower right", fontsize="small")
-    for axes in (top, bottom):
-        axes.grid(alpha=0.3)
-    return figure

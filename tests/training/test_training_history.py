@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cmb_plugin.training.history import History, progress_figure
+from cmb_plugin.reporting.figures import progress_figure
+from cmb_plugin.training.history import History
 
 
 def test_a_loss_is_averaged_over_the_steps_that_had_it(tmp_path):

@@ -10,7 +10,8 @@ from typing import Any
 
 from .files import write_text
 
-Row = Mapping[str, Any]
+Row = Mapping[str, Any] | Sequence[Any]
+"""Values by column, or in the order of the columns."""
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -19,7 +20,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
     Args:
         path: ends in ``.tsv`` (for people: floats have 4 decimals) or ``.csv`` (for programs: all digits).
         columns: the heading, in this order; what else a row holds is left out.
-        rows: column -> value.
+        rows: by column, or in the order of the columns.
 
     Raises:
         ValueError: another ending.
@@ -37,17 +38,19 @@ def as_tsv(columns: Sequence[str], rows: Iterable[Row]) -> str:
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         return " ".join(text.split())  # a tab or a line break inside would break the table
 
-    lines = ["\t".join(columns), *("\t".join(cell(row.get(column)) for column in columns) for row in rows)]
+    lines = ["\t".join(columns), *("\t".join(map(cell, _values(columns, row))) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """Comma-separated text with all digits; cells with commas or line breaks are quoted."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval=None, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([columns, *(_values(columns, row) for row in rows)])
     return text.getvalue()
+
+
+def _values(columns: Sequence[str], row: Row) -> Sequence[Any]:
+    return [row.get(column) for column in columns] if isinstance(row, Mapping) else row
 
 
 def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -59,7 +62,7 @@ def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([line(columns), "|---" * len(columns) + "|", *(line(row) for row in rows)]) + "\n"
 
 
-def columns_of(rows: Iterable[Row]) -> list[str]:
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """The columns of all rows, in the order in which they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row))
 

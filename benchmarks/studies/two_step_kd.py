@@ -141,7 +141,7 @@ def numbers(statistics: dict[tuple[str, str, str], Bootstrap]) -> str:
         (*key, name, *written(found.estimate(name))) for key, found in statistics.items() for name, _, _ in NUMBERS
     ]
     columns = ("task", "model", "after", "number", *ESTIMATE)
-    return as_csv(columns, (dict(zip(columns, line, strict=True)) for line in lines))
+    return as_csv(columns, lines)
 
 
 def report(benchmark: Benchmark, entries: Sequence[Entry], tasks: Sequence[Dataset], page: Path | None) -> list[Path]:

@@ -268,7 +268,7 @@ def numbers(rows: Sequence[Row]) -> str:
         for row in rows
         for name, estimate in row.estimates.items()
     ]
-    return as_csv(columns, (dict(zip(columns, line, strict=True)) for line in lines))
+    return as_csv(columns, lines)
 
 
 def written(estimate: Estimate) -> list[str]:

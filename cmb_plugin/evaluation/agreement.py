@@ -18,10 +18,10 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float | None:
     """
     if not len(positive) or not len(negative):
         return None
-    below = np.sort(np.asarray(negative, dtype=float))
-    scores = np.asarray(positive, dtype=float)
-    wins = np.searchsorted(below, scores, side="left") + np.searchsorted(below, scores, side="right")
-    return float(wins.sum() / 2 / (len(scores) * len(below)))
+    from sklearn.metrics import roc_auc_score  # takes two seconds to import
+
+    scores = np.concatenate([np.asarray(positive, dtype=float), np.asarray(negative, dtype=float)])
+    return float(roc_auc_score(np.arange(len(scores)) < len(positive), scores))
 
 
 def icc(ratings: np.ndarray) -> dict[str, float | None]:
@@ -79,14 +79,14 @@ def kappa(table: np.ndarray, weights: str | None = None) -> float | None:
         None without counts, or where chance alone agrees completely (a single category).
     """
     counts = np.asarray(table, dtype=float)
-    if not counts.sum():
+    used = (counts.sum(axis=0) > 0) | (counts.sum(axis=1) > 0)
+    if used.sum() < 2:
         return None
-    shares = counts / counts.sum()
-    index = np.arange(len(counts))
-    apart = np.abs(index[:, None] - index[None])
-    cost = (apart > 0).astype(float) if weights is None else apart.astype(float) ** 2
-    expected = float((cost * np.outer(shares.sum(axis=1), shares.sum(axis=0))).sum())
-    return float(1 - (cost * shares).sum() / expected) if expected > 0 else None
+    from sklearn.metrics import cohen_kappa_score
+
+    reference, predicted = np.indices(counts.shape).reshape(2, -1)
+    labels = np.arange(len(counts))
+    return float(cohen_kappa_score(reference, predicted, labels=labels, weights=weights, sample_weight=counts.ravel()))
 
 
 def burden(counts: Sequence[int] | np.ndarray) -> np.ndarray:

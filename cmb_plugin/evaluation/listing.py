@@ -116,12 +116,12 @@ def write_entries(path: Path, entries: Sequence[Entry], classes: Sequence[str], 
         centre = (np.asarray(entry.box[:3], dtype=float) + entry.box[3:]) / 2
         x, y, z = grids[entry.case_id].to_world(centre[None])[0]
         k, j, i = np.floor(centre).astype(int)
-        values = (
+        row = (
             *(entry.case_id, entry.status, classes[entry.label], entry.score, entry.lesion),
             *(_decimals(value, 2) for value in (entry.distance_mm, entry.diameter_mm, 0.0 - x, 0.0 - y, z)),
             *(i, j, k),
         )
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        rows.append(row)
     write_table(path, COLUMNS, rows)
 
 

@@ -20,7 +20,7 @@ from cmb_plugin.dataset.predictions import CasePredictions, boxes_file
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json, write_text
-from cmb_plugin.images import boxes_of_instances, read_grid, read_scan, write_image
+from cmb_plugin.images import detections_of_instances, label_components, read_grid, read_scan, write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.workers import default_workers
 
@@ -242,15 +242,11 @@ def components_as_detections(probabilities: np.ndarray) -> Detections:
     Returns:
         detections, highest score first.
     """
-    from scipy.ndimage import label, mean
-
     winner = probabilities.argmax(axis=0)
-    parts = []
-    for index in range(1, len(probabilities)):
-        numbered = label(winner == index, structure=np.ones((3, 3, 3)))[0]
-        boxes = boxes_of_instances(numbered)
-        scores = np.asarray(mean(probabilities[index], numbered, list(boxes))) if boxes else np.zeros(0)
-        parts.append(Detections(np.array(list(boxes.values())).reshape(-1, 6), scores, np.full(len(boxes), index - 1)))
+    parts = [
+        detections_of_instances(label_components(winner == index), probabilities[index], index - 1)
+        for index in range(1, len(probabilities))
+    ]
     return Detections.concatenate(parts).by_score()
 
 

@@ -42,12 +42,9 @@ def bring(
     name, onto = image.path.name, reference.path.name
     if own.matches(grid, SAME_MM) and not register:
         return image.array, []
-    if own.shape == grid.shape and not register:
+    if own.same_as(grid, tolerance) and not register:
         distance = own.corner_distance(grid)
-        if distance < tolerance * min(grid.spacing):
-            return image.array, [
-                f"{name} lies up to {distance:.2f} mm off {onto} by its header; {onto}'s place was taken"
-            ]
+        return image.array, [f"{name} lies up to {distance:.2f} mm off {onto} by its header; {onto}'s place was taken"]
     notes, transform = [], None
     if register:
         transform, moved = rigid_registration(image, reference)
@@ -76,8 +73,8 @@ def bring_instances(drawn: Drawn, own: Grid, reference: SourceImage, name: str, 
         UserError: a lesion lies outside the reference.
     """
     grid = reference.grid
-    if own.shape == grid.shape and (distance := own.corner_distance(grid)) < tolerance * min(grid.spacing):
-        if distance > SAME_MM:
+    if own.same_as(grid, tolerance):
+        if (distance := own.corner_distance(grid)) > SAME_MM:
             drawn.warnings.append(
                 f"{name} lies up to {distance:.2f} mm off {reference.path.name}, whose place was taken"
             )

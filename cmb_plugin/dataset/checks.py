@@ -213,7 +213,7 @@ def _check_geometry(path: Path, grid: Grid, reference: Path, expected: Grid, add
     distance = grid.corner_distance(expected)
     if distance <= SAME_GRID_MM:
         return
-    if distance < min(expected.spacing) / 2:
+    if grid.same_as(expected):
         add(path, f"lies up to {distance:.2f} mm off {reference.name}", f"the place of {reference.name} is taken")
     else:
         remedy = f"resample it to the grid of {reference.name}, or correct its header if the voxels do agree"

@@ -17,7 +17,7 @@ import numpy as np
 
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import SUFFIXES, Grid, boxes_of_instances, image_stem, read_scan
+from cmb_plugin.images import SUFFIXES, Grid, detections_of_instances, image_stem, label_components, read_scan
 
 from .predictions import ENDING, boxes_file, predicted_cases
 
@@ -178,19 +178,12 @@ def _read_nndetection(path: Path, grid: Grid) -> Detections:
 
 def _read_mask(path: Path, grid: Grid) -> Foreign:
     array, own = read_scan(path)
-    if own.shape != grid.shape or own.corner_distance(grid) >= min(grid.spacing) / 2:
+    if not own.same_as(grid):
         raise UserError(f"{path}: lies on another grid than the label", remedy="resample it to the scan's grid")
     values = np.nan_to_num(array)
     instances, probability = split_mask(values)
-    boxes = boxes_of_instances(instances)
-    if probability:
-        from scipy.ndimage import mean
-
-        scores = np.asarray(mean(values, instances, list(boxes))) if boxes else np.zeros(0)
-    else:
-        scores = np.ones(len(boxes))
-    found = Detections(np.array(list(boxes.values())).reshape(-1, 6), scores, np.zeros(len(boxes)))
-    return Foreign(found, values if probability else values > 0)
+    detections = detections_of_instances(instances, values if probability else None)
+    return Foreign(detections, values if probability else values > 0)
 
 
 def split_mask(values: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -203,15 +196,13 @@ def split_mask(values: np.ndarray) -> tuple[np.ndarray, bool]:
         int32 [z, y, x] and whether it is a probability: then, and of a mask with a single number above 0, the lesions
         are its components (26 neighbours; of a probability those of what is at least 0.5).
     """
-    from scipy.ndimage import label
-
     whole = values.astype(np.int32)
     probability = bool((whole != values).any())
     numbers = np.unique(whole[whole > 0])
     if not probability and len(numbers) > 1:
         return whole, False
     inside = values >= 0.5 if probability else whole > 0
-    return label(inside, structure=np.ones((3, 3, 3)))[0].astype(np.int32), probability
+    return label_components(inside).astype(np.int32), probability
 
 
 def _read_points(path: Path, case_id: str, grid: Grid, classes: Sequence[str]) -> Detections:

@@ -4,7 +4,7 @@ from .agreement import auc, bland_altman, count_agreement, icc, kappa
 from .bootstrap import Bootstrap, Estimate, SubjectCounts, bootstrap, subject_counts
 from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig, MaskCounts
 from .challenge import ValdoCounts, summarise_valdo, valdo_masks, valdo_pairs, valdo_points
-from .components import ComponentCounts, label_components, match_components
+from .components import ComponentCounts, match_components
 from .dice import dice_intervals, dice_scores, mean_dice
 from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at
 from .intervals import headline_intervals
@@ -41,7 +41,6 @@ __all__ = [
     "headline_intervals",
     "icc",
     "kappa",
-    "label_components",
     "match_by_distance",
     "match_by_iou",
     "match_components",

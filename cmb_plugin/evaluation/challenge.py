@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .components import centroids_mm, label_components
+from cmb_plugin.images import label_components
+
+from .components import centroids_mm
 
 MAX_MM = 5.0
 CONNECTIVITY = 6

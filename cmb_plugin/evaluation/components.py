@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_STEPS = {6: 1, 18: 2, 26: 3}  # connectivity -> squared reach of scipy's structuring element
+from cmb_plugin.images import label_components
+
 RULE = (
     "components ({connectivity} neighbours) of the masks share at least one voxel: a reference component that any "
     "prediction touches is found, a predicted component that touches no reference is a false positive"
@@ -27,24 +28,6 @@ class ComponentCounts:
     found: int
     predicted: int
     false: int
-
-
-def label_components(mask: np.ndarray, connectivity: int) -> np.ndarray:
-    """Numbers the components of ``mask > 0`` from 1.
-
-    Args:
-        mask: [z, y, x].
-        connectivity: 6 (faces), 18 (edges too) or 26 (corners too).
-
-    Raises:
-        ValueError: another connectivity.
-    """
-    from scipy.ndimage import generate_binary_structure, label
-
-    if connectivity not in _STEPS:
-        raise ValueError(f"connectivity is {connectivity}, expected 6, 18 or 26")
-    labels: np.ndarray = label(np.asarray(mask) > 0, structure=generate_binary_structure(3, _STEPS[connectivity]))[0]
-    return labels
 
 
 def centroids_mm(labels: np.ndarray, spacing: Sequence[float]) -> np.ndarray:

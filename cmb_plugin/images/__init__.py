@@ -1,7 +1,14 @@
 """Scans as array + ``Grid``, read and written; exact ways between scan, world and network array; instance masks."""
 
 from .grid import Grid
-from .instances import boxes_of_instances, centroids_of_instances, pieces_of_instances, voxels_of_instances
+from .instances import (
+    boxes_of_instances,
+    centroids_of_instances,
+    detections_of_instances,
+    label_components,
+    pieces_of_instances,
+    voxels_of_instances,
+)
 from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, read_stored, write_image
 from .itk import resample, to_itk
 from .mapping import Mapping
@@ -12,7 +19,9 @@ __all__ = [
     "Mapping",
     "boxes_of_instances",
     "centroids_of_instances",
+    "detections_of_instances",
     "image_stem",
+    "label_components",
     "pieces_of_instances",
     "read_grid",
     "read_mask",

@@ -64,6 +64,16 @@ class Grid:
         """True when both have one shape and no corner lies farther apart than ``tolerance_mm``."""
         return self.shape == other.shape and self.corner_distance(other) <= tolerance_mm
 
+    def same_as(self, other: Grid, tolerance: float = 0.5) -> bool:
+        """True when a voxel of this grid stands for the voxel of the same index in ``other``.
+
+        Args:
+            other: the reference, such as the grid of the label.
+            tolerance: corners lie less than so many of its voxels apart, measured by their shortest side. From half a
+                voxel on, a voxel may lie nearer to its neighbour than to its own.
+        """
+        return self.shape == other.shape and self.corner_distance(other) < tolerance * min(other.spacing)
+
     def corner_distance(self, other: Grid) -> float:
         """Largest distance in mm between corresponding outer corners."""
         corners = np.array(np.meshgrid(*[(0.0, 1.0)] * 3)).reshape(3, -1).T

@@ -4,6 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 
+from cmb_plugin.detections import Detections
+
+_STEPS = {6: 1, 18: 2, 26: 3}  # connectivity -> squared reach of scipy's structuring element
+
+
+def label_components(mask: np.ndarray, connectivity: int = 26) -> np.ndarray:
+    """Numbers the components of ``mask > 0`` from 1.
+
+    Args:
+        mask: [z, y, x].
+        connectivity: 6 (faces), 18 (edges too) or 26 (corners too).
+
+    Raises:
+        ValueError: another connectivity.
+    """
+    from scipy.ndimage import generate_binary_structure, label
+
+    if connectivity not in _STEPS:
+        raise ValueError(f"connectivity is {connectivity}, expected 6, 18 or 26")
+    labels: np.ndarray = label(np.asarray(mask) > 0, structure=generate_binary_structure(3, _STEPS[connectivity]))[0]
+    return labels
+
+
+def detections_of_instances(mask: np.ndarray, probability: np.ndarray | None = None, label: int = 0) -> Detections:
+    """Instances as detections of one class, in ascending order of their numbers.
+
+    Args:
+        mask: [z, y, x] instance numbers; 0 and negative numbers are background.
+        probability: [z, y, x]; the score of an instance is its mean over the instance's voxels. Without it, 1.
+        label: their class.
+    """
+    from scipy.ndimage import mean
+
+    boxes = boxes_of_instances(mask)
+    scores = np.ones(len(boxes))
+    if probability is not None and boxes:
+        scores = np.asarray(mean(probability, mask, list(boxes)))
+    return Detections(np.array(list(boxes.values())).reshape(-1, 6), scores, np.full(len(boxes), label))
+
 
 def boxes_of_instances(mask: np.ndarray) -> dict[int, np.ndarray]:
     """The tight box around every instance.
@@ -34,12 +73,10 @@ def voxels_of_instances(mask: np.ndarray) -> dict[int, int]:
 
 def pieces_of_instances(mask: np.ndarray) -> dict[int, int]:
     """Number of separate pieces of every instance; voxels that touch by a corner belong together (26-connectivity)."""
-    from scipy.ndimage import label
-
     pieces = {}
     for number, box in boxes_of_instances(mask).items():
         inside = mask[tuple(slice(int(a), int(b)) for a, b in zip(box[:3], box[3:], strict=True))] == number
-        pieces[number] = int(label(inside, structure=np.ones((3, 3, 3)))[1])
+        pieces[number] = int(label_components(inside).max())
     return pieces
 
 

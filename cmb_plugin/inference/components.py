@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from cmb_plugin.detections import Detections
+from cmb_plugin.images import label_components
 
 CORE = 0.5  # of a piece's highest probability: what reaches it is the lesion, the rest its blurred edge
 SCORES = ("score_mean", "score_peak", "score_piece", "score_sum")
@@ -52,7 +53,7 @@ def _pieces(
     lesion: np.ndarray, threshold: float, least_voxels: int
 ) -> Iterator[tuple[list[int], tuple[float, float, float, float]]]:
     """The box of each piece's core and the piece's ``SCORES``, from the probability [Z, Y, X] of one class."""
-    pieces, _ = ndimage.label(lesion >= threshold, structure=np.ones((3, 3, 3)))
+    pieces = label_components(lesion >= threshold)
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
         inside = pieces[place] == number
         values = lesion[place][inside]

@@ -131,7 +131,7 @@ def _load_case(item: _Item, classes: Sequence[str], connectivity: int) -> tuple[
     detections, mask, point = Detections.empty(), None, None
     if path is not None and path.name.endswith(ENDING):
         own = read_case_predictions(path)
-        if own.grid.shape != truth.grid.shape or own.grid.corner_distance(truth.grid) >= min(truth.grid.spacing) / 2:
+        if not own.grid.same_as(truth.grid):
             raise UserError(f"{path}: was predicted on another grid than {item.label}", remedy="predict its scan")
         detections, point = own.kept, own.operating_point
     elif path is not None:

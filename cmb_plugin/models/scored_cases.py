@@ -225,7 +225,7 @@ def _load_case(
 
 
 def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, classes: Sequence[str]) -> None:
-    if predicted.grid.shape != grid.shape or predicted.grid.corner_distance(grid) >= min(grid.spacing) / 2:
+    if not predicted.grid.same_as(grid):
         raise UserError(
             f"{path}: was predicted on another grid than that of {case.label}", remedy="predict the scan of this label"
         )

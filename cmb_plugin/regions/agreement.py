@@ -137,7 +137,7 @@ def compare(cases: Iterable[tuple[Case, RegionMap | None]], dataset: Dataset, na
 
 def _compare_case(agreement: RegionAgreement, case: Case, path: Path, regions: RegionMap, dataset: Dataset) -> None:
     truth, grid = read_mask(path)
-    if grid.shape != regions.grid.shape or grid.corner_distance(regions.grid) >= min(grid.spacing) / 2:
+    if not regions.grid.same_as(grid):
         raise UserError(f"{case.case_id}: its map lies on another grid than {path}", remedy="make the map anew")
     true_map = RegionMap(truth.astype(np.uint16), grid, places_of(dataset.regions), source="truth")
     numbers = [_numbers(source, agreement.regions) for source in (regions, true_map)]

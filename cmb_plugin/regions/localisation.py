@@ -165,7 +165,7 @@ def _region_map(case: Case, grid: Grid, folder: Path, source: RegionSource) -> t
         return Outcome(case, result=cached.why), cached
     try:
         made = source.make(case)
-        if not made.grid.matches(grid, tolerance_mm=min(grid.spacing) / 2):
+        if not made.grid.same_as(grid):
             raise UserError(f"{case.case_id}: its regions lie on another grid than its predictions", remedy="see above")
     except UserError as error:
         return Outcome(case, error=str(error)), _nothing(grid, source.words, str(error))

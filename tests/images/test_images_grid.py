@@ -54,3 +54,19 @@ def test_corner_distance_is_that_of_the_worst_corner():
     assert grid.matches(Grid(grid.shape, grid.spacing, (0.005, 0.0, 0.0)))
     assert not grid.matches(longer)
     assert not grid.matches(Grid((10, 20, 31), grid.spacing))
+
+
+def test_voxels_are_the_same_up_to_half_of_the_shortest_side_of_the_reference():
+    grid = Grid((10, 20, 30), (2.0, 1.0, 1.0))
+
+    def moved(x, shape=grid.shape):
+        return Grid(shape, grid.spacing, (x, 0.0, 0.0))
+
+    assert moved(0.499).same_as(grid)
+    assert not moved(0.5).same_as(grid)
+    assert moved(0.9).same_as(grid, tolerance=1.0)
+    assert not moved(0.0, (10, 20, 31)).same_as(grid)
+    # The reference decides: the corners are 0.45 mm apart, and half of its shortest side is 0.4 or 0.5 mm.
+    short, long = Grid((1, 1, 1), (1.0, 1.0, 0.8), (0.35, 0.0, 0.0)), Grid((1, 1, 1), (1.0, 1.0, 1.0))
+    assert short.same_as(long)
+    assert not long.same_as(short)

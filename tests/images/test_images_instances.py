@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
-from skimage.measure import regionprops
+from skimage.measure import label, regionprops
 
-from cmb_plugin.images import boxes_of_instances, centroids_of_instances, pieces_of_instances, voxels_of_instances
+from cmb_plugin.images import (
+    boxes_of_instances,
+    centroids_of_instances,
+    detections_of_instances,
+    label_components,
+    pieces_of_instances,
+    voxels_of_instances,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64])
@@ -39,3 +46,22 @@ def test_pieces_that_touch_by_a_corner_are_one_and_others_are_not():
     mask[5, 5, 5] = mask[5, 5, 7] = 2
     mask[5, 5, 6] = 3  # another lesion between the two pieces does not join them
     assert pieces_of_instances(mask) == {1: 1, 2: 2, 3: 1}
+
+
+@pytest.mark.parametrize(("connectivity", "rank"), [(6, 1), (18, 2), (26, 3)])
+def test_components_equal_scikit_image(connectivity, rank):
+    mask = np.random.default_rng(1).random((12, 13, 14)) < 0.2
+    np.testing.assert_array_equal(label_components(mask, connectivity), label(mask, connectivity=rank))
+
+
+def test_instances_as_detections_have_the_mean_probability_of_their_voxels_as_score():
+    rng = np.random.default_rng(2)
+    probability = rng.random((10, 12, 14))
+    mask = label_components(probability > 0.9)
+    regions = regionprops(mask, probability)
+    found = detections_of_instances(mask, probability, label=1)
+    np.testing.assert_array_equal(found.boxes, [region.bbox for region in regions])
+    np.testing.assert_allclose(found.scores, [region.intensity_mean for region in regions], rtol=1e-6)
+    assert set(found.labels) == {1}
+    assert set(detections_of_instances(mask).scores) == {1.0}
+    assert len(detections_of_instances(np.zeros((3, 3, 3), int), np.ones((3, 3, 3)))) == 0

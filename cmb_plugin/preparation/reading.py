@@ -32,7 +32,7 @@ def read_images(case: Case) -> tuple[np.ndarray, Grid]:
             raise UserError(f"{path}: no such file", remedy="add it, or remove the other modalities of the case")
         image, own = read_scan(path)
         grid = grid or own
-        if _apart(own, grid):
+        if not own.same_as(grid):
             raise UserError(
                 f"{path}: does not lie on the grid of {case.present[0].name}", remedy="resample it to that grid"
             )
@@ -52,7 +52,7 @@ def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
         UserError: as ``Case.read_labels``; or the mask lies elsewhere, or its numbers are too high to be stored.
     """
     labels = case.read_labels(n_classes)
-    if _apart(labels.grid, grid):
+    if not labels.grid.same_as(grid):
         raise UserError(
             f"{case.label}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
         )
@@ -74,7 +74,7 @@ def read_regions(case: Case, n_regions: int, grid: Grid) -> Labels:
     """
     assert case.label is not None, "the plan's view of the case has no region mask"
     mask, own = read_mask(case.label)
-    if _apart(own, grid):
+    if not own.same_as(grid):
         raise UserError(
             f"{case.label}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
         )
@@ -101,7 +101,7 @@ def read_brain(case: Case, grid: Grid) -> np.ndarray | None:
     if path is None:
         return None
     mask, own = read_mask(path)
-    if _apart(own, grid):
+    if not own.same_as(grid):
         raise UserError(
             f"{path}: does not lie on the grid of {case.images[0].name}",
             remedy="resample it to that grid, or remove it: the brain is then estimated",
@@ -138,8 +138,3 @@ def _brain_files(case: Case, recipe: Preprocessing | None, brain: bool = False) 
 
 def _existing(paths: Sequence[Path | None]) -> list[Path]:
     return [path for path in paths if path is not None and path.is_file()]
-
-
-def _apart(grid: Grid, other: Grid) -> bool:
-    """True when voxels of one grid would be taken for others of the other grid."""
-    return grid.shape != other.shape or grid.corner_distance(other) >= min(other.spacing) / 2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cmb_plugin.boxes import anchors_for_levels, atss_match, batched_nms, clip_boxes, decode
+from cmb_plugin.errors import UserError
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import (
     DetectionHead,
@@ -88,9 +89,17 @@ class RetinaUNetV001(DetectionModule):
             fusion: makes the module that fuses decoder maps into the finest detection level, from their widths; None
                 for none.
             fused_levels: number of decoder maps that it gets, as far as there are so many.
+
+        Raises:
+            UserError: the plan has no anchors.
         """
         architecture = self.plan.architecture
         levels, stages = architecture.detection_levels, len(architecture.features)
+        if not levels:
+            raise UserError(
+                f"{type(self).__name__} needs anchors, plan {self.plan.name} has none",
+                remedy="choose a plan of D3CMB or D3V001 with plan=NAME, or another module=NAME",
+            )
         fused = range(levels[0], min(levels[0] + fused_levels, stages))
         pyramid = FeaturePyramid(architecture)
         return RetinaUNet(

@@ -30,7 +30,7 @@ class Architecture:
         kernels: kernel size of each stage.
         convs_per_stage: convolutions in each encoder stage.
         pyramid_channels: channels of the feature maps that the heads read.
-        detection_levels: stages whose maps carry anchors, finest first; empty for a network that only segments.
+        detection_levels: stages whose maps carry anchors, finest first; empty for a network without anchors.
     """
 
     features: tuple[int, ...]
@@ -183,7 +183,7 @@ class Plan:
         if self.channels and (len(self.channels) != len(self.modalities) or min(self.channels) < 0):
             return f"channels {list(self.channels)} do not fit {len(self.modalities)} modalities"
         levels = net.detection_levels
-        if (not levels and self.target == "lesions") or list(levels) != sorted({*levels} & {*range(stages)}):
+        if list(levels) != sorted({*levels} & {*range(stages)}):
             return f"architecture: detection_levels {levels} are not ascending stages from 0 to {stages - 1}"
         if any(side < 1 or side % step for side, step in zip(self.patch_size, net.divisor, strict=True)):
             return f"patch_size {self.patch_size} is no multiple of the network's total stride {net.divisor}"

@@ -84,10 +84,6 @@ def test_the_plan_file_comes_back_and_old_ones_are_read(tmp_path):
     write_json(path, content)
     with pytest.raises(UserError, match=r"plan\.json: target is 'lesson'"):
         Plan.load(path)
-    del content["target"], content["channels"]
-    write_json(path, content)
-    with pytest.raises(UserError, match="detection_levels"):  # what learns lesions by anchors needs levels
-        Plan.load(path)
     healthy = dataclasses.replace(case(), sizes_mm=(), voxels=(), labels=())
     planner = planners.get("D3CMB")
     old = planner(planner.config_class(gpu_memory_gb=2.0)).plan(Fingerprint("T", ("SWI",), ("cmb",), (healthy,)))

@@ -8,6 +8,7 @@ from small_plan import PLAN
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import FoldFolder
+from cmb_plugin.planning import Anchors
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import write_settings
 from cmb_plugin.training import Batch, TrainerConfig
@@ -133,3 +134,12 @@ def test_losses_on_a_gpu_equal_those_on_the_cpu(batch):
     on_gpu = module().cuda().losses(moved)
     for name, value in on_cpu.items():
         torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_plan_without_anchors_is_refused_in_one_sentence():
+    plan = dataclasses.replace(
+        PLAN, architecture=dataclasses.replace(PLAN.architecture, detection_levels=()), anchors=Anchors(())
+    )
+    assert not plan.problem()  # other trainers need none
+    with pytest.raises(UserError, match="RetinaUNetV001 needs anchors, plan test_3d has none"):
+        RetinaUNetV001(plan)

@@ -1,0 +1,1 @@
+"""A planner and a trainer that know nothing of cmb_plugin but what it exports."""

@@ -21,15 +21,23 @@ from torch import Tensor
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.images import Grid, Mapping
-from cmb_plugin.inference import InferenceConfig, PatchDetections, instance_mask, predict_array, restore
+from cmb_plugin.inference import (
+    InferenceConfig,
+    PatchDetections,
+    PatchDetector,
+    instance_mask,
+    predict_array,
+    restore,
+)
 
 
-class RandomDetector:
+class RandomDetector(PatchDetector):
     """Finds ``per_tile`` boxes of 3 voxels at random places of every tile."""
+
+    mirror_axes = (0, 1, 2)
 
     def __init__(self, patch_size: tuple[int, int, int], per_tile: int) -> None:
         self.patch_size = patch_size
-        self.mirror_axes = (0, 1, 2)
         self.per_tile = per_tile
         self.generator = torch.Generator().manual_seed(0)
 

@@ -36,7 +36,7 @@ from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, find_task
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import read_settings
-from cmb_plugin.training import Batch, PreparedCases, TrainingModule
+from cmb_plugin.training import Batch, DetectionModule, PreparedCases, TrainingModule
 from cmb_plugin.training.patches import collate
 from cmb_plugin.workflows.train import resolve
 
@@ -203,7 +203,7 @@ def measure(
 
         def predict(_: int) -> None:
             settings = InferenceConfig(overlap=args.overlap, tta=1, min_score=0.02 if args.models else 0.0)
-            found[row] = len(predict_array(module, data, settings, device).detections)
+            found[row] = len(predict_array(cast(DetectionModule, module), data, settings, device).detections)
 
         return predict
 

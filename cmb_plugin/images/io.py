@@ -41,7 +41,7 @@ def read_scan(path: Path | str) -> tuple[np.ndarray, Grid]:
         float32 [z, y, x] and its grid. NaN and infinity are kept as they are.
 
     Raises:
-        UserError: the file is missing, unreadable, cut off, not 3D, or holds several values per voxel.
+        UserError: the file is missing, unreadable, cut off, damaged, not 3D, or holds several values per voxel.
     """
     array, grid = _read(Path(path))
     return array.astype(np.float32, copy=False), grid
@@ -144,7 +144,7 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
     grid = read_grid(path)
     try:
         if _is_nifti(path):
-            array = np.asanyarray(_load_nifti(path).dataobj)
+            array = _nifti_voxels(path)
             return np.ascontiguousarray(array.reshape(grid.shape[::-1], order="F").T), grid
         sitk = _itk_for(path)
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path))), grid
@@ -154,6 +154,22 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
 
 def _is_nifti(path: Path) -> bool:
     return path.name.endswith((".nii", ".nii.gz"))
+
+
+def _nifti_voxels(path: Path) -> np.ndarray:
+    """The voxels [x, y, z, ...] as stored.
+
+    A compressed file is read on to its end, a few bytes behind the last voxel: only there stands the checksum that
+    tells whether all before is what was written.
+    """
+    nifti = _load_nifti(path)
+    if not path.name.endswith(".gz"):
+        return np.asanyarray(nifti.dataobj)
+    with gzip.open(path) as file:
+        array = np.asanyarray(type(nifti).from_stream(file).dataobj)
+        while file.read(2**20):
+            pass
+    return array
 
 
 def _load_nifti(path: Path) -> Any:
@@ -172,7 +188,8 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Reason:")]
     reason = lines[-1].split("ERROR:")[-1].strip().replace(str(path), path.name) if lines else type(error).__name__
     return UserError(
-        f"{path}: cannot be read as an image ({reason})", remedy="it may be cut off: copy or convert it again"
+        f"{path}: cannot be read as an image ({reason})",
+        remedy="it may be cut off or damaged: copy or convert it again",
     )
 
 

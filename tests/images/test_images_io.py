@@ -166,6 +166,22 @@ def test_gzip_files_of_several_members_or_with_padding_are_read(tmp_path):
         np.testing.assert_array_equal(read_scan(tmp_path / f"{name}.nii.gz")[0], noise((20, 20, 20)))
 
 
+@pytest.mark.parametrize("damage", ["last byte", "checksum", "voxels"])
+def test_a_compressed_file_that_is_not_what_was_written_is_refused(tmp_path, damage):
+    path = tmp_path / "a.nii.gz"
+    content = nibabel.Nifti1Image(noise((20, 20, 20)), np.eye(4)).to_bytes()
+    whole = bytearray(gzip.compress(content, compresslevel=0))  # stored as it is, so that any voxel can be hit
+    if damage == "last byte":
+        del whole[-1]
+    else:
+        whole[-8 if damage == "checksum" else -100] ^= 1
+    path.write_bytes(whole)
+    assert nibabel.load(path).get_fdata().shape == (20, 20, 20)  # which does not notice
+    for read in (read_scan, read_mask):
+        with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be read as an image .* damaged: copy or convert"):
+            read(path)
+
+
 @pytest.mark.parametrize("scale", [(1.0, 0.0), (0.5, -100.0)])
 def test_stored_scale_is_applied_as_itk_applies_it(tmp_path, scale):
     image = nibabel.Nifti1Image(np.arange(4 * 5 * 6, dtype=np.int16).reshape(6, 5, 4), np.diag([-1.0, -1.0, 2.0, 1.0]))

@@ -142,10 +142,12 @@ def test_a_changed_label_is_prepared_again(task: TaskFolder) -> None:
     assert report.cases[0].lesions_after == number
 
 
+@pytest.mark.parametrize("damage", ["no image", "last byte missing"])
 def test_bad_cases_are_named_and_skipped_while_the_others_go_on(
-    task: TaskFolder, capsys: pytest.CaptureFixture[str]
+    task: TaskFolder, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    (task.images("Tr") / "sub-02_0000.nii.gz").write_bytes(b"no image")
+    bad = task.images("Tr") / "sub-02_0000.nii.gz"
+    bad.write_bytes(b"no image" if damage == "no image" else bad.read_bytes()[:-1])
     write_image(task.labels("Ts") / "sub-51.nii.gz", np.zeros((3, 3, 3), np.uint8), tiny_grid((3, 3, 3), (1, 1, 1)))
     assert main([str(task.root), "-np", "0", "-o", BUDGET]) == 2
     out = capsys.readouterr().out

@@ -1,6 +1,6 @@
-"""The house keeps its shape: who imports whom, and what must not be needed.
+"""The engine keeps its shape: who imports whom, and what must not be needed.
 
-The order of the rooms is import-linter's contract in pyproject.toml (``make lint``); here stands what it cannot see.
+The order of the layers is import-linter's contract in pyproject.toml (``make lint``); here stands what it cannot see.
 """
 
 from __future__ import annotations
@@ -101,22 +101,22 @@ def run_blocking(blocked: tuple[str, ...], code: str) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-c", guard + code], capture_output=True, text=True, cwd=ROOT, timeout=120)
 
 
-def modules_of(room: str) -> list[str]:
-    """Dotted names of all modules of a room of the engine, or of the single module of that name."""
-    folder = ENGINE / room
+def modules_of(package: str) -> list[str]:
+    """Dotted names of all modules of a package of the engine, or of the single module of that name."""
+    folder = ENGINE / package
     if not folder.is_dir():
-        return [f"cmb_plugin.{room}"]
+        return [f"cmb_plugin.{package}"]
     files = sorted(folder.rglob("*.py"))
     return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
-GROUND_FLOOR = ["errors", "files", "tabular", "plugins", "paths", "settings", "workers", "detections"]
+LOWEST_LAYERS = ["errors", "files", "tabular", "plugins", "paths", "settings", "workers", "detections"]
 
 
 @pytest.mark.parametrize(
-    ("rooms", "blocked"),
+    ("packages", "blocked"),
     [
-        (GROUND_FLOOR, ("torch", "SimpleITK", "scipy", "matplotlib")),
+        (LOWEST_LAYERS, ("torch", "SimpleITK", "scipy", "matplotlib")),
         (["boxes"], ("SimpleITK", "monai", "lightning", "scipy", "matplotlib")),
         (["images", "dataset"], ("SimpleITK", "torch", "matplotlib")),
         (["preparation"], ("torch", "SimpleITK", "lightning", "matplotlib")),
@@ -124,7 +124,7 @@ GROUND_FLOOR = ["errors", "files", "tabular", "plugins", "paths", "settings", "w
         (["networks", "inference"], ("SimpleITK", "lightning", "monai", "matplotlib")),
         (["training"], ("SimpleITK",)),
         (["phantom"], ("torch", "SimpleITK", "lightning", "monai")),
-        (["evaluation"], ("torch", "SimpleITK", "lightning", "jinja2", "sklearn")),
+        (["evaluation"], ("torch", "SimpleITK", "lightning", "matplotlib", "jinja2", "sklearn")),
         (["reporting"], ("torch", "SimpleITK", "lightning")),
         (["anatomy"], ("torch", "SimpleITK", "nilearn", "lightning")),
         (["conversion"], ("torch", "SimpleITK", "lightning", "matplotlib", "openpyxl")),
@@ -132,8 +132,8 @@ GROUND_FLOOR = ["errors", "files", "tabular", "plugins", "paths", "settings", "w
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else None,
 )
-def test_rooms_import_without(rooms: list[str], blocked: tuple[str, ...]) -> None:
-    names = [name for room in rooms for name in modules_of(room)]
+def test_packages_import_without(packages: list[str], blocked: tuple[str, ...]) -> None:
+    names = [name for package in packages for name in modules_of(package)]
     result = run_blocking(blocked, "".join(f"import {name}\n" for name in names))
     assert result.returncode == 0, result.stderr
 

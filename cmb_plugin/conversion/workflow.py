@@ -73,6 +73,7 @@ class ConversionReport:
 
     @property
     def html(self) -> Path:
+        """The page with a picture of every lesion."""
         return self.task.root / "conversion.html"
 
 

@@ -82,6 +82,7 @@ class Grid:
         return float(np.linalg.norm(ours - theirs, axis=1).max())
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data, which ``from_json`` reads."""
         return {
             "shape": list(self.shape),
             "spacing": list(self.spacing),

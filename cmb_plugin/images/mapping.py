@@ -146,6 +146,7 @@ class Mapping:
         return whole
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data, which ``from_json`` reads."""
         return {
             "source": self.source.to_json(),
             "axes": list(self.axes),
@@ -157,6 +158,11 @@ class Mapping:
 
     @classmethod
     def from_json(cls, data: JsonObject[str, Any]) -> Mapping:
+        """What ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, OverflowError: ``data`` describes no mapping.
+        """
         z, y, x = (bool(v) for v in data["flips"])
         axes, start, stop, shape = (_triple(data[key]) for key in ("axes", "crop_start", "crop_stop", "shape"))
         if sorted(axes) != [0, 1, 2]:

@@ -66,6 +66,7 @@ class Background:
 
 
 def tissue(name: str, protocol: Protocol) -> Tissue:
+    """The constants of a tissue at the field strength of the protocol, of which 1.5 and 3 T are told apart."""
     return TISSUES[name][int(protocol.field_tesla > 2)]
 
 

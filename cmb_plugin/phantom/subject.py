@@ -125,16 +125,19 @@ class Lattice:
 
     @classmethod
     def over(cls, grid: Grid) -> Lattice:
+        """Covers the grid and a voxel beyond it; its planes are at most ``LATTICE`` mm apart."""
         ends = [(-s, n * s) for n, s in zip(grid.shape, grid.spacing, strict=True)]
         axes = tuple(np.linspace(a, b, int(np.ceil((b - a) / LATTICE)) + 1) for a, b in ends)
         return cls(axes)  # type: ignore[arg-type]
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Number of planes along z, y, x."""
         return tuple(len(axis) for axis in self.mm)  # type: ignore[return-value]
 
     @property
     def step(self) -> tuple[float, float, float]:
+        """Distance of the planes along z, y, x in mm."""
         return tuple(float(axis[1] - axis[0]) for axis in self.mm)  # type: ignore[return-value]
 
     def points(self) -> np.ndarray:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tools import code_numbers
+
 ROOT = Path(__file__).parents[2]
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text(encoding="utf-8")
@@ -33,3 +35,10 @@ def test_what_is_no_script_loads_and_is_described(name: str) -> None:
 def test_scripts_lie_in_folders_by_purpose() -> None:
     assert {name.split(".")[1] for name in MODULES} == {"accuracy", "speed", "studies", "tools"}
     assert not [name for name in MODULES if name.count(".") != 2]
+
+
+def test_scripts_import_in_no_circle() -> None:
+    known = code_numbers.modules(ROOT)
+    graph = {name: code_numbers.imports(known[name], known) & MODULES.keys() for name in MODULES}
+    assert graph["benchmarks.studies.ablation"], "no import was seen"
+    assert code_numbers.circles(graph) == []

@@ -40,8 +40,7 @@ class FiniteCheck(Callback):
             UserError: one of them is not finite, in this process or another.
         """
         self._check_losses(trainer)
-        values = [value for value in pl_module.state_dict().values() if value.is_floating_point()]
-        finite = torch.stack([torch.isfinite(value).all() for value in values]).all()
+        finite = torch.stack([torch.isfinite(value).all() for value in pl_module.parameters()]).all()
         if not _all_processes(trainer, finite):
             raise UserError(f"the weights are not finite after epoch {trainer.current_epoch + 1}", remedy=REMEDY)
 

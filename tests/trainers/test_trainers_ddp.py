@@ -1,4 +1,5 @@
-"""Two processes train one model: every weight takes part, and both begin prototypes at the same places."""
+"""``nndet_train`` with two processes, which Lightning starts; tests/training/test_training_ddp.py looks at what they
+learn."""
 
 import subprocess
 import sys
@@ -16,7 +17,7 @@ PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "pla
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch was built without distributed training")
-def test_two_processes_train_the_default_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_trains_the_default_model_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("det_data", str(tmp_path / "data"))
     monkeypatch.setenv("det_models", str(tmp_path / "models"))
     make_tiny_task(tmp_path / "data", n_train=6, n_test=0)

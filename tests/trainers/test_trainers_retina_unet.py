@@ -41,7 +41,7 @@ def step(model, optimizer, batch):
     return {name: value.item() for name, value in losses.items()}
 
 
-def test_thirty_steps_lower_every_loss_and_find_the_lesion(batch):
+def test_sixty_steps_lower_every_loss_and_find_the_lesion(batch):
     model = module()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     history = [step(model, optimizer, batch) for _ in range(60)]

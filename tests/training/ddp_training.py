@@ -28,8 +28,8 @@ def main(prepared, folder):
         module.learn_from_validation = lambda cases: validated.append([case.case_id for case in cases])
         weights["now"] = module
 
-    def trained(name, resume=False):
-        history, _ = run(prepared, folder / name, resume=resume, change=record, **DDP)
+    def trained(name, resume=False, **changes):
+        history, _ = run(prepared, folder / name, resume=resume, change=record, **DDP, **changes)
         rows[name] = history.rows
         weights[name] = {key: value.clone() for key, value in weights["now"].state_dict().items()}
 
@@ -39,6 +39,8 @@ def main(prepared, folder):
         trained("killed")
     loop.TrainingProgress = progress
     trained("killed", resume=True)
+
+    trained("prototypes", trainer="CMBRetinaUNet", epochs=1)
 
     def spoil(module):
         losses = module.losses

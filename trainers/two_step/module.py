@@ -282,11 +282,6 @@ class TwoStepKD(DetectionModule):
             if (point.sensitivity or 0.0) >= self.model_cfg.target_sensitivity:
                 self.candidate_threshold.fill_(point.score)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Validation comes after averaging: the mean weights get the threshold that it chose, not an older one.
-        if "averaged_weights" in checkpoint:
-            checkpoint["averaged_weights"]["candidate_threshold"] = self.candidate_threshold.detach().float().cpu()
-
     # Prediction -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

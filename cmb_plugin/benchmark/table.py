@@ -86,13 +86,13 @@ class Row:
 
 
 def write_table(
-    benchmark: Benchmark, entries: Sequence[Entry], say: Callable[[str], None]
+    benchmark: Benchmark, entries: Sequence[Entry], log: Callable[[str], None]
 ) -> tuple[list[Row], list[Path]]:
     """Measures what is finished and writes benchmark.md, benchmark.csv and benchmark.html."""
     rows: list[Row] = []
     notes: list[str] = []
     for task in dict.fromkeys(entry.task for entry in entries):
-        rows += _rows_of_task(benchmark, [entry for entry in entries if entry.task == task], notes, say)
+        rows += _rows_of_task(benchmark, [entry for entry in entries if entry.task == task], notes, log)
     folder = benchmark.output
     files = [folder / "benchmark.md", folder / "benchmark.csv", folder / "benchmark.html"]
     config = _config(benchmark)
@@ -105,13 +105,13 @@ def write_table(
 
 
 def _config(benchmark: Benchmark) -> EvaluationConfig:
-    words = split_words(benchmark.words)["eval"]
-    config: EvaluationConfig = Overrides.parse(words).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
+    overrides = split_words(benchmark.words)["eval"]
+    config: EvaluationConfig = Overrides.parse(overrides).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
     return config
 
 
 def _rows_of_task(
-    benchmark: Benchmark, entries: Sequence[Entry], notes: list[str], say: Callable[[str], None]
+    benchmark: Benchmark, entries: Sequence[Entry], notes: list[str], log: Callable[[str], None]
 ) -> list[Row]:
     truths: dict[str, Truth] = {}
     of_method = {m.name: [e for e in entries if e.method == m] for m in benchmark.methods}
@@ -129,7 +129,7 @@ def _rows_of_task(
         if not chosen:
             notes.append(f"{entries[0].task.name} {name}: no run that every method has finished")
             continue
-        say(f"{chosen[0].task.name} {name}: measuring {len(chosen)} runs")
+        log(f"{chosen[0].task.name} {name}: measuring {len(chosen)} runs")
         counts, n_cases, n_lesions, missing = _counts(
             chosen, sorted({fold for fold, _ in shared}) or benchmark.folds, truths
         )
@@ -204,8 +204,8 @@ def load_entry(
     """
     cases = measured_cases(entry.task, entry.fold if fold is None else fold)
     swept = entry.fold_folder if entry.method.trainer else None
-    words = split_words(entry.benchmark.words)["eval"]
-    return load_predictions(dataset, cases, entry.predictions(measured_split(entry.task)), words, truths, swept)
+    overrides = split_words(entry.benchmark.words)["eval"]
+    return load_predictions(dataset, cases, entry.predictions(measured_split(entry.task)), overrides, truths, swept)
 
 
 def headings(rows: Sequence[Row]) -> list[str]:

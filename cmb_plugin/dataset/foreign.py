@@ -123,18 +123,20 @@ def read_foreign(path: Path, case_id: str, grid: Grid, classes: Sequence[str]) -
         UserError: the file is damaged, lies on another grid, or does not say what its numbers mean.
     """
     if path.name.endswith(PICKLE_ENDING):
-        found = Foreign(_read_nndetection(path, grid))
+        prediction = Foreign(_read_nndetection(path, grid))
     elif image_stem(path) is not None:
-        found = _read_mask(path, grid)
+        prediction = _read_mask(path, grid)
     else:
-        found = Foreign(_read_points(path, case_id, grid, classes))
-    wrong = found.detections.labels[(found.detections.labels < 0) | (found.detections.labels >= len(classes))]
+        prediction = Foreign(_read_points(path, case_id, grid, classes))
+    wrong = prediction.detections.labels[
+        (prediction.detections.labels < 0) | (prediction.detections.labels >= len(classes))
+    ]
     if len(wrong):
         known = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
         raise UserError(f"{path}: has class {wrong[0]}", remedy=f"the reference has {known}")
-    if not np.isfinite(found.detections.boxes).all() or not np.isfinite(found.detections.scores).all():
+    if not np.isfinite(prediction.detections.boxes).all() or not np.isfinite(prediction.detections.scores).all():
         raise UserError(f"{path}: holds places or scores that are no numbers", remedy="repair the file")
-    return Foreign(found.detections.by_score(), found.mask)
+    return Foreign(prediction.detections.by_score(), prediction.mask)
 
 
 def boxes_from_nndetection(boxes: np.ndarray) -> np.ndarray:

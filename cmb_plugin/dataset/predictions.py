@@ -110,19 +110,19 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
     Rows are sorted by score: the reported ones come first, and a row's number, from 1, is its instance in the mask.
     Coordinates have 4 decimals of a voxel, world coordinates 3 of a mm, scores 6.
     """
-    found, grid = predictions.detections, predictions.grid
-    if (np.diff(found.scores) > 0).any():
+    detections, grid = predictions.detections, predictions.grid
+    if (np.diff(detections.scores) > 0).any():
         raise ValueError(f"{predictions.case_id}: detections must be sorted by score")
-    clashes = _OWN_KEYS & set(found.columns)
+    clashes = _OWN_KEYS & set(detections.columns)
     if clashes:
         raise ValueError(f"{predictions.case_id}: columns {sorted(clashes)} have names that the file uses itself")
-    corners = np.round(found.boxes.astype(float), 4)
-    centres = found.centres.astype(float)
+    corners = np.round(detections.boxes.astype(float), 4)
+    centres = detections.centres.astype(float)
     world, low, high = (grid.to_world(points) for points in (centres, corners[:, :3], corners[:, 3:]))
-    volumes = predictions.volumes_mm3 or (None,) * len(found)
+    volumes = predictions.volumes_mm3 or (None,) * len(detections)
     rows = []
-    for row in range(len(found)):
-        label, reported = int(found.labels[row]), bool(predictions.reported[row])
+    for row in range(len(detections)):
+        label, reported = int(detections.labels[row]), bool(predictions.reported[row])
         rows.append(
             {
                 "instance": row + 1 if reported else None,
@@ -132,11 +132,11 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
                 "box_lps_mm": [np.round(low[row], 3), np.round(high[row], 3)],
                 "diameter_mm": round(float(predictions.diameters_mm[row]), 3),
                 "volume_mm3": _rounded(volumes[row], 3),
-                "score": round(float(found.scores[row]), 6),
+                "score": round(float(detections.scores[row]), 6),
                 "label": label,
                 "class": predictions.classes[label],
                 "reported": reported,
-                **{name: _plain(values[row]) for name, values in found.columns.items()},
+                **{name: _plain(values[row]) for name, values in detections.columns.items()},
             }
         )
     path = boxes_file(folder, predictions.case_id)
@@ -220,24 +220,24 @@ def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
     extra = sorted({name for case in cases for name, v in case.detections.columns.items() if v.ndim == 1} - {REMOVED})
     rows = []
     for case in cases:
-        found = case.detections
-        world = case.grid.to_world(found.centres)
-        voxels = np.clip(np.floor(found.centres), 0, np.asarray(case.grid.shape) - 1).astype(int)
+        detections = case.detections
+        world = case.grid.to_world(detections.centres)
+        voxels = np.clip(np.floor(detections.centres), 0, np.asarray(case.grid.shape) - 1).astype(int)
         for row in np.flatnonzero(case.reported):
             volume = case.volumes_mm3[row] if case.volumes_mm3 else None
             rows.append(
                 {
                     "case": case.case_id,
                     "lesion": row + 1,
-                    "class": case.classes[found.labels[row]],
-                    "score": f"{found.scores[row]:.4f}",
+                    "class": case.classes[detections.labels[row]],
+                    "score": f"{detections.scores[row]:.4f}",
                     "diameter_mm": f"{case.diameters_mm[row]:.2f}",
                     "x_ras_mm": f"{0.0 - world[row, 0]:.2f}",
                     "y_ras_mm": f"{0.0 - world[row, 1]:.2f}",
                     "z_ras_mm": f"{world[row, 2]:.2f}",
                     **dict(zip("kji", voxels[row], strict=True)),
                     "volume_mm3": None if volume is None else f"{volume:.2f}",
-                    **{name: _plain(v[row]) for name, v in found.columns.items() if v.ndim == 1},
+                    **{name: _plain(v[row]) for name, v in detections.columns.items() if v.ndim == 1},
                 }
             )
     write_table(path, [*LESION_COLUMNS, *extra], rows)

@@ -270,13 +270,13 @@ def _statistics(
 def _fp_at(true: np.ndarray, false: np.ndarray, n_lesions: np.ndarray, target: float) -> np.ndarray:
     """[R] false positives at the first threshold that finds the share ``target``; infinity where none does."""
     enough = true >= (target * n_lesions - 1e-9)[:, None]
-    found = np.full(len(true), np.inf)
+    lowest = np.full(len(true), np.inf)
     some = np.flatnonzero(enough.any(axis=1))
     if len(some):
-        found[some] = false[some, enough[some].argmax(axis=1)]
-    found[n_lesions * target <= 0] = 0.0  # nothing needs to be found
-    found[n_lesions == 0] = np.nan
-    return found
+        lowest[some] = false[some, enough[some].argmax(axis=1)]
+    lowest[n_lesions * target <= 0] = 0.0  # nothing needs to be found
+    lowest[n_lesions == 0] = np.nan
+    return lowest
 
 
 def _sensitivity_at(

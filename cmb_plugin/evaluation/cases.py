@@ -83,10 +83,10 @@ class CaseResult:
 
     def as_one_class(self) -> CaseResult:
         """The scan as if all lesions and detections were of class 0."""
-        found = self.detections
+        detections = self.detections
         return dataclasses.replace(
             self,
-            detections=Detections(found.boxes, found.scores, np.zeros(len(found)), found.columns),
+            detections=Detections(detections.boxes, detections.scores, np.zeros(len(detections)), detections.columns),
             truth_labels=np.zeros(len(self.truth_boxes)),
         )
 

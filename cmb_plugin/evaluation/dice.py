@@ -9,18 +9,18 @@ import numpy as np
 from .bootstrap import draw_weights
 
 
-def dice_scores(found: np.ndarray, truth: np.ndarray, n_regions: int) -> np.ndarray:
+def dice_scores(predicted: np.ndarray, truth: np.ndarray, n_regions: int) -> np.ndarray:
     """Dice coefficient ``2 |A n B| / (|A| + |B|)`` of each region (Dice 1945).
 
     Args:
-        found, truth: integers 0 .. ``n_regions`` of one shape, 0 outside of all.
+        predicted, truth: integers 0 .. ``n_regions`` of one shape, 0 outside of all.
         n_regions: number of regions.
 
     Returns:
         [n_regions] of the regions 1, 2, ...; NaN where a region is in neither.
     """
     side = n_regions + 1
-    pairs = np.bincount(found.ravel().astype(np.intp) * side + truth.ravel(), minlength=side * side)
+    pairs = np.bincount(predicted.ravel().astype(np.intp) * side + truth.ravel(), minlength=side * side)
     table = pairs.reshape(side, side).astype(float)
     sizes = table.sum(axis=0) + table.sum(axis=1)
     with np.errstate(invalid="ignore"):

@@ -30,18 +30,20 @@ def headline_intervals(cases: Sequence[CaseResult], config: EvaluationConfig) ->
     patients = {case.case_id: case.patient or case.case_id for case in cases}
     counts = subject_counts(cases, config, patients)
     rates = sorted({*config.fp_rates, *BAND.tolist()})
-    found = bootstrap([counts], sensitivities=config.sensitivities, fp_rates=rates, resamples=config.resamples)
-    at_rates = np.mean([found.values[f"sensitivity@{rate:g}"] for rate in config.fp_rates], axis=0)
-    found.values["froc_score"] = at_rates  # of the seven rates, not of the band's
-    band = [_ends(found, f"sensitivity@{rate:g}") for rate in BAND]
+    statistics = bootstrap([counts], sensitivities=config.sensitivities, fp_rates=rates, resamples=config.resamples)
+    at_rates = np.mean([statistics.values[f"sensitivity@{rate:g}"] for rate in config.fp_rates], axis=0)
+    statistics.values["froc_score"] = at_rates  # of the seven rates, not of the band's
+    band = [_ends(statistics, f"sensitivity@{rate:g}") for rate in BAND]
     return {
         "level": LEVEL,
         "resamples": config.resamples,
         "n_patients": len(counts.subjects),
         "method": "percentile bootstrap over patients, matching by distance",
-        **{name: _ends(found, name) for name in NUMBERS},
-        "froc": {f"{rate:g}": _ends(found, f"sensitivity@{rate:g}") for rate in config.fp_rates},
-        "fp_at_sensitivity": {f"{share:g}": _ends(found, f"fp_per_scan@{share:g}") for share in config.sensitivities},
+        **{name: _ends(statistics, name) for name in NUMBERS},
+        "froc": {f"{rate:g}": _ends(statistics, f"sensitivity@{rate:g}") for rate in config.fp_rates},
+        "fp_at_sensitivity": {
+            f"{share:g}": _ends(statistics, f"fp_per_scan@{share:g}") for share in config.sensitivities
+        },
         "band": {
             "fp_per_scan": [float(rate) for rate in BAND],
             "low": [low for low, _ in band],
@@ -50,6 +52,6 @@ def headline_intervals(cases: Sequence[CaseResult], config: EvaluationConfig) ->
     }
 
 
-def _ends(found: Bootstrap, name: str) -> list[float | None]:
-    estimate = found.estimate(name, LEVEL)
+def _ends(statistics: Bootstrap, name: str) -> list[float | None]:
+    estimate = statistics.estimate(name, LEVEL)
     return [estimate.low, estimate.high]

@@ -62,28 +62,28 @@ def list_entries(cases: Sequence[CaseResult], config: EvaluationConfig) -> list[
 
 def _entries_of_case(case: CaseResult, config: EvaluationConfig) -> list[Entry]:
     score = DEFAULT_OPERATING_POINT if config.operating_point is None else config.operating_point
-    found = case.detections.by_score()
-    matched = match_reported(case, found, config)
-    distance = pair_distance(found.boxes, case.truth_boxes, case.spacing)
-    distance[found.labels[:, None] != case.truth_labels[None]] = np.inf
+    detections = case.detections.by_score()
+    matched = match_reported(case, detections, config)
+    distance = pair_distance(detections.boxes, case.truth_boxes, case.spacing)
+    distance[detections.labels[:, None] != case.truth_labels[None]] = np.inf
     numbers = np.asarray(case.instances)
     entries = []
-    for row in range(len(found)):
+    for row in range(len(detections)):
         nearest = int(matched[row])
         if nearest >= 0:
             status = POSSIBLE if case.possible[nearest] else FOUND
         else:
-            status = FALSE if found.scores[row] >= np.float32(score) else BELOW
+            status = FALSE if detections.scores[row] >= np.float32(score) else BELOW
             if np.isfinite(distance[row]).any():
                 nearest = int(distance[row].argmin())
         entries.append(
             Entry(
                 case_id=case.case_id,
                 status=status,
-                label=int(found.labels[row]),
-                box=found.boxes[row],
-                diameter_mm=_diameter(found.boxes[row], case.spacing),
-                score=float(found.scores[row]),
+                label=int(detections.labels[row]),
+                box=detections.boxes[row],
+                diameter_mm=_diameter(detections.boxes[row], case.spacing),
+                score=float(detections.scores[row]),
                 lesion=int(numbers[nearest]) if nearest >= 0 else None,
                 lesion_box=case.truth_boxes[nearest] if nearest >= 0 else None,
                 distance_mm=float(distance[row, nearest]) if nearest >= 0 else None,

@@ -70,19 +70,19 @@ def match_by_distance(
     Returns:
         [N] index of the lesion that each detection finds, or -1.
     """
-    found = np.full(len(boxes), -1, dtype=np.int64)
+    matched = np.full(len(boxes), -1, dtype=np.int64)
     distance = pair_distance(boxes, truth, spacing)
     near = distance <= max_mm
     if not near.any():
-        return found
+        return matched
     # One pair more outweighs any sum of distances; a pair with a definite lesion outweighs one with a possible lesion.
     # (A largest matching that also finds as many definite lesions as can be found always exists.)
     pair = 1.0 + max_mm * min(distance.shape)
     weight = pair * (2.0 - (np.zeros(len(truth)) if possible is None else possible.astype(float)))
     rows, columns = linear_sum_assignment(np.where(near, distance - weight, 0.0))
     kept = near[rows, columns]
-    found[rows[kept]] = columns[kept]
-    return found
+    matched[rows[kept]] = columns[kept]
+    return matched
 
 
 def match_by_iou(
@@ -104,10 +104,10 @@ def match_by_iou(
     values = pair_iou(np.asarray(boxes)[order], truth)
     possible = np.zeros(len(truth), dtype=bool) if possible is None else possible
     pairs = Pairs.of(values, values >= iou).by_preference(possible)
-    found = np.full(len(boxes), -1, dtype=np.int64)
+    matched = np.full(len(boxes), -1, dtype=np.int64)
     for rank, lesion in _take_greedily(pairs, iou):
-        found[order[rank]] = lesion
-    return found
+        matched[order[rank]] = lesion
+    return matched
 
 
 @dataclass(frozen=True)

@@ -20,24 +20,24 @@ DIAMETERS = (2.0, 3.0, 5.0, 10.0)  # mm; microbleeds are 2 to 10 mm
 CNRS = (2.0, 4.0, 8.0)
 
 
-def match_reported(case: CaseResult, found: Detections, config: EvaluationConfig) -> np.ndarray:
+def match_reported(case: CaseResult, detections: Detections, config: EvaluationConfig) -> np.ndarray:
     """Index of the lesion that each detection finds at the operating point, by centre distance; -1 for none.
 
     Args:
         case: the scan.
-        found: its detections, in any order.
+        detections: its detections, in any order.
         config: ``operating_point`` and ``match_mm``.
 
     Returns:
-        [len(found)].
+        [len(detections)].
     """
     score = DEFAULT_OPERATING_POINT if config.operating_point is None else config.operating_point
-    matched = np.full(len(found), -1)
-    for label in np.unique(found.labels):
-        ours = np.flatnonzero((found.labels == label) & (found.scores >= np.float32(score)))
+    matched = np.full(len(detections), -1)
+    for label in np.unique(detections.labels):
+        ours = np.flatnonzero((detections.labels == label) & (detections.scores >= np.float32(score)))
         theirs = np.flatnonzero(case.truth_labels == label)
         pairs = match_by_distance(
-            found.boxes[ours], case.truth_boxes[theirs], case.spacing, config.match_mm, case.possible[theirs]
+            detections.boxes[ours], case.truth_boxes[theirs], case.spacing, config.match_mm, case.possible[theirs]
         )
         matched[ours[pairs >= 0]] = theirs[pairs[pairs >= 0]]
     return matched
@@ -46,15 +46,15 @@ def match_reported(case: CaseResult, found: Detections, config: EvaluationConfig
 def by_scan_and_lesion(cases: Sequence[CaseResult], config: EvaluationConfig) -> dict[str, Any]:
     """The blocks ``valdo``, ``components``, ``patients``, ``counts`` and ``strata`` of metrics.json."""
     score = DEFAULT_OPERATING_POINT if config.operating_point is None else config.operating_point
-    found, right, reported = [], [], []
+    lesions_found, right, reported = [], [], []
     for case in cases:
         matched = match_reported(case, case.detections, config)
         hit = np.zeros(len(case.truth_boxes), dtype=bool)
         hit[matched[matched >= 0]] = True
-        found.append(hit)
+        lesions_found.append(hit)
         right.append(matched)
         reported.append(case.detections.scores >= np.float32(score))
-    n_ignored = [int(case.possible[hit].sum()) for case, hit in zip(cases, found, strict=True)]
+    n_ignored = [int(case.possible[hit].sum()) for case, hit in zip(cases, lesions_found, strict=True)]
     n_reported = [int(shown.sum()) - n for shown, n in zip(reported, n_ignored, strict=True)]
     n_lesions = [int((~case.possible).sum()) for case in cases]
     false = np.array([int((shown & (m < 0)).sum()) for shown, m in zip(reported, right, strict=True)])
@@ -65,17 +65,17 @@ def by_scan_and_lesion(cases: Sequence[CaseResult], config: EvaluationConfig) ->
         "counts": count_agreement(n_reported, n_lesions),
         "strata": {
             "diameter_mm": _lesions(
-                cases, found, lambda case: _binned(diameters(case), DIAMETERS), always=_bins(DIAMETERS)
+                cases, lesions_found, lambda case: _binned(diameters(case), DIAMETERS), always=_bins(DIAMETERS)
             ),
             "certainty": _lesions(
                 cases,
-                found,
+                lesions_found,
                 lambda case: case.certainty and [str(word) for word in case.certainty],
                 definite_only=False,
             ),
-            "cnr": _lesions(cases, found, lambda case: None if case.cnr is None else _binned(case.cnr, CNRS)),
-            "region": _lesions(cases, found, lambda case: case.regions),
-            "domain": _domains(cases, found, false),
+            "cnr": _lesions(cases, lesions_found, lambda case: None if case.cnr is None else _binned(case.cnr, CNRS)),
+            "region": _lesions(cases, lesions_found, lambda case: case.regions),
+            "domain": _domains(cases, lesions_found, false),
         },
     }
 
@@ -152,26 +152,26 @@ def _components(cases: Sequence[CaseResult], config: EvaluationConfig) -> dict[s
 
 def _lesions(
     cases: Sequence[CaseResult],
-    found: Sequence[np.ndarray],
+    lesions_found: Sequence[np.ndarray],
     names_of: Callable[[CaseResult], Sequence[str | None] | None],
     definite_only: bool = True,
     always: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Name -> lesions, found, sensitivity at the operating point; None where no scan says, unless ``always``."""
     counts = {name: [0, 0] for name in always}
-    said = bool(always)
-    for case, hit in zip(cases, found, strict=True):
+    known = bool(always)
+    for case, hit in zip(cases, lesions_found, strict=True):
         names = names_of(case)
         if names is None:
             continue
-        said = True
+        known = True
         for name, seen, possible in zip(names, hit, case.possible, strict=True):
             if definite_only and possible:
                 continue
             entry = counts.setdefault(name or "unknown", [0, 0])
             entry[0] += 1
             entry[1] += bool(seen)
-    if not said:
+    if not known:
         return None
     return {
         name: {"n_lesions": n, "found": hits, "sensitivity": hits / n if n else None}
@@ -179,7 +179,9 @@ def _lesions(
     }
 
 
-def _domains(cases: Sequence[CaseResult], found: Sequence[np.ndarray], false: np.ndarray) -> dict[str, Any] | None:
+def _domains(
+    cases: Sequence[CaseResult], lesions_found: Sequence[np.ndarray], false: np.ndarray
+) -> dict[str, Any] | None:
     """Protocol or scanner -> scans, lesions, sensitivity and false positives per scan; None where no scan says."""
     names = sorted({case.domain for case in cases if case.domain})
     if not names:
@@ -188,7 +190,7 @@ def _domains(cases: Sequence[CaseResult], found: Sequence[np.ndarray], false: np
     for name in names:
         rows = [row for row, case in enumerate(cases) if case.domain == name]
         lesions = sum(int((~cases[row].possible).sum()) for row in rows)
-        hits = sum(int(found[row][~cases[row].possible].sum()) for row in rows)
+        hits = sum(int(lesions_found[row][~cases[row].possible].sum()) for row in rows)
         wrong = int(false[rows].sum())
         blocks[name] = {
             "n_cases": len(rows),

@@ -40,13 +40,13 @@ def component_detections(probabilities: np.ndarray, threshold: float, least_voxe
             labels.append(label)
             scores.append(values)
     table = np.array(scores, dtype=np.float32).reshape(-1, len(SCORES))
-    found = Detections(
+    detections = Detections(
         np.array(boxes, dtype=np.float32).reshape(-1, 6),
         table[:, 0],
         np.array(labels, dtype=np.int64),
         dict(zip(SCORES, table.T, strict=True)) if boxes else {},
     )
-    return found.by_score()
+    return detections.by_score()
 
 
 def _pieces(

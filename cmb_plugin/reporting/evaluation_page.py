@@ -94,7 +94,8 @@ def _headline(metrics: Mapping[str, Any]) -> PageTable:
 
 
 def _with_interval(value: float | None, ends: Sequence[float | None] | None) -> str:
-    return show_interval(value, *(ends or (None, None)))
+    low, high = ends or (None, None)
+    return show_interval(value, low, high)
 
 
 def _matchings(metrics: Mapping[str, Any]) -> PageTable:

@@ -149,13 +149,13 @@ def gallery_figure(sections: Sequence[Section], classes: Sequence[str], read_sca
 
 def _caption(entry: Entry, classes: Sequence[str]) -> str:
     case = entry.case_id if len(entry.case_id) <= 28 else f"...{entry.case_id[-25:]}"
-    words = [case, classes[entry.label]]
+    parts = [case, classes[entry.label]]
     if entry.score is not None:
-        words.append(f"score {entry.score:.2f}")
-    words.append(f"{entry.diameter_mm:.1f} mm")
+        parts.append(f"score {entry.score:.2f}")
+    parts.append(f"{entry.diameter_mm:.1f} mm")
     if entry.status == FOUND:
-        words.append(f"{entry.distance_mm:.1f} mm off")
-    return "  ".join(words)
+        parts.append(f"{entry.distance_mm:.1f} mm off")
+    return "  ".join(parts)
 
 
 def _read_crops(entries: Sequence[Entry], read_scan: ReadScan) -> dict[int, Crop]:
@@ -252,8 +252,8 @@ def draw_plane(axes: Axes, crop: Crop | None, plane: int, colour: str, status: s
         _draw_box(axes, crop.lesion_box, down, right, YELLOW, "--", 0.9)
     _draw_box(axes, crop.box, down, right, colour, "--" if status == MISSED else "-", 1.2)
     if with_names:
-        for y, words in ((0.06, name), (0.5, letter)):
-            text = axes.text(0.03, y, words, color="white", fontsize=7, va="center", transform=axes.transAxes)
+        for y, label in ((0.06, name), (0.5, letter)):
+            text = axes.text(0.03, y, label, color="white", fontsize=7, va="center", transform=axes.transAxes)
             text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])  # legible on bright tissue too
 
 

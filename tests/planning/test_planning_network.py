@@ -162,6 +162,15 @@ def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert Plan.load(tmp_path / "plan.json") == plan()
 
 
+def test_a_plan_of_before_there_were_units_tells_them_scan_by_scan(tmp_path: Path) -> None:
+    plan().save(tmp_path / "plan.json")
+    content = read_json(tmp_path / "plan.json")
+    for step in content["preprocessing"]["normalisation"]:
+        del step["unit"]
+    write_json(tmp_path / "old.json", content)
+    assert [step.unit for step in Plan.load(tmp_path / "old.json").preprocessing.normalisation] == [None]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "word"),
     [

@@ -4,20 +4,23 @@ The data sets are made up: scans of a phantom protocol's voxel with a brain of 1
 sizes, so nothing is read. Steps are those of CMBRetinaUNet in float32 on random patches with one lesion each; time is
 the process's own (so that a busy machine does not count), of one thread, the median of --steps after one not counted.
 
-    python benchmarks/plan_budgets.py --steps 2
+    python -m benchmarks.speed.plan_budgets --protocols demo --budgets 2 4 8 11 --steps 1
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
+import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from cmb_plugin.benchmark.machine import machine
+from benchmarks.tools.markdown import table_head, table_row
+from benchmarks.tools.measured_on import measured_on
+from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.phantom import PROTOCOLS
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import planners, trainers
@@ -72,34 +75,34 @@ def seconds_per_step(plan: Plan, steps: int) -> tuple[float, float]:
     return statistics.median(taken[1:]), sum(p.numel() for p in module.parameters()) / 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--protocols", nargs="+", default=["demo", "csiro", "cuhk"])
-    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, metavar="GB")
-    parser.add_argument("--modalities", nargs="+", default=["SWI"])
-    parser.add_argument("--steps", type=int, default=0, help="timed per plan; 0 only plans")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    here = machine()
-    print(f"{here['processor']}, torch {here['torch']}, one thread\n")
-    print(
-        "| protocol | budget, GB | patch | side, mm | batch | widths | pyramid | estimate, GB | weights, M | s/step |"
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--protocols", nargs="+", default=["demo", "csiro", "cuhk"], metavar="NAME")
+    arguments.add_argument("--budgets", nargs="+", type=float, default=BUDGETS, metavar="GB")
+    arguments.add_argument("--modalities", nargs="+", default=["SWI"], metavar="NAME")
+    arguments.add_argument(
+        "--steps", type=int, default=0, metavar="N", help="timed per plan; 0, the default, only plans"
     )
-    print("|---" * 10 + "|")
+    args = arguments.parse_args(argv)
+    torch.set_num_threads(1)
+    print(measured_on("torch", threads=1) + "\n")
+    sizes = ("patch", "side, mm", "batch", "widths", "pyramid", "estimate, GB")
+    print(table_head("protocol", "budget, GB", *sizes, "weights, M", "s per step"))
     for protocol in args.protocols:
         known = fingerprint(protocol, tuple(args.modalities))
         for budget in args.budgets:
             made = plan(known, budget)
             net = made.architecture
-            side = math.prod(made.patch_size * np.asarray(made.preprocessing.spacing)) ** (1 / 3)
+            side = math.prod(np.multiply(made.patch_size, made.preprocessing.spacing)) ** (1 / 3)
+            widths = f"{net.features[0]} to {net.features[-1]}"
+            cells = ("x".join(map(str, made.patch_size)), f"{side:.0f}", made.batch_size, widths, net.pyramid_channels)
             seconds, weights = seconds_per_step(made, args.steps) if args.steps else (math.nan, math.nan)
-            print(
-                f"| {protocol} | {budget:g} | {'x'.join(map(str, made.patch_size))} | {side:.0f} | {made.batch_size} "
-                f"| {net.features[0]} to {net.features[-1]} | {net.pyramid_channels} | {made.memory_estimate_gb:.2f} "
-                f"| {weights:.1f} | {seconds:.1f} |",
-                flush=True,
-            )
+            numbers = (f"{made.memory_estimate_gb:.2f}", f"{weights:.1f}", f"{seconds:.1f}")
+            print(table_row(protocol, f"{budget:g}", *cells, *numbers), flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

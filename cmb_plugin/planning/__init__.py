@@ -11,6 +11,7 @@ from .anchors import (
 from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
 from .plan import AnchorFit, Anchors, Architecture, Plan
 from .planner import Planner, PlannerConfig
+from .storage import load_fitting_plan, write_plan
 from .topology import build_architecture, plan_topology, shrink_patch
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "fit_anchors",
     "fit_by_size",
     "fit_free_anchors",
+    "load_fitting_plan",
     "plan_topology",
     "shrink_patch",
+    "write_plan",
 ]

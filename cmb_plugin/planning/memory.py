@@ -64,9 +64,9 @@ def estimate_training_gb(
     Counts what automatic differentiation keeps: for every convolution its output and the normalised one; per level of
     the pyramid the merged map and one after a convolution (on the safe side where no head reads it); per location of
     the heads both towers, the outputs of all anchors and their rearranged copies. Weights count five times (value,
-    gradient, two moments of the optimiser, running average). benchmarks/speed/training_memory.py compares it with real steps:
-    0 to 16 % more than they took. Mixed precision needs less. ``fused_maps`` more maps of the pyramid's width are kept
-    on the finest detection level, for trainers that fuse levels there.
+    gradient, two moments of the optimiser, running average). benchmarks/speed/training_memory.py compares it with real
+    steps: 0 to 16 % more than they took. Mixed precision needs less. ``fused_maps`` more maps of the pyramid's width
+    are kept on the finest detection level, for trainers that fuse levels there.
     """
     kept = 0.0
     largest = 0.0

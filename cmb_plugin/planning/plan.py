@@ -130,6 +130,7 @@ class Plan:
     channels: tuple[int, ...] = ()
 
     def save(self, path: Path) -> None:
+        """Writes ``plan.json``, atomically."""
         write_json(path, self)
 
     @classmethod

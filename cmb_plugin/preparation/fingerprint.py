@@ -111,6 +111,7 @@ class Fingerprint:
         return replace(self, modalities=chosen(self.modalities), cases=cases)
 
     def save(self, path: Path) -> None:
+        """Writes ``fingerprint.json``, atomically."""
         write_json(path, {"schema": SCHEMA, **_fields(self), "cases": [_fields(case) for case in self.cases]})
 
     @classmethod

@@ -85,6 +85,7 @@ class Unchanged(NormalisationScheme):
     def normalise(
         self, image: np.ndarray, step: Normalisation, brain: np.ndarray | None = None, head: np.ndarray | None = None
     ) -> np.ndarray:
+        """The image itself."""
         return image
 
 
@@ -95,6 +96,7 @@ class ZScore(NormalisationScheme):
     def normalise(
         self, image: np.ndarray, step: Normalisation, brain: np.ndarray | None = None, head: np.ndarray | None = None
     ) -> np.ndarray:
+        """Mean 0 and standard deviation 1, of the whole image or inside the head."""
         inside = image if head is None else image[head]
         if inside.size == 0:
             return image
@@ -117,6 +119,7 @@ class Robust(NormalisationScheme):
     def normalise(
         self, image: np.ndarray, step: Normalisation, brain: np.ndarray | None = None, head: np.ndarray | None = None
     ) -> np.ndarray:
+        """Median 0 and robust standard deviation 1 inside the brain, clipped."""
         inside = brain_values(image, brain)
         median = np.median(inside)
         deviation = MAD_TO_DEVIATION * np.median(np.abs(inside - median))
@@ -134,11 +137,13 @@ class Phase(NormalisationScheme):
     shows_head = False
 
     def unit(self, cases: Sequence[CaseFingerprint], channel: int) -> tuple[str | None, str]:
+        """The one unit that holds the extreme values of all scans."""
         return common_unit([case.extremes[channel] for case in cases if case.extremes])
 
     def normalise(
         self, image: np.ndarray, step: Normalisation, brain: np.ndarray | None = None, head: np.ndarray | None = None
     ) -> np.ndarray:
+        """Radians in (-pi, pi]."""
         return to_radians(image, step.unit)
 
 
@@ -151,6 +156,7 @@ class Susceptibility(NormalisationScheme):
     shows_head = False
 
     def unit(self, cases: Sequence[CaseFingerprint], channel: int) -> tuple[str | None, str]:
+        """``ppm`` or ``ppb``, by the bulk of the brain's values in most scans."""
         bulks = [case.bulks[channel] for case in cases if case.bulks and case.bulks[channel] > 0]
         if not bulks:
             return None, ""
@@ -162,6 +168,7 @@ class Susceptibility(NormalisationScheme):
     def normalise(
         self, image: np.ndarray, step: Normalisation, brain: np.ndarray | None = None, head: np.ndarray | None = None
     ) -> np.ndarray:
+        """Against the brain's median, a microbleed about 1, clipped."""
         if step.unit not in (None, PPM, PPB):
             raise UserError(f"plan: '{step.unit}' is no unit of QSM", remedy=f"give {PPM} or {PPB}")
         inside = brain_values(image, brain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sys
@@ -16,10 +15,10 @@ from typing import Any
 
 from cmb_plugin.dataset import Case, Dataset, check_dataset, make_splits, read_splits
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import write_json, write_text
+from cmb_plugin.files import write_json
 from cmb_plugin.images import voxels_of_instances
 from cmb_plugin.paths import TaskFolder, find_task
-from cmb_plugin.planning import Plan, Planner
+from cmb_plugin.planning import Plan, Planner, load_fitting_plan, write_plan
 from cmb_plugin.plugins import import_additional, planners
 from cmb_plugin.preparation import (
     CaseFingerprint,
@@ -155,8 +154,8 @@ def prepare(
 
     fingerprint, failed = _fingerprint(dataset, [item for item in items if item.split == "Tr"], workers)
     failures += failed
-    plan = planner.plan(fingerprint) if given_plan is None else _fitting(given_plan, dataset)
-    path = _write_plan(folder, plan, given_plan)
+    plan = planner.plan(fingerprint) if given_plan is None else load_fitting_plan(given_plan, dataset)
+    path = write_plan(folder, plan, given_plan)
     items, without = _learnable(items, plan)
     warnings += without
 
@@ -337,55 +336,6 @@ def _failures(outcomes: Sequence[Outcome[Item, Any]]) -> list[Failure]:
         if outcome.is_bug:
             print(outcome.details, file=sys.stderr)
     return failures
-
-
-def _write_plan(folder: TaskFolder, plan: Plan, given: Path | None) -> Path:
-    """Writes the plan into its folder, unless another stands there that was edited by hand.
-
-    A digest beside it tells a planner's file from an edited one.
-
-    Raises:
-        UserError: the plan there was edited; how to keep it and how to drop it is said.
-    """
-    path = folder.plan(plan.name)
-    written = path.with_name(".plan.sha256")
-    if given is not None and path.is_file() and path.resolve() == given.resolve():
-        return path
-    if path.is_file() and not (written.is_file() and written.read_text(encoding="utf-8") == _digest(path)):
-        try:
-            edited = Plan.load(path) != plan
-        except UserError:
-            edited = True
-        if edited:
-            raise UserError(f"{path}: was edited by hand", remedy=f"keep it with -o plan={path}, or delete it")
-    plan.save(path)
-    if given is None:
-        write_text(written, _digest(path))
-    else:
-        written.unlink(missing_ok=True)
-    return path
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _fitting(path: Path, dataset: Dataset) -> Plan:
-    """A plan file of the user's, checked against the data set.
-
-    Raises:
-        UserError: it is no plan, or is one for other modalities or classes.
-    """
-    plan = Plan.load(path)
-    modalities = plan.used(dataset.modalities) if plan.n_files <= len(dataset.modalities) else dataset.modalities
-    classes = dataset.classes if plan.target == "lesions" else dataset.regions
-    for what, names in (("modalities", modalities), ("classes", classes)):
-        if getattr(plan, what) != names:
-            ours, theirs = ", ".join(names), ", ".join(getattr(plan, what))
-            raise UserError(
-                f"{path}: its {what} are {theirs}, the data set's {ours}", remedy="plan this data set itself"
-            )
-    return plan
 
 
 def _lesions(plan: Plan, fingerprint: Fingerprint, cases: Sequence[PreparedSummary]) -> dict[str, int]:

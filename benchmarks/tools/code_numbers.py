@@ -183,9 +183,9 @@ def parameters(known: dict[str, Module], module: str, function: str) -> int | No
 
 
 LOADED = """
-import sys
+import os, sys
 files = [m.__file__ for name, m in sys.modules.items() if name.split('.')[0] == 'cmb_plugin' and m.__file__]
-engine = [file for file in files if '/cmb_plugin/' in file]
+engine = [file for file in files if os.path.relpath(file).startswith('cmb_plugin/')]
 print('LOADED', sum(not file.endswith('__init__.py') for file in engine), len(engine), len(files) - len(engine))
 """
 

@@ -65,6 +65,7 @@ class Bids(Converter):
     modalities = ("swi",)
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
+        """Scans of ``sub-*``, session by session; their labels from any folder of derivatives."""
         if not any(source.glob("sub-*")):
             raise UserError(f"{source}: holds no folder sub-*", remedy=f"it needs: {self.needs}")
         if self.config.missing not in ("error", "healthy"):

@@ -59,6 +59,7 @@ class Csiro(Converter):
     config: CsiroConfig
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
+        """The scans of the folders ``FOLDERS``, each with the positions that the tables list of it."""
         root = source / "PublicDataShare_2020" if (source / "PublicDataShare_2020").is_dir() else source
         if not any((root / folder).is_dir() for folder in FOLDERS):
             raise UserError(f"{source}: holds none of {', '.join(FOLDERS)}", remedy=f"it needs: {self.needs}")

@@ -35,6 +35,7 @@ class Cuhk(Converter):
     config: CuhkConfig
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
+        """The scans of ``nii``, each with the points of its ground truth."""
         scans = sorted(p for p in source.glob("nii/*") if image_stem(p) is not None and not p.name.startswith("."))
         if not scans:
             raise UserError(f"{source / 'nii'}: holds no scan", remedy=f"it needs: {self.needs}")

@@ -58,6 +58,7 @@ class PhantomSettings:
         return cls(train, test, healthy, resolve_protocols(protocol), resolve_modalities(modalities), names, seed)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data by which a later call knows whether the phantoms are the same."""
         return {"recipe": RECIPE, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}}
 
 
@@ -103,6 +104,7 @@ class PhantomTask:
 
 
 def case_id(index: int) -> str:
+    """Name of the phantom with this number."""
     return f"case_{index:03d}"
 
 

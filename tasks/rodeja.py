@@ -39,6 +39,7 @@ class Rodeja(Converter):
     config: RodejaConfig
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
+        """Every scan with the mask beside it."""
         files = [p for p in sorted(source.rglob("*")) if image_stem(p) and not p.name.startswith(".")]
         suffix = self.config.suffix
         masks = {(p.parent, _study(p, suffix)): p for p in files if str(image_stem(p)).endswith(suffix)}

@@ -31,6 +31,7 @@ class SquaresSettings:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data by which a later call knows whether the cases are the same."""
         return dict(vars(self))
 
 

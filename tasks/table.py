@@ -65,6 +65,7 @@ class Table(Converter):
     config: TableConfig
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
+        """A case for each row of the table ``source``."""
         if source.is_dir():
             tables = [p for p in sorted(source.iterdir()) if p.suffix.lower() in TABLE_SUFFIXES]
             remedy = "name the table itself" + (f": {tables[0]}" if tables else "")

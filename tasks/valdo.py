@@ -35,6 +35,7 @@ class Valdo(Converter):
     modalities = ("T2S", "T1", "T2")
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
+        """The scans of each subject of task 2 with its mask."""
         subjects = sorted(path for path in source.glob("sub-*") if path.is_dir())
         subjects = subjects or sorted(path for path in source.glob("Task2/sub-*") if path.is_dir())
         if not subjects:

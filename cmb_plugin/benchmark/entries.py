@@ -73,6 +73,7 @@ class Method:
 
     @property
     def is_nnunet(self) -> bool:
+        """Whether the real nnU-Net is trained."""
         return not self.trainer and self.folder is None
 
     @property
@@ -129,38 +130,47 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """Method, fold and seed as they stand in file names."""
         return f"{self.method.slug}_fold{self.fold}_seed{self.seed}"
 
     @property
     def words(self) -> tuple[str, ...]:
+        """Overrides of the benchmark, then those of the method, which win."""
         return (*self.benchmark.words, *self.method.words)
 
     @property
     def folder(self) -> Path:
+        """Where the task's records, logs and nnU-Net's folders lie."""
         return self.benchmark.output / self.task.name
 
     @property
     def record(self) -> Path:
+        """What is finished, how long it took and by which commands; see ``state``."""
         return self.folder / f"{self.name}.json"
 
     @property
     def log(self) -> Path:
+        """What the child processes printed."""
         return self.folder / f"{self.name}.log"
 
     @property
     def tag(self) -> str:
+        """Tag of the model folder: it tells benchmarks, methods and seeds apart."""
         return f"{self.benchmark.output.name}{self.method.mark}_seed{self.seed}"
 
     @property
     def model(self) -> ModelFolder:
+        """The model folder that a trainer writes."""
         return ModelFolder(models_root() / self.task.name / f"{self.method.trainer}_{self.method.plan}_{self.tag}")
 
     @property
     def fold_folder(self) -> FoldFolder:
+        """The fold of ``model`` that this entry trains."""
         return self.model.fold(self.fold)
 
     @property
     def nnunet(self) -> NnunetTask:
+        """The task as nnU-Net sees it."""
         return NnunetTask(self.task, self.folder / "nnunet")
 
     def predictions(self, split: str) -> Path:
@@ -194,6 +204,7 @@ class Entry:
         return state
 
     def is_finished(self) -> bool:
+        """Whether the predictions are there: given, or trained and predicted."""
         return self.method.folder is not None or {"train", "predict"} <= set(self.state()["finished"])
 
 

@@ -83,19 +83,23 @@ class NnunetTask:
 
     @property
     def number(self) -> int:
+        """The Task's number, 999 without one."""
         match = re.match(r"Task(\d+)", self.task.name)
         return int(match[1]) if match else 999
 
     @property
     def name(self) -> str:
+        """nnU-Net's name of the data set."""
         return f"Dataset{self.number:03d}_{self.task.name.partition('_')[2] or self.task.name}"
 
     @property
     def raw(self) -> Path:
+        """Folder of its scans and labels."""
         return self.root / "raw" / self.name
 
     @property
     def preprocessed(self) -> Path:
+        """Folder of its plan and its preprocessed scans."""
         return self.root / "preprocessed" / self.name
 
     def environment(self, seed: int = 0, epochs: int = 1, steps: int = 1, cores: int | None = None) -> dict[str, str]:
@@ -118,6 +122,7 @@ class NnunetTask:
         }
 
     def fold_folder(self, seed: int, fold: int) -> Path:
+        """Where nnU-Net trains this fold with this seed."""
         trained = f"{TRAINER}__{PLANS}__{CONFIGURATION}"
         return self.root / f"results_seed{seed}" / self.name / trained / f"fold_{fold}"
 
@@ -136,6 +141,7 @@ class NnunetTask:
         return [*command, "-device", device, *(["--c"] if resume else [])]
 
     def predict_command(self, source: Path, target: Path, fold: int, device: str) -> list[str]:
+        """Predicts a folder of scans, with probabilities; scans that are predicted already are left out."""
         return [
             *("nnUNetv2_predict", "-i", str(source), "-o", str(target), "-d", str(self.number), "-c", CONFIGURATION),
             *("-f", str(fold), "-tr", TRAINER, "-p", PLANS, "--save_probabilities", "-npp", "1", "-nps", "1"),

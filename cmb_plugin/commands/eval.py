@@ -200,16 +200,16 @@ def _show_intervals(metrics: dict[str, Any], line: Callable[[str], None]) -> Non
     """One line each: the headline with its intervals, scans and patients, VALDO's numbers, components."""
     intervals = metrics["intervals"]
     if intervals:
-        shown = (
-            f"{name} {show_interval(metrics[key], *(intervals[key] or (None, None)), decimals)}"
-            for name, key, decimals in (
-                ("sensitivity", "sensitivity", 3),
-                ("precision", "precision", 3),
-                ("F1", "f1", 3),
-                ("FP/scan", "fp_per_scan", 2),
-                ("FROC", "froc_score", 3),
-            )
-        )
+        shown = []
+        for name, key, decimals in (
+            ("sensitivity", "sensitivity", 3),
+            ("precision", "precision", 3),
+            ("F1", "f1", 3),
+            ("FP/scan", "fp_per_scan", 2),
+            ("FROC", "froc_score", 3),
+        ):
+            low, high = intervals[key] or (None, None)
+            shown.append(f"{name} {show_interval(metrics[key], low, high, decimals)}")
         line(f"{100 * intervals['level']:g} % intervals over {intervals['n_patients']} patients: {', '.join(shown)}")
     counts, patients, valdo = metrics["counts"], metrics["patients"], metrics["valdo"]
     line(

@@ -1,4 +1,4 @@
-"""Every path of a Task folder and of a model folder, and how a user's words are resolved to them."""
+"""Every path of a Task folder and of a model folder, and what names of tasks and models mean."""
 
 from __future__ import annotations
 

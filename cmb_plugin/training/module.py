@@ -169,6 +169,11 @@ class TrainingModule(LightningModule, ABC):
         return generator
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser of ``trainer_cfg`` with ``learning_rate`` at each step.
+
+        Raises:
+            UserError: there is no such optimiser.
+        """
         config = self.trainer_cfg
         # Decay pulls weights of convolutions only: scales and shifts of norms and biases are not decayed.
         decayed = [p for p in self.network.parameters() if p.ndim > 1]

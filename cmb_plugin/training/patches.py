@@ -216,6 +216,7 @@ class StepSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """The next indices are those of ``epoch``, from 0."""
         self.epoch = epoch
 
     def __len__(self) -> int:

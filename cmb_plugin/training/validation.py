@@ -114,8 +114,8 @@ def _find_lesions(module: Any, case: StoredCase, config: InferenceConfig) -> Cas
 
 def _compare_regions(module: Any, case: StoredCase, config: InferenceConfig) -> np.ndarray:
     """[K] Dice of every region."""
-    found = segment_array([module], case.data, config, module.device).argmax(axis=0)
-    return dice_scores(found, case.instances[:], len(module.plan.classes))
+    regions = segment_array([module], case.data, config, module.device).argmax(axis=0)
+    return dice_scores(regions, case.instances[:], len(module.plan.classes))
 
 
 def region_figures(cases: Sequence[np.ndarray], classes: Sequence[str]) -> dict[str, float | None]:

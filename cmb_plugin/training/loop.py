@@ -101,7 +101,7 @@ def fit(
     module.to(memory_format=torch.channels_last_3d)
     # Results do not hang on what uninitialised memory holds: no kernel here reads it. Filling it costs a write of every
     # tensor that is made.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if resume:
         # Worker processes begin to draw before Lightning says which epoch it is.
         assert isinstance(loader.sampler, StepSampler)

@@ -27,7 +27,8 @@ MARGIN_VOXELS = 2  # kept around the brain and the detections, so that the brain
 def locate(detections: Detections, regions: RegionMap, outlines: np.ndarray | None = None) -> Detections:
     """Adds to each detection where in the brain it lies.
 
-    The region is that of most of the lesion's volume: of its outline, or of the ellipsoid that fills its box. Distances
+    The region is that of most of the lesion's volume: of its outline, or of the ellipsoid that fills its box; where two
+    have as much of it, that of the voxel nearest to the centre, and unknown where even that does not tell. Distances
     run from the lesion's centre to the centre of the nearest voxel of the kind, so they are right to half a voxel.
 
     Args:
@@ -57,7 +58,10 @@ def locate(detections: Detections, regions: RegionMap, outlines: np.ndarray | No
             detections, unknown, unknown, [""] * len(detections), np.full((len(detections), 4), np.nan)
         )
     codes = regions.group_codes()
-    found = [_main_place(regions, codes, voxels) for voxels in _volumes(detections, regions.grid, outlines)]
+    volumes = _volumes(detections, regions.grid, outlines)
+    found = [
+        _main_place(regions, codes, voxels, centre) for voxels, centre in zip(volumes, detections.centres, strict=True)
+    ]
 
     centres = detections.centres * np.asarray(regions.grid.spacing)
     surroundings = _Surroundings(codes, regions, detections)
@@ -169,14 +173,34 @@ def ellipsoid_voxels(box: np.ndarray) -> np.ndarray:
     return np.argwhere(inside) + np.array([int(axis[0]) for axis in axes])
 
 
-def _main_place(regions: RegionMap, codes: np.ndarray, voxels: np.ndarray) -> Place:
-    """The group that most of the voxels belong to, and the most frequent place of that group among them."""
+def _main_place(regions: RegionMap, codes: np.ndarray, voxels: np.ndarray, centre: np.ndarray) -> Place:
+    """The group that most of the voxels [M, 3] belong to, and the most frequent place of that group among them.
+
+    Of groups with equally many voxels the one nearest to ``centre`` (z, y, x in voxels) counts. If that is two kinds of
+    tissue alike, the group is unknown: a guess could make a patient strictly lobar.
+    """
     if not len(voxels):
         return OUTSIDE
+    distances = np.linalg.norm((voxels + 0.5 - centre) * np.asarray(regions.grid.spacing), axis=1)
     groups = codes[tuple(voxels.T)]
-    labels = regions.labels[tuple(voxels.T)]
-    values, counts = np.unique(labels[groups == np.argmax(np.bincount(groups))], return_counts=True)
-    return regions.place(int(values[np.argmax(counts)]))
+    first = _most_frequent(groups, distances)
+    tissue = [code for code in first if code in (*TISSUE, CODES[UNKNOWN])]
+    if len(tissue) > 1:
+        return Place(UNKNOWN)
+    inside = groups == (tissue or first)[0]
+    places = [regions.place(int(n)) for n in _most_frequent(regions.labels[tuple(voxels[inside].T)], distances[inside])]
+    region, side = ({getattr(place, name) for place in places} for name in ("region", "side"))
+    return Place(places[0].group, region.pop() if len(region) == 1 else "", side.pop() if len(side) == 1 else "")
+
+
+def _most_frequent(values: np.ndarray, distances: np.ndarray) -> list[int]:
+    """The most frequent value; of several the one with the smallest distance, all of them where that is the same."""
+    found, counts = np.unique(values, return_counts=True)
+    tied = found[counts == counts.max()]
+    if len(tied) == 1:
+        return [int(tied[0])]
+    nearest = np.array([distances[values == value].min() for value in tied])
+    return [int(value) for value in tied[nearest <= nearest.min() + 1e-4]]
 
 
 def middle_plane(brain: np.ndarray, grid: Grid) -> tuple[float, float, float, float]:

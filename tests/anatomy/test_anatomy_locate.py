@@ -141,3 +141,24 @@ def test_the_ellipsoid_fills_pi_sixths_of_a_large_box_and_never_nothing(sides: l
 def test_group_codes_give_unknown_for_a_label_without_a_place() -> None:
     codes = region_map(np.array([[[0, 1, 4, 9]]])).group_codes()
     assert list(codes.ravel()) == [CODES["outside"], CODES["lobar"], CODES["ventricle"], CODES["unknown"]]
+
+
+def test_a_lesion_half_in_one_group_and_half_in_another_counts_where_its_centre_lies_or_is_unknown() -> None:
+    labels = np.zeros((3, 6, 8))
+    labels[:, :, :4], labels[:, :, 4:] = 1, 2
+    even, off = (1.0, 2.0, 3.0, 2.0, 3.0, 5.0), (1.0, 2.0, 3.1, 2.0, 3.0, 5.1)
+    found = locate(boxes(even, off), region_map(labels)).columns
+    assert list(found["region_group"]) == ["unknown", "deep"]
+    assert list(found["nearest_group"]) == ["unknown", "deep"]
+    swapped = locate(boxes(even), region_map(3 - labels)).columns
+    assert list(swapped["region_group"]) == ["unknown"]
+
+
+def test_tissue_outweighs_as_much_fluid_and_a_group_two_of_its_sub_regions() -> None:
+    labels = np.zeros((3, 6, 8))
+    labels[:, :, :4], labels[:, :, 4:] = 4, 2
+    across = boxes((1, 2, 3, 2, 3, 5))
+    assert list(locate(across, region_map(labels)).columns["region_group"]) == ["deep"]
+    labels[:, :, :4], labels[:, :, 4:] = 1, 5
+    found = locate(across, region_map(labels)).columns
+    assert (found["region_group"][0], found["region"][0]) == ("lobar", "")

@@ -268,7 +268,8 @@ def _check_mask(case: Case, listed: dict[int, int], add: Add) -> list[int] | Non
     classless = bool(without)
     if without := [number for number in listed if number not in instances]:
         message = f"{_instances(without)} {_have(without)} no voxel in {case.label.name}"
-        add(class_file, message, "was a small lesion lost in resampling? draw it again, or remove the entry")
+        remedy = "was a small lesion lost in resampling? draw it again, or remove the entry"
+        add(class_file, message, remedy, fatal=True)
     for number, pieces in pieces_of_instances(mask).items():
         if pieces > 1:
             message = f"instance {number} consists of {pieces} pieces"
@@ -307,7 +308,7 @@ def _check_stray_files(dataset: Dataset, split: str, case_ids: set[str]) -> Iter
         elif modality >= n_modalities:
             yield _ignored(path, f"is modality {modality} of {n_modalities}", "correct modalities in dataset.json")
         elif (case_id, modality) in seen:
-            yield _ignored(path, "is there twice, with different endings", "remove one of them")
+            yield _twice(case_id, path)
         else:
             seen.add((case_id, modality))
     for path in _visible_files(images):
@@ -320,7 +321,7 @@ def _check_stray_files(dataset: Dataset, split: str, case_ids: set[str]) -> Iter
         if stem not in case_ids:
             yield _ignored(path, f"has no image in images{split}", "name it as the images, without modality number")
         elif stem in masks:
-            yield _ignored(path, "is there twice, with different endings", "remove one of them")
+            yield _twice(str(stem), path)
         masks.add(stem)
     for path in _visible_files(labels):
         stem = path.name.removesuffix(".json")
@@ -332,6 +333,11 @@ def _check_stray_files(dataset: Dataset, split: str, case_ids: set[str]) -> Iter
 
 def _ignored(path: Path, message: str, remedy: str) -> Finding:
     return Finding("", str(path), f"{message}, it is passed over", remedy, False)
+
+
+def _twice(case_id: str, path: Path) -> Finding:
+    """Which of two files is the right one nobody can tell but the user."""
+    return Finding(case_id, str(path), "is there twice, with different endings", "remove one of them", True)
 
 
 def _visible_files(folder: Path) -> list[Path]:

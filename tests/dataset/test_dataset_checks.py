@@ -108,7 +108,7 @@ FAULTS = {
         LABEL,
         voxels(lambda a: a * (a != 1)),
         f"{CLASSES}: instance 1 has no",
-        "warning",
+        "error",
         "voxels",
     ),
     "instance in pieces": (LABEL, fill((0, 0, 0), 1), "instance 1 consists of 2 pieces", "warning", "voxels"),
@@ -154,12 +154,21 @@ def test_a_class_file_missing_is_told_by_headers_as_a_doubt(task):
 STRAYS = {
     "images without number": ("imagesTr/sub-09.nii.gz", "no modality number"),
     "unknown modality": ("imagesTr/sub-01_0002.nii.gz", "modality 2 of 2"),
-    "two endings": ("imagesTr/sub-01_0000.mha", "twice"),
     "not an image": ("imagesTr/notes.txt", "not an image"),
     "label without image": ("labelsTr/sub-09.nii.gz", "no image in imagesTr"),
     "class file without mask": ("labelsTr/sub-09.json", "no mask"),
     "neither": ("labelsTr/notes.txt", "neither"),
 }
+
+
+@pytest.mark.parametrize("file", ["imagesTr/sub-01_0000.mha", "labelsTr/sub-01.nrrd"])
+def test_a_scan_or_mask_that_is_there_twice_is_an_error_of_its_case_alone(task, file):
+    write_image(task.raw / file, np.zeros((2, 2, 2), np.uint8), Grid((2, 2, 2), (1.0, 1.0, 1.0)))
+    report = check(task, full=False)
+    (finding,) = report.errors
+    assert "twice" in finding.message
+    assert "remove one" in finding.remedy
+    assert report.bad_cases == {"sub-01"}
 
 
 @pytest.mark.parametrize("kind", STRAYS)

@@ -17,6 +17,40 @@ from .plugins import suggest
 T = TypeVar("T")
 
 
+def within(default: Any, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A field of a dataclass of settings whose value, or each value of a list, lies between bounds; null always may.
+
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Config:
+        ...     overlap: float = within(0.5, 0, 0.95)
+    """
+    return dataclasses.field(default=default, metadata={"minimum": minimum, "maximum": maximum})
+
+
+def check_ranges(group: Any, name: str) -> None:
+    """Refuses settings beyond the bounds that ``within`` gave them.
+
+    Args:
+        group: a dataclass instance; groups in it are checked too.
+        name: what the group is called in messages.
+
+    Raises:
+        UserError: the setting and its bounds are named.
+    """
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, f"{name}.{field.name}")
+        minimum, maximum = field.metadata.get("minimum"), field.metadata.get("maximum")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if number is None or isinstance(number, str):
+                continue
+            if (minimum is not None and not number >= minimum) or (maximum is not None and not number <= maximum):
+                bounds = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
+                raise UserError(f"{name}.{field.name}={value} is out of range", remedy=f"choose {bounds}")
+
+
 class Overrides:
     """The ``-o`` words of one command: first single keys are taken, then the rest is applied to typed groups.
 
@@ -77,7 +111,8 @@ class Overrides:
             new instances by name.
 
         Raises:
-            UserError: a key that no group has (the nearest known ones are named), or a value of the wrong type.
+            UserError: a key that no group has (the nearest known ones are named), a value of the wrong type or out of
+                range.
         """
         known = {f"{name}.{key}" for name, group in groups.items() for key in _dotted_keys(group)}
         result = {name: OmegaConf.structured(group) for name, group in groups.items()}
@@ -93,20 +128,25 @@ class Overrides:
                 raise UserError(
                     f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type"
                 ) from None
-        return {name: OmegaConf.to_object(config) for name, config in result.items()}
+        objects = {name: OmegaConf.to_object(config) for name, config in result.items()}
+        for name, group in objects.items():
+            check_ranges(group, name)
+        return objects
 
 
 def typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     """Builds dataclass ``kind`` from the plain values of a settings file; missing ones take their defaults.
 
     Raises:
-        UserError: an unknown key or a value of the wrong type; ``where`` names the file.
+        UserError: an unknown key, a value of the wrong type or out of range; ``where`` names the file.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), dict(values))
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        group: T = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise UserError(f"{where}: {_first_line(error)}", remedy="restore the file") from None
+    check_ranges(group, f"{where}: {kind.__name__}")
+    return group
 
 
 def _dotted_keys(group: Any) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cmb_plugin.networks import UNet
 from cmb_plugin.planning import Architecture
 from cmb_plugin.plugins import register_trainer
+from cmb_plugin.settings import within
 from cmb_plugin.training import Batch
 
 from .segmentation_unet import SegmentationConfig, SegmentationUNet
@@ -35,11 +36,11 @@ class DeepMIRConfig(SegmentationConfig):
             alike.
     """
 
-    extra_levels: int = 2
+    extra_levels: int = within(2, 0)
     fine_width: float = 1.5
-    modality_dropout: float = 0.5
-    lesion_weight: float = 100.0
-    small_voxels: int = 8
+    modality_dropout: float = within(0.5, 0, 1)
+    lesion_weight: float = within(100.0, 0)
+    small_voxels: int = within(8, 1)
 
 
 @register_trainer

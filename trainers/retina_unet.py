@@ -25,6 +25,7 @@ from cmb_plugin.networks import (
     segmentation_loss,
 )
 from cmb_plugin.plugins import register_trainer
+from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig
 
 
@@ -49,16 +50,16 @@ class RetinaConfig(ModelConfig):
             they reach.
     """
 
-    head_convs: int = 1
-    matcher_candidates: int = 4
-    samples_per_image: int = 32
-    positive_fraction: float = 1 / 3
-    negative_pool: float = 20.0
-    topk: int = 1000
-    score_threshold: float = 0.02
-    nms_iou: float = 0.6
-    detections_per_patch: int = 100
-    segmentation_foreground_weight: float = 1.0
+    head_convs: int = within(1, 0)
+    matcher_candidates: int = within(4, 1)
+    samples_per_image: int = within(32, 1)
+    positive_fraction: float = within(1 / 3, 0, 1)
+    negative_pool: float = within(20.0, 0)
+    topk: int = within(1000, 1)
+    score_threshold: float = within(0.02, 0, 1)
+    nms_iou: float = within(0.6, 0, 1)
+    detections_per_patch: int = within(100, 1)
+    segmentation_foreground_weight: float = within(1.0, 0)
     segment_weak: bool = False
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cmb_plugin.detections import Detections
 from cmb_plugin.inference import component_detections
 from cmb_plugin.networks import UNet, class_shares, stage_losses
+from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, ModelConfig, SegmentationModule
 
 
@@ -24,10 +25,10 @@ class SegmentationConfig(ModelConfig):
         least_voxels: smaller pieces are no lesion.
     """
 
-    dice_weight: float = 1.0
-    cross_entropy_weight: float = 1.0
-    candidate_threshold: float = 0.2
-    least_voxels: int = 1
+    dice_weight: float = within(1.0, 0)
+    cross_entropy_weight: float = within(1.0, 0)
+    candidate_threshold: float = within(0.2, 0, 1)
+    least_voxels: int = within(1, 1)
 
 
 class SegmentationUNet(SegmentationModule):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cmb_plugin.errors import UserError
+from cmb_plugin.settings import within
 
 
 @dataclass
@@ -26,26 +26,11 @@ class InferenceConfig:
         foreground: also predict the foreground probability, from which the instance masks are drawn.
     """
 
-    overlap: float = 0.5
-    tta: int | None = None
-    batch_size: int | None = None
-    nms_iou: float = 0.1
-    wbc_iou: float = 0.1
-    min_score: float = 0.02
-    max_detections: int = 1000
+    overlap: float = within(0.5, 0, 0.95)
+    tta: int | None = within(None, 0, 8)
+    batch_size: int | None = within(None, 1, 1024)
+    nms_iou: float = within(0.1, 0, 1)
+    wbc_iou: float = within(0.1, 0, 1)
+    min_score: float = within(0.02, 0, 1)
+    max_detections: int = within(1000, 1)
     foreground: bool = True
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "overlap": (0.0, 0.95),
-            "tta": (0, 8),
-            "batch_size": (1, 1024),
-            "nms_iou": (0.0, 1.0),
-            "wbc_iou": (0.0, 1.0),
-            "min_score": (0.0, 1.0),
-            "max_detections": (1, 1_000_000),
-        }
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise UserError(f"inference_cfg.{name}={value} is out of range", remedy=f"choose {low} to {high}")

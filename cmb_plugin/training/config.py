@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cmb_plugin.settings import within
+
 
 @dataclass
 class ExperimentConfig:
@@ -16,9 +18,9 @@ class ExperimentConfig:
         seed: of weights, patches and augmentation.
     """
 
-    fold: int = 0
+    fold: int = within(0, 0)
     tag: str = ""
-    seed: int = 0
+    seed: int = within(0, 0, 2**32 - 1)
 
 
 @dataclass
@@ -51,28 +53,28 @@ class TrainerConfig:
             cuDNN from choosing the fastest kernels; what that costs has not been measured yet.
     """
 
-    epochs: int = 50
-    steps_per_epoch: int = 2500
-    swa_epochs: int = 10
+    epochs: int = within(50, 1)
+    steps_per_epoch: int = within(2500, 1)
+    swa_epochs: int = within(10, 0)
     optimizer: str = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 3e-5
-    warmup_steps: int = 4000
-    poly_power: float = 0.9
-    swa_learning_rate: float = 1e-3
-    swa_final_learning_rate: float = 1e-4
-    batch_size: int | None = None
-    foreground_fraction: float = 0.5
-    gradient_clip: float = 12.0
+    learning_rate: float = within(0.01, 0)
+    momentum: float = within(0.9, 0, 1)
+    weight_decay: float = within(3e-5, 0)
+    warmup_steps: int = within(4000, 0)
+    poly_power: float = within(0.9, 0)
+    swa_learning_rate: float = within(1e-3, 0)
+    swa_final_learning_rate: float = within(1e-4, 0)
+    batch_size: int | None = within(None, 1)
+    foreground_fraction: float = within(0.5, 0, 1)
+    gradient_clip: float = within(12.0, 0)
     precision: str = "auto"
     accelerator: str = "auto"
     devices: int = 1
-    num_nodes: int = 1
-    num_workers: int | None = None
-    validate_every: int = 1
-    validation_cases: int | None = None
-    validation_overlap: float = 0.25
+    num_nodes: int = within(1, 1)
+    num_workers: int | None = within(None, 0)
+    validate_every: int = within(1, 1)
+    validation_cases: int | None = within(None, 1)
+    validation_overlap: float = within(0.25, 0, 0.95)
     deterministic: bool = True
 
 
@@ -88,16 +90,16 @@ class AugmentConfig:
         noise, blur, brightness, contrast, low_resolution, gamma: probability of each intensity change.
     """
 
-    spatial: float = 0.3
-    rotation_degrees: float = 30.0
-    scaling: tuple[float, float] = (0.7, 1.4)
-    mirror: float = 0.5
-    noise: float = 0.1
-    blur: float = 0.1
-    brightness: float = 0.15
-    contrast: float = 0.15
-    low_resolution: float = 0.1
-    gamma: float = 0.15
+    spatial: float = within(0.3, 0, 1)
+    rotation_degrees: float = within(30.0, 0, 180)
+    scaling: tuple[float, float] = within((0.7, 1.4), 0.1, 10)
+    mirror: float = within(0.5, 0, 1)
+    noise: float = within(0.1, 0, 1)
+    blur: float = within(0.1, 0, 1)
+    brightness: float = within(0.15, 0, 1)
+    contrast: float = within(0.15, 0, 1)
+    low_resolution: float = within(0.1, 0, 1)
+    gamma: float = within(0.15, 0, 1)
 
 
 _SHORT: dict[str, Any] = {

@@ -36,7 +36,7 @@ from cmb_plugin.preparation import Scan, ScanSource, input_cases, prepared_cases
 from cmb_plugin.regions.localisation import Placing, forget_case, place_cases, restore_cases
 from cmb_plugin.regions.prediction import predict_maps
 from cmb_plugin.regions.sources import NONE
-from cmb_plugin.settings import Overrides, read_settings, typed
+from cmb_plugin.settings import Overrides, check_ranges, read_settings, typed
 from cmb_plugin.workers import Outcome, default_workers, failures, progress, run_cases
 
 
@@ -148,6 +148,7 @@ def predict(
     if tta is not None or settings.tta is None:
         default_tta = 8 if chosen_device.type == "cuda" else 1
         settings = dataclasses.replace(settings, tta=default_tta if tta is None else tta)
+        check_ranges(settings, "inference_cfg")
 
     report = PredictReport()
     groups = [[number] for number in folds] if split == "val" else [folds]

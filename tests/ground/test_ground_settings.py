@@ -1,11 +1,14 @@
 """Overrides as nnDetection's users type them."""
 
+import json
 from dataclasses import dataclass, field
 
 import pytest
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.settings import Overrides, read_settings, typed, write_settings
+from cmb_plugin.inference import InferenceConfig
+from cmb_plugin.settings import Overrides, read_settings, typed, within, write_settings
+from cmb_plugin.training.config import AugmentConfig, ExperimentConfig, TrainerConfig
 
 
 @dataclass
@@ -63,3 +66,48 @@ def test_settings_survive_a_file(tmp_path):
 def test_an_edited_settings_file_with_a_wrong_key_is_named():
     with pytest.raises(UserError, match=r"settings\.yaml"):
         typed(Config, {"rat": 1}, "settings.yaml")
+
+
+@dataclass
+class Bounded:
+    overlap: float = within(0.5, 0, 0.95)
+    count: int | None = within(None, 1)
+    range: tuple[float, float] = within((0.7, 1.4), 0.1, 10)
+
+
+@dataclass
+class Outer:
+    inner: Bounded = field(default_factory=Bounded)
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("inner.overlap=0.96", "choose 0 to 0.95"),
+        ("inner.overlap=.nan", "choose 0 to 0.95"),
+        ("inner.count=0", "choose 1 or more"),
+        ("inner.range=[0.7,11]", "choose 0.1 to 10"),
+    ],
+)
+def test_settings_out_of_range_are_named_with_their_bounds(word, remedy):
+    with pytest.raises(UserError, match=f"cfg.{word.split('=')[0]}=.* is out of range - {remedy}"):
+        Overrides.parse([f"cfg.{word}"]).apply(cfg=Outer())
+    key, value = word.removeprefix("inner.").split("=")
+    with pytest.raises(UserError, match=rf"settings.yaml: Bounded.{key}=.* is out of range"):
+        typed(Bounded, {key: json.loads(value) if value != ".nan" else float("nan")}, "settings.yaml")
+
+
+def test_settings_at_their_bounds_and_null_are_taken():
+    inner = Overrides.parse(["cfg.inner.overlap=0.95", "cfg.inner.count=null"]).apply(cfg=Outer())["cfg"].inner
+    assert (inner.overlap, inner.count, tuple(inner.range)) == (0.95, None, (0.7, 1.4))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["trainer_cfg.epochs=-3", "trainer_cfg.foreground_fraction=2", "augment_cfg.mirror=-1", "augment_cfg.scaling=[0,1]",
+     "exp.fold=-1", "exp.seed=-1", "inference_cfg.max_detections=0"],
+)  # fmt: skip
+def test_settings_of_training_and_prediction_have_bounds(word):
+    groups = {"trainer_cfg": TrainerConfig(), "augment_cfg": AugmentConfig(), "exp": ExperimentConfig()}
+    with pytest.raises(UserError, match="is out of range"):
+        Overrides.parse([word]).apply(**groups, inference_cfg=InferenceConfig())

@@ -18,6 +18,7 @@ from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import RetinaOutput, RetinaUNet
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.plugins import register_trainer
+from cmb_plugin.settings import within
 from cmb_plugin.training import Augmentation, Batch, LabelledCases, PreparedCases, Sample
 
 from ..retina_unet import RetinaConfig, RetinaUNetV001
@@ -54,21 +55,21 @@ class CMBRetinaConfig(RetinaConfig):
         replay: share of the lesion-free crops that are drawn again where the detector was most wrong before.
     """
 
-    segmentation_foreground_weight: float = 100.0
+    segmentation_foreground_weight: float = within(100.0, 0)
     ffm: bool = True
     hspl: bool = True
-    fused_levels: int = 4
-    lesion_prototypes: int = 4
-    mimic_prototypes: int = 8
-    embedding: int = 16
-    window: int = 1
+    fused_levels: int = within(4, 1)
+    lesion_prototypes: int = within(4, 1)
+    mimic_prototypes: int = within(8, 1)
+    embedding: int = within(16, 1)
+    window: int = within(1, 1)
     gamma: float = 0.5
     concentration: float = 0.05
-    prototype_weight: float = 0.25
-    hspl_start: float = 0.2
-    mimics_per_crop: int = 8
-    mimic_distance_mm: float = 5.0
-    replay: float = 0.5
+    prototype_weight: float = within(0.25, 0)
+    hspl_start: float = within(0.2, 0, 1)
+    mimics_per_crop: int = within(8, 0)
+    mimic_distance_mm: float = within(5.0, 0)
+    replay: float = within(0.5, 0, 1)
 
 
 @register_trainer

@@ -23,6 +23,7 @@ from cmb_plugin.inference import CORE, PatchDetections, component_detections
 from cmb_plugin.networks import UNet, class_shares, stage_losses
 from cmb_plugin.plugins import register_trainer, suggest
 from cmb_plugin.preparation import modality_polarity
+from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
 
 from .crops import CropStudent, CropTeacher, cut_crops
@@ -67,21 +68,21 @@ class TwoStepConfig(ModelConfig):
     """
 
     modality: str = ""
-    levels: int = 3
-    radii_mm: tuple[float, ...] = (1.6, 2.4, 3.2)
+    levels: int = within(3, 1)
+    radii_mm: tuple[float, ...] = within((1.6, 2.4, 3.2), 0)
     inpaint_vessels: bool = False
-    lesion_weight: float = 10.0
-    candidate_floor: float = 0.05
-    target_sensitivity: float = 0.95
-    candidate_share: float = 0.5
-    teacher_share: float = 0.25
-    crop_mm: float = 20.0
-    crops_per_patch: int = 8
+    lesion_weight: float = within(10.0, 0)
+    candidate_floor: float = within(0.05, 0, 1)
+    target_sensitivity: float = within(0.95, 0, 1)
+    candidate_share: float = within(0.5, 0, 1)
+    teacher_share: float = within(0.25, 0, 1)
+    crop_mm: float = within(20.0, 1)
+    crops_per_patch: int = within(8, 1)
     distil: bool = True
     temperature: float = 4.0
-    alpha: float = 0.4
-    least_mm3: float = 1.0
-    most_elongated: float = 4.0
+    alpha: float = within(0.4, 0, 1)
+    least_mm3: float = within(1.0, 0)
+    most_elongated: float = within(4.0, 0)
 
 
 @register_trainer

@@ -18,13 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
         nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
 
-    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
-        mixed
-    (all but demo). Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
+    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn), or
+    mixed (all but demo). Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
 
     Files: ${det_data}/{task}/ as nnDetection has it, and beside it mimicsTr, lesionsTr, regionsTr, brainTr (and Ts).
-        The same
-    seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
+    The same seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("--kind", choices=("phantom", "squares"), default="phantom", help="(default: %(default)s)")

@@ -79,8 +79,7 @@ class Tiling:
     def weight_sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The Gaussian weights that all tiles together put on each voxel, as three factors, one per axis.
 
-        The tiles are a product of axes and the weights too, so the sum over tiles is the outer product of the three:
-            a
+        The tiles are a product of axes and the weights too, so the sum over tiles is the outer product of the three: a
         large scan needs no second volume for it.
         """
         factors = []

@@ -92,9 +92,8 @@ def segmentation_loss(
         logits: [B, 2, Z, Y, X], background first.
         foreground: [B, Z, Y, X], 1 inside lesions.
         foreground_weight: weight of a lesion's voxels in the cross entropy. Lesions fill about one voxel in 10,000;
-            with
-            weight 1 the network first learns to call everything background, where the Dice term has no gradient, and
-            leaves that state only after thousands of steps.
+            with weight 1 the network first learns to call everything background, where the Dice term has no gradient,
+            and leaves that state only after thousands of steps.
         smooth: keeps the quotient defined.
     """
     if len(logits) == 0:

@@ -224,3 +224,17 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
 
 def normal(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.mark.parametrize("path", [*engine_files(), *plugin_files()], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_text_is_torn_apart_by_wrapping_it_again(path: Path) -> None:
+    """A full line, one word alone, and more text: what is left where a line was too long and nobody looked."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    torn = [
+        f"{path.name}:{number}: {word.strip()}"
+        for number, (before, word, after) in enumerate(zip(lines, lines[1:], lines[2:], strict=False), start=2)
+        if len(before) > 80
+        and re.fullmatch(r" +(?!pass|break|continue|return|raise|else)[a-z]+", word)
+        and re.match(r" *\w", after)
+    ]
+    assert not torn

@@ -50,8 +50,7 @@ class Atlas:
         iron: excess of susceptibility of the deep nuclei in ppm.
         regions: uint8, 1 lobar, 2 deep, 3 infratentorial, 0 outside the brain.
         head_distance: signed distance in mm to the outline of the brain with its clefts closed (positive outside), on
-            every
-            third voxel: skull and scalp lie at a distance from it.
+            every third voxel: skull and scalp lie at a distance from it.
         brain_distance: signed distance in mm to the brain itself, on every third voxel.
         ventricles: bool, lateral and third ventricle.
         ventricle_pull: float32 [4, z, y, x] on every third voxel: distance in mm from the lateral and third

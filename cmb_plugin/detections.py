@@ -14,6 +14,15 @@ RAW_SCORE = "raw_score"
 """Column with the model's score where ``with_thresholds`` has moved it."""
 
 
+def fold_column(ranking: str | None) -> str:
+    """Column [N, folds] of an ensemble's detections: the score that each fold gave, 0 where it saw nothing.
+
+    Args:
+        ranking: name of the score, None for the one that detections are sorted by.
+    """
+    return f"folds_{ranking or 'score'}"
+
+
 @dataclass
 class Detections:
     """The boxes of one scan with their scores and classes, as numpy arrays of one length N.

@@ -1,17 +1,15 @@
-"""Every path of a Task folder and of a model folder, and what names of tasks and models mean."""
+"""Every path of a Task folder and of a model folder."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
 from .files import read_json, write_json
-from .plugins import suggest
 
 SCHEMA = 1
 
@@ -245,73 +243,3 @@ class ModelFolder:
     def consolidated(self) -> FoldFolder:
         """Predictions and results of all folds together."""
         return FoldFolder(self.root / "consolidated")
-
-
-def _task_folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("Task*") if path.is_dir()) if root.is_dir() else []
-
-
-def find_task(task: str, root: Path | None = None) -> TaskFolder:
-    """The Task folder that ``task`` means: a number (``101``), a name (``CMB``), both (``Task101_CMB``) or a path.
-
-    Raises:
-        UserError: none or several fit.
-    """
-    if "/" in task and Path(task).is_dir():
-        return TaskFolder(Path(task).resolve())
-    root = root or data_root()
-    folders = _task_folders(root)
-    number = task.removeprefix("Task")
-    matches = [
-        folder
-        for folder in folders
-        if folder.name == task
-        or folder.name.partition("_")[2] == task
-        or (number.isdigit() and _task_number(folder) == int(number))
-    ]
-    if len(matches) == 1:
-        return TaskFolder(matches[0])
-    if matches:
-        raise UserError(f"'{task}' fits several tasks in {root}", remedy=f"name one: {_names(matches)}")
-    hint = suggest(task, [folder.name for folder in folders])
-    raise UserError(f"no task '{task}' in {root}", remedy=f"set det_data to the folder that holds it; {hint}")
-
-
-def _task_number(folder: Path) -> int:
-    match = re.match(r"Task(\d+)(?=_|$)", folder.name)  # not Task101FG_CMB, which nndet_cls2fg makes
-    return int(match[1]) if match else -1
-
-
-def _names(folders: Iterable[Path]) -> str:
-    return ", ".join(folder.name for folder in folders)
-
-
-def find_model(task: TaskFolder, model: str | None = None, root: Path | None = None) -> ModelFolder:
-    """The trained model that ``model`` means: its folder's name, a path, or None when there is only one, models of
-    regions not counted unless there are no others.
-
-    Raises:
-        UserError: none or several fit.
-    """
-    if model and "/" in model and Path(model).is_dir():
-        return ModelFolder(Path(model).resolve())
-    folder = (root or models_root()) / task.name
-    trained = sorted(path for path in folder.glob("*") if ModelFolder(path).trained_folds()) if folder.is_dir() else []
-    matches = [path for path in trained if model is None or path.name == model]
-    if len(matches) > 1:
-        matches = [path for path in matches if ModelFolder(path).target == "lesions"] or matches
-    if len(matches) == 1:
-        return ModelFolder(matches[0])
-    if len(matches) > 1:
-        raise UserError(f"{task.name} has several models in {folder}", remedy=f"name one: {_names(matches)}")
-    for path in sorted(folder.glob("*")):
-        if model in (None, path.name) and ModelFolder(path).unfinished_folds():
-            ModelFolder(path).chosen_folds(None)  # tells how to finish it
-    if model:
-        hint = suggest(model, [path.name for path in trained])
-        raise UserError(
-            f"no trained model '{model}' in {folder}", remedy=f"train it with nndet_train {task.name}; {hint}"
-        )
-    raise UserError(
-        f"no trained model of {task.name} in {folder}", remedy=f"run nndet_train {task.name}, or set det_models"
-    )

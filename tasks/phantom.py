@@ -12,9 +12,18 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import write_image
 from cmb_plugin.paths import TaskFolder
-from cmb_plugin.phantom import PhantomConfig, is_healthy, make_case, resolve_modalities, resolve_protocols
+from cmb_plugin.phantom import (
+    ExampleOptions,
+    ExampleReport,
+    ExampleTask,
+    PhantomConfig,
+    is_healthy,
+    make_case,
+    resolve_modalities,
+    resolve_protocols,
+)
 from cmb_plugin.plugins import register_task, suggest
-from cmb_plugin.workers import Outcome, run_cases
+from cmb_plugin.workers import run_cases
 
 RECIPE = 3
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
@@ -35,62 +44,45 @@ class PhantomSettings:
     seed: int
 
     @classmethod
-    def parse(
-        cls, train: int, test: int, healthy: float, protocol: str, modalities: str, classes: str, seed: int
-    ) -> PhantomSettings:
-        """Settings from the words of the command line.
+    def of(cls, options: ExampleOptions) -> PhantomSettings:
+        """Settings from the options of the command line.
 
         Raises:
             UserError: an unknown name, or a number out of range.
         """
+        train, test, healthy, classes = options.train, options.test, options.healthy, options.classes
         if train < 0 or test < 0 or train + test == 0:
             raise UserError(
                 f"--train {train} --test {test}: no case to make", remedy="give numbers from 0, one above it"
             )
         if not 0 <= healthy <= 1:
             raise UserError(f"--healthy {healthy:g}: not a share", remedy="give a number from 0 to 1")
-        if seed < 0:
-            raise UserError(f"--seed {seed}: negative", remedy="give a number from 0")
+        if options.seed < 0:
+            raise UserError(f"--seed {options.seed}: negative", remedy="give a number from 0")
         names = tuple(word.strip() for word in classes.split(",") if word.strip())
         if names not in CLASSES:
             known = [",".join(c) for c in CLASSES]
             raise UserError(f"--classes: '{classes}' cannot be made", remedy=suggest(classes, known))
-        return cls(train, test, healthy, resolve_protocols(protocol), resolve_modalities(modalities), names, seed)
+        protocols, modalities = resolve_protocols(options.protocol), resolve_modalities(options.modalities)
+        return cls(train, test, healthy, protocols, modalities, names, options.seed)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data by which a later call knows whether the phantoms are the same."""
         return {"recipe": RECIPE, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}}
 
 
-@dataclass(frozen=True)
-class PhantomReport:
-    """What a run did.
-
-    Attributes:
-        task: the folder.
-        outcomes: of the cases that were made in this run; ``result`` is the number of lesions.
-        skipped: number of cases that were there already.
-    """
-
-    task: TaskFolder
-    outcomes: list[Outcome[tuple[str, int], int]]
-    skipped: int
-
-
 @register_task
-class PhantomTask:
+class PhantomTask(ExampleTask):
     """Synthetic scans with microbleeds and everything that looks like them (docs/phantom.md)."""
 
-    settings = PhantomSettings.parse
+    folder = "Task100_Phantom"
+
+    def settings(self, options: ExampleOptions) -> PhantomSettings:
+        return PhantomSettings.of(options)
 
     def write(
         self, task: TaskFolder, settings: PhantomSettings, *, workers: int = 0, overwrite: bool = False
-    ) -> PhantomReport:
-        """Fills ``task``; finished cases of the same settings are kept.
-
-        Raises:
-            UserError: the folder holds something else.
-        """
+    ) -> ExampleReport:
         _claim(task, settings, overwrite)
         cases = [("Tr", i) for i in range(settings.train)]
         cases += [("Ts", i) for i in range(settings.train, settings.train + settings.test)]
@@ -100,7 +92,7 @@ class PhantomTask:
         outcomes = run_cases(
             functools.partial(_write_case, task, settings), missing, workers=workers, description="Phantoms"
         )
-        return PhantomReport(task, outcomes, len(cases) - len(missing))
+        return ExampleReport(task, outcomes, len(cases) - len(missing))
 
 
 def case_id(index: int) -> str:

@@ -13,8 +13,9 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, write_image
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.phantom import ExampleOptions, ExampleReport, ExampleTask
 from cmb_plugin.plugins import register_task
-from cmb_plugin.workers import Outcome, run_cases
+from cmb_plugin.workers import run_cases
 
 SIDE = (48, 48, 48)  # voxels of 1 mm; nnDetection's are larger, which teaches nothing more
 CUBE = (10, 16)  # smallest and largest side of a cube
@@ -35,38 +36,23 @@ class SquaresSettings:
         return dict(vars(self))
 
 
-@dataclass(frozen=True)
-class SquaresReport:
-    """What a run did; as ``PhantomReport``."""
-
-    task: TaskFolder
-    outcomes: list[Outcome[tuple[str, int], int]]
-    skipped: int
-
-
 @register_task
-class SquaresTask:
+class SquaresTask(ExampleTask):
     """Uniform noise with one brighter cube in every scan; a hollow one is class 0, a solid one class 1."""
 
-    @staticmethod
-    def settings(train: int, test: int, seed: int) -> SquaresSettings:
-        """Checked settings.
+    folder = "Task000D3_Example"
 
-        Raises:
-            UserError: a number out of range.
-        """
+    def settings(self, options: ExampleOptions) -> SquaresSettings:
+        train, test, seed = options.train, options.test, options.seed
         if train < 0 or test < 0 or train + test == 0 or seed < 0:
             raise UserError(
                 f"--train {train} --test {test} --seed {seed}: no case to make", remedy="give numbers from 0"
             )
         return SquaresSettings(train, test, seed)
 
-    def write(self, task: TaskFolder, settings: SquaresSettings, *, workers: int = 0) -> SquaresReport:
-        """Fills ``task``; finished cases are kept.
-
-        Raises:
-            UserError: the folder holds something else, or squares made with another seed or number.
-        """
+    def write(
+        self, task: TaskFolder, settings: SquaresSettings, *, workers: int = 0, overwrite: bool = False
+    ) -> ExampleReport:
         definition = task.root / "dataset.json"
         if task.root.exists() and any(task.root.iterdir()):
             found = read_json(definition).get("squares") if definition.exists() else None
@@ -85,7 +71,7 @@ class SquaresTask:
         cases += [("Ts", i) for i in range(settings.train, settings.train + settings.test)]
         missing = [(split, i) for split, i in cases if not (task.labels(split) / f"case_{i}.json").exists()]
         work = functools.partial(_write_case, task, settings.seed)
-        return SquaresReport(task, run_cases(work, missing, workers=workers), len(cases) - len(missing))
+        return ExampleReport(task, run_cases(work, missing, workers=workers), len(cases) - len(missing))
 
 
 def make_square(seed: int, index: int) -> tuple[np.ndarray, np.ndarray, int]:

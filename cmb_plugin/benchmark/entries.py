@@ -92,7 +92,7 @@ class Method:
 class Benchmark:
     """What one call was asked for; ``words`` are overrides of all methods, ``jobs`` networks train side by side."""
 
-    tasks: tuple[str, ...]
+    tasks: tuple[TaskFolder, ...]
     methods: tuple[Method, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]

@@ -31,16 +31,16 @@ class Commands:
 
     Attributes:
         jobs, threads: how many commands at a time, and threads of each.
-        say: is given sentences about what is done.
+        log: is given sentences about what is done.
         stopped: they were asked to end, and no further one begins.
     """
 
-    def __init__(self, jobs: int, say: Callable[[str], None]) -> None:
+    def __init__(self, jobs: int, log: Callable[[str], None]) -> None:
         self.jobs = jobs
         cores = default_workers()
         given = os.environ.get(THREAD_VARIABLES[0], "")
         self.threads = int(given) if jobs == 1 and given.isdecimal() else max(1, cores // jobs)
-        self.say = say
+        self.log = log
         self.stopped = False
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class Commands:
             with self._lock:
                 if self.stopped:
                     return -signal.SIGTERM
-                self.say(" ".join(command))
+                self.log(" ".join(command))
                 process = subprocess.Popen(
                     [program, *command[1:]],
                     stdout=output,
@@ -89,10 +89,10 @@ class Commands:
                     self._running.discard(process)
         if code and not self.stopped:
             tail = "\n".join(f"    {line}" for line in log.read_text(errors="replace").rstrip().splitlines()[-5:])
-            self.say(f"{command[0]} ended with exit code {code}: {log}\n{tail}")
+            self.log(f"{command[0]} ended with exit code {code}: {log}\n{tail}")
         return code
 
-    def work_off(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    def run_all(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Calls ``function`` for each of ``items`` in their order, ``jobs`` at a time.
 
         Ctrl-C and SIGTERM stop the running commands, which keep what they have finished, and raise.
@@ -108,7 +108,7 @@ class Commands:
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._stop()
-                self.say("stopping; the same command goes on from here")
+                self.log("stopping; the same command goes on from here")
                 raise
             finally:
                 signal.signal(signal.SIGTERM, before)

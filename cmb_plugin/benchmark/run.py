@@ -19,7 +19,7 @@ from typing import Any
 from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.paths import TaskFolder, find_task, models_root
+from cmb_plugin.paths import TaskFolder, models_root
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.train import DEFAULT_PLAN
@@ -43,10 +43,10 @@ class BenchmarkRun:
     table: Any = None
 
 
-def run_benchmark(benchmark: Benchmark, say: Callable[[str], None] = print) -> BenchmarkRun:
+def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> BenchmarkRun:
     """Prepares, trains, predicts and measures what is missing, then writes the table.
 
-    Seeds are worked off one after the other, each with all methods, so that what was stopped compares all methods on
+    Seeds follow one another, each with all methods, so that what was stopped compares all methods on
     the seeds that it has. An entry that fails is named, the others go on.
 
     Raises:
@@ -56,9 +56,9 @@ def run_benchmark(benchmark: Benchmark, say: Callable[[str], None] = print) -> B
     from .table import write_table
 
     import_additional(Overrides.parse(benchmark.words).take_imports())
-    commands = Commands(benchmark.jobs, say)
+    commands = Commands(benchmark.jobs, log)
     entries: list[Entry] = []
-    for task in [find_task(task) for task in benchmark.tasks]:
+    for task in benchmark.tasks:
         if "prep" in benchmark.phases:
             _prepare(benchmark, task, commands)
         _check_folds(task, benchmark.folds)
@@ -66,15 +66,15 @@ def run_benchmark(benchmark: Benchmark, say: Callable[[str], None] = print) -> B
     todo = [entry for entry in entries if not entry.is_finished()]  # refuses records of other words at once
     done = BenchmarkRun()
     if {"train", "predict"} & set(benchmark.phases):
-        say(f"{len(entries)} entries, {len(entries) - len(todo)} of them finished; {benchmark.jobs} at a time")
-        succeeded = commands.work_off(partial(_finish, commands=commands), todo)
+        log(f"{len(entries)} entries, {len(entries) - len(todo)} of them finished; {benchmark.jobs} at a time")
+        succeeded = commands.run_all(partial(_finish, commands=commands), todo)
         pairs = zip(todo, succeeded, strict=True)
         done.failed = {f"{entry.task.name} {entry.name}": entry.log for entry, good in pairs if not good}
     done.finished = [entry for entry in entries if entry.is_finished()]
     if "eval" in benchmark.phases:
         if not done.finished:
             raise UserError(f"{benchmark.output}: nothing is finished", remedy="leave --only out")
-        done.table, done.files = write_table(benchmark, done.finished, say)
+        done.table, done.files = write_table(benchmark, done.finished, log)
     return done
 
 
@@ -90,7 +90,7 @@ def _prepare(benchmark: Benchmark, task: TaskFolder, commands: Commands) -> None
     if any(method.is_nnunet for method in benchmark.methods):
         target = NnunetTask(task, benchmark.output / task.name / "nnunet")
         if not is_planned(target):
-            commands.say(f"{task.name}: exporting to nnU-Net's layout in {target.raw}")
+            commands.log(f"{task.name}: exporting to nnU-Net's layout in {target.raw}")
             export_task(target, read_splits(task.splits))
             command = target.plan_command(_memory(benchmark), 1 if _device() == "cpu" else 4)
             if commands.call(command, log, target.environment()) != 0:
@@ -124,9 +124,9 @@ def _finish(entry: Entry, commands: Commands) -> bool:
                 return True  # --only predict, of what is trained
             if not _timed(entry, state, phase, work, commands):
                 return False
-            commands.say(f"{entry.task.name} {entry.name}: {phase} took {state['seconds'][phase]:.0f} s")
+            commands.log(f"{entry.task.name} {entry.name}: {phase} took {state['seconds'][phase]:.0f} s")
     except UserError as error:
-        commands.say(f"{entry.task.name} {entry.name}: {error}")
+        commands.log(f"{entry.task.name} {entry.name}: {error}")
         return False
     return True
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_plugin.dataset import Dataset, Truth
+from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
     Bootstrap,
     CaseResult,
@@ -20,10 +21,11 @@ from cmb_plugin.evaluation import (
     subject_counts,
 )
 from cmb_plugin.files import write_text
+from cmb_plugin.models.operating_point import OperatingPoint
+from cmb_plugin.models.scored_cases import PredictionSet
 from cmb_plugin.reporting.pages import PageTable, render
 from cmb_plugin.settings import Overrides
 from cmb_plugin.tabular import as_csv, as_markdown, show_interval, show_number
-from cmb_plugin.workflows.evaluate import load_predictions
 
 from .entries import (
     Benchmark,
@@ -194,18 +196,30 @@ def _counts(
 def load_entry(
     entry: Entry, dataset: Dataset, truths: dict[str, Truth], fold: int | None = None
 ) -> tuple[list[CaseResult], EvaluationConfig, list[str]]:
-    """What an entry found, as ``evaluate.load_predictions`` returns it.
+    """What an entry detected.
 
     Args:
         entry: a finished one.
         dataset: its task.
         truths: lesions by case, filled here and used by the next call.
         fold: whose validation scans; None for the entry's own.
+
+    Returns:
+        scans, the configuration with its operating point, and the names of the scans without predictions.
+
+    Raises:
+        UserError: nothing can be read, or a single scan is unreadable.
     """
     cases = measured_cases(entry.task, entry.fold if fold is None else fold)
-    swept = entry.fold_folder if entry.method.trainer else None
-    overrides = split_words(entry.benchmark.words)["eval"]
-    return load_predictions(dataset, cases, entry.predictions(measured_split(entry.task)), overrides, truths, swept)
+    split = measured_split(entry.task)
+    predictions = PredictionSet.of_folder(dataset, entry.predictions(split), split, cases)
+    if entry.method.trainer:
+        point = OperatingPoint.mean([OperatingPoint.load(entry.fold_folder.operating_point)])
+        predictions = dataclasses.replace(predictions, operating_point=point)
+    scored = predictions.read(truths=truths)
+    if scored.unreadable:
+        raise UserError(next(iter(scored.unreadable.values())))
+    return scored.cases, scored.at_operating_point(_config(entry.benchmark))[0], scored.missing
 
 
 def headings(rows: Sequence[Row]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cmb_plugin.errors import UserError
 
 from .cli import add_overrides, command, parser
+from .names import find_task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +100,7 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
         raise UserError(f"--output {output.name}: cannot mark model folders", remedy="use letters, digits, _ . -")
     import_additional(Overrides.parse(args.overrides).take_imports())
     return Benchmark(
-        tasks=tuple(args.tasks),
+        tasks=tuple(find_task(task) for task in args.tasks),
         methods=parse_methods(args.models),
         folds=tuple(int(fold) for fold in args.folds.split(",")),
         seeds=tuple(range(args.seeds)),
@@ -123,19 +124,19 @@ def run(benchmark: Benchmark) -> BenchmarkRun:
 
     console = Console()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def timed(text: str) -> None:
-        say(f"[{time.strftime('%H:%M:%S')}] {text}")
+        log(f"[{time.strftime('%H:%M:%S')}] {text}")
 
-    done = run_benchmark(benchmark, say=timed)
+    done = run_benchmark(benchmark, log=timed)
     if done.table:
         _show(done.table, console)
-    for name, log in done.failed.items():
-        say(f"failed: {name}, see {log}")
+    for name, path in done.failed.items():
+        log(f"failed: {name}, see {path}")
     for file in done.files:
-        say(f"wrote {file}")
+        log(f"wrote {file}")
     return done
 
 

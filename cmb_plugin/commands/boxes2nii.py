@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .cli import command, parser
+from .names import find_folds, find_model, task_of_models
 
 
 @command
@@ -49,10 +50,8 @@ def predictions_options(doc: str | None) -> argparse.ArgumentParser:
 
 def folders(args: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
     """Each folder of predictions that ``predictions_options`` mean, and the folder beside it to draw in."""
-    from cmb_plugin.models.ensemble import choose_model
-    from cmb_plugin.workflows.predict import default_output
-
-    _, model, folds = choose_model(args.task, args.model, args.fold, data_needed=False)
-    for group in [folds] if args.test else [[fold] for fold in folds]:
-        source = default_output(model, group, "Ts" if args.test else "val")
+    split = "test" if args.test else "val"
+    model = find_folds(find_model(task_of_models(args.task, args.model), args.model), args.fold)
+    for group in [model] if args.test else model.each():
+        source = group.place.predictions(split)
         yield source, source.with_name(f"{source.name}_nii")

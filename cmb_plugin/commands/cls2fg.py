@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import command, parser
+from .names import find_task
 
 
 @command
@@ -24,6 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cmb_plugin.conversion.relabelling import cls2fg
 
     for task in args.tasks:
-        target = cls2fg(task, overwrite=args.overwrite)
+        target = cls2fg(find_task(task), overwrite=args.overwrite)
         print(f"Made {target.root}\nNext: nndet_prep {target.name}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import add_overrides, command, parser
+from .names import find_folds, find_model, find_task
 
 
 @command
@@ -45,23 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
-    from cmb_plugin.workflows.consolidate import consolidate
+    from cmb_plugin.dataset import Dataset
+    from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
+    from cmb_plugin.settings import Overrides
+    from cmb_plugin.workflows.consolidate import ConsolidateOptions, consolidate
 
     from .eval import show
 
-    done = consolidate(
-        args.task,
-        args.model,
-        args.num_folds,
-        args.ckpt,
-        sweep_again=args.sweep_boxes,
+    settings = Overrides.parse(args.overrides).apply(sweep_cfg=SweepConfig(), eval_cfg=EvaluationConfig())
+    dataset = Dataset.load(find_task(args.task))
+    model = find_folds(find_model(dataset.task, args.model), checkpoint=args.ckpt)
+    options = ConsolidateOptions(
+        num_folds=args.num_folds,
+        sweep=settings["sweep_cfg"] if args.sweep_boxes else None,
         pack=not args.no_model,
         whole=args.consolidate == "copy",
-        words=args.overrides,
     )
+    done = consolidate(dataset, model, settings["eval_cfg"], options)
     show(done.evaluation, Console())
     for number, point in done.points.items():
-        print(f"fold{number}: operating point {point.score:.4g} ({point.why})")
+        print(f"fold{number}: operating point {point.score:.4g} ({point.sweep.why if point.sweep else point.origin})")
     if done.packed is not None:
         print(f"packed {len(done.folds)} fold{'s' if len(done.folds) > 1 else ''}: {done.packed}")
     return 0 if done.evaluation.complete else 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmb_plugin.errors import UserError
 
 from .cli import add_overrides, command, parser
+from .names import new_task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
-    from cmb_plugin.conversion.workflow import convert, converters
+    from cmb_plugin.conversion.workflow import ConvertOptions, convert, converters
+    from cmb_plugin.settings import Overrides
     from cmb_plugin.workers import default_workers
 
     console = Console()
@@ -76,17 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not args.name or not args.source:
         raise UserError("name a data set and its --source", remedy="nndet_convert --list shows the data sets")
-    report = convert(
-        args.name,
-        args.source,
-        args.task,
-        args.overrides,
-        test_fraction=args.test_fraction,
-        seed=args.seed,
-        register=args.register,
-        overwrite=args.overwrite,
-        workers=default_workers() if args.num_processes is None else args.num_processes,
-    )
+    workers = default_workers() if args.num_processes is None else args.num_processes
+    options = ConvertOptions(args.test_fraction, args.seed, args.register, args.overwrite, workers)
+    source = Path(args.source).expanduser()
+    report = convert(args.name, source, new_task(args.task), Overrides.parse(args.overrides), options)
     show(report, console)
     return report.exit_code
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.tabular import show_interval, show_number
 
 from .cli import add_overrides, command, parser
+from .names import find_folds, find_model, find_task
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cmb_plugin.models.results import EvaluationRun
+    from cmb_plugin.models.scored_cases import PredictionSet
 
 
 @command
@@ -59,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--predictions", metavar="DIR", help="predictions elsewhere than in the model folder")
     arguments.add_argument("--labels", metavar="DIR", help="reference masks to measure --predictions against, no task")
     arguments.add_argument("--images", metavar="DIR", help="scans for the pictures, with --labels")
-    arguments.add_argument("--classes", metavar="NAME,...", default="lesion", help="class names, with --labels")
+    arguments.add_argument(
+        "--classes",
+        metavar="NAME,...",
+        help="class names, with --labels; default: those of our own files, else lesion",
+    )
     arguments.add_argument("--output", metavar="DIR", help="where to write; the fold's results by default")
     arguments.add_argument(
         "-np", "--num_processes", type=int, default=0, metavar="N", help="processes that read labels"
@@ -70,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
-    from cmb_plugin.errors import UserError
-    from cmb_plugin.models.foreign import evaluate_folders
+    from cmb_plugin.evaluation import EvaluationConfig
+    from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.evaluate import evaluate
 
     if args.labels is not None and (args.task is not None or args.predictions is None):
@@ -84,31 +93,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag, effect in NNDETECTION_FLAGS.items():
         if getattr(args, flag):
             console.print(f"--{flag}: {effect}", markup=False, highlight=False, soft_wrap=True)
-    split = "test" if args.test else "val"
-    if args.labels is not None:
-        run = evaluate_folders(
-            args.predictions,
-            args.labels,
-            images=args.images,
-            output=args.output,
-            classes=args.classes.split(","),
-            words=args.overrides,
-            workers=args.num_processes,
-        )
-    else:
-        run = evaluate(
-            args.task,
-            args.model,
-            args.fold,
-            split,
-            args.predictions,
-            args.output,
-            args.overrides,
-            args.num_processes,
-            masks=args.instances or args.seg,
-        )
+    run = evaluate(
+        _predictions(args),
+        Overrides.parse(args.overrides).apply(eval_cfg=EvaluationConfig())["eval_cfg"],
+        None if args.output is None else Path(args.output),
+        args.num_processes,
+        masks=args.labels is not None or args.instances or args.seg,
+    )
     show(run, console)
     return 0 if run.complete else 2
+
+
+def _predictions(args: argparse.Namespace) -> PredictionSet:
+    """What the command line names."""
+    from cmb_plugin.dataset import Dataset
+    from cmb_plugin.models.scored_cases import PredictionSet
+
+    folder = None if args.predictions is None else Path(args.predictions)
+    if args.labels is not None:
+        assert folder is not None
+        images = None if args.images is None else Path(args.images)
+        classes = args.classes.split(",") if args.classes else ()
+        return PredictionSet.of_masks(folder, Path(args.labels), images, classes)
+    dataset = Dataset.load(find_task(args.task))
+    split = "test" if args.test else "val"
+    if folder is not None:
+        return PredictionSet.of_folder(dataset, folder, split)
+    return PredictionSet.of_model(dataset, find_folds(find_model(dataset.task, args.model), args.fold), split)
 
 
 NNDETECTION_FLAGS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import command, parser
+from .names import new_task
 
 
 @command
@@ -25,8 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     The same seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
     """
     arguments = parser(main.__doc__)
-    arguments.add_argument("--kind", choices=("phantom", "squares"), default="phantom", help="(default: %(default)s)")
-    arguments.add_argument("--task", help="name of the Task folder (default: Task100_Phantom or Task000D3_Example)")
+    arguments.add_argument(
+        "--kind", metavar="NAME", default="phantom", help="phantom, squares or one of yours (default: %(default)s)"
+    )
+    arguments.add_argument("--task", help="name of the Task folder (default: that of the kind)")
     arguments.add_argument("--train", type=int, default=16, metavar="N", help="training cases (default: %(default)s)")
     arguments.add_argument("--test", type=int, default=8, metavar="N", help="test cases (default: %(default)s)")
     arguments.add_argument(
@@ -48,28 +51,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
+    from cmb_plugin.errors import UserError
+    from cmb_plugin.phantom import ExampleOptions, ExampleTask
+    from cmb_plugin.plugins import tasks
     from cmb_plugin.workers import default_workers, failures
-    from cmb_plugin.workflows.example import make_example, make_squares
 
-    train = 60 if args.full and args.train == 16 else args.train
-    test = 20 if args.full and args.test == 8 else args.test
-    workers = default_workers() if args.num_processes is None else args.num_processes
-    report = (
-        make_squares(args.task or "Task000D3_Example", train=train, test=test, seed=args.seed, workers=workers)
-        if args.kind == "squares"
-        else make_example(
-            args.task or "Task100_Phantom",
-            train=train,
-            test=test,
-            healthy=args.healthy,
-            protocol=args.protocol,
-            modalities=args.modalities,
-            classes=args.classes,
-            seed=args.seed,
-            workers=workers,
-            overwrite=args.overwrite,
-        )
+    kind = tasks.get(args.kind)
+    if not issubclass(kind, ExampleTask):
+        raise UserError(f"--kind {args.kind}: is no example", remedy="nndet_convert reads data sets of others")
+    options = ExampleOptions(
+        60 if args.full and args.train == 16 else args.train,
+        20 if args.full and args.test == 8 else args.test,
+        args.healthy,
+        args.protocol,
+        args.modalities,
+        args.classes,
+        args.seed,
     )
+    example = kind()
+    workers = default_workers() if args.num_processes is None else args.num_processes
+    folder = new_task(args.task or kind.folder, r"Task\d+[A-Za-z0-9]*_[A-Za-z0-9_.-]+", kind.folder)
+    report = example.write(folder, example.settings(options), workers=workers, overwrite=args.overwrite)
     console = Console()
     failed = failures(report.outcomes)
     for outcome in failed:

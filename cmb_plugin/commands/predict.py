@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from .cli import add_overrides, command, parser
+from .names import device_named, find_folds, find_model, find_task, region_choice, task_of_models
 
 
 @command
@@ -80,25 +81,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_overrides(arguments)
     args = arguments.parse_args(argv)
-    from cmb_plugin.workflows.predict import predict
+    import dataclasses
+    from pathlib import Path
 
+    from cmb_plugin.plugins import import_additional
+    from cmb_plugin.settings import Overrides, check_ranges
+    from cmb_plugin.workflows.predict import PredictOptions, predict
+    from cmb_plugin.workflows.scan_selection import ScanSelection
+
+    overrides = Overrides.parse(args.overrides)
+    import_additional(overrides.take_imports())
+    task = find_task(args.task) if args.input is None else task_of_models(args.task, args.model)
+    model = find_folds(find_model(task, args.model), args.fold, args.ckpt)
+    if args.num_models and args.num_models > 0:
+        model = dataclasses.replace(model, folds=model.folds[: args.num_models])
+    config = overrides.apply(inference_cfg=model.inference_config())["inference_cfg"]
+    if args.num_tta is not None:
+        config = dataclasses.replace(config, tta=args.num_tta)
+        check_ranges(config, "inference_cfg")
     report = predict(
-        args.task,
-        args.model,
-        args.fold,
-        input=args.input,
-        output=args.output,
-        split="val" if args.test_split else "Ts",
-        tta=args.num_tta,
-        overrides=args.overrides,
-        workers=args.num_processes_preprocessing,
-        device=args.device,
-        checkpoint=args.ckpt,
-        num_models=args.num_models,
-        overwrite=args.overwrite,
-        regions=args.regions,
-        without=[name.strip() for name in args.without.split(",")] if args.without else [],
-        say=print,
+        model,
+        ScanSelection(
+            task,
+            "val" if args.test_split else "test",
+            None if args.input is None else Path(args.input),
+            tuple(name.strip() for name in args.without.split(",")) if args.without else (),
+        ),
+        PredictOptions(
+            config,
+            None if args.device is None else device_named(args.device),
+            None if args.output is None else Path(args.output),
+            region_choice(args.regions, task),
+            args.num_processes_preprocessing,
+            args.overwrite,
+        ),
+        log=print,
     )
     unpredicted = [(failure.item.case, failure.error, failure.is_bug, failure.details) for failure in report.failures]
     unplaced = [(failure.item, failure.error, failure.is_bug, failure.details) for failure in report.unplaced]

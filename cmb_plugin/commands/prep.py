@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cmb_plugin.errors import UserError
 
 from .cli import add_overrides, command, parser
+from .names import find_task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from rich.console import Console
 
+    from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.prep import prepare
 
     console = Console()
@@ -69,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for task in args.tasks:
         try:
             report = prepare(
-                task,
-                args.overrides,
+                find_task(task),
+                Overrides.parse(args.overrides),
                 args.num_processes,
                 preprocess_workers=args.num_processes_preprocessing,
                 check=not args.no_check,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import command, parser
+from .names import find_task
 
 
 @command
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0
     workers = default_workers() if args.num_processes is None else args.num_processes
     for task in args.tasks:
-        outcomes = seg2det(task, connectivity=args.connectivity, workers=workers)
+        outcomes = seg2det(find_task(task), connectivity=args.connectivity, workers=workers)
         for outcome in outcomes:
             if outcome.error:
                 print(f"skipped {outcome.item.name}: {outcome.error}\n{outcome.details}".rstrip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import add_overrides, command, parser
+from .names import find_folds, find_model, find_task
 
 
 @command
@@ -33,18 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_overrides(arguments)
     args = arguments.parse_args(argv)
     from cmb_plugin.dataset import Dataset
-    from cmb_plugin.paths import find_task
+    from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
+    from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.evaluate import sweep
 
-    point = sweep(args.task, args.model, args.fold, args.overrides)
-    print(f"Operating point: score {point.score:.4g} ({point.why})")
-    if point.class_scores:
-        names = Dataset.load(find_task(args.task)).classes
-        own = ", ".join(f"{names[label]} {score:.4g}" for label, score in point.class_scores.items())
-        print(f"Each class has its own threshold: {own}; scores are brought to {point.score:.4g} for all")
-    if point.sensitivity is not None:
+    settings = Overrides.parse(args.overrides).apply(sweep_cfg=SweepConfig(), eval_cfg=EvaluationConfig())
+    dataset = Dataset.load(find_task(args.task))
+    model = find_folds(find_model(dataset.task, args.model), args.fold)
+    result = sweep(dataset, model, settings["sweep_cfg"], settings["eval_cfg"]).sweep
+    assert result is not None, "it was chosen just now"
+    print(f"Operating point: score {result.score:.4g} ({result.why})")
+    if result.class_scores:
+        names = dataset.classes
+        own = ", ".join(f"{names[label]} {score:.4g}" for label, score in result.class_scores.items())
+        print(f"Each class has its own threshold: {own}; scores are brought to {result.score:.4g} for all")
+    if result.sensitivity is not None:
         print(
-            f"On {point.n_cases} validation scans with {point.n_lesions} lesions: sensitivity {point.sensitivity:.3f} "
-            f"at {point.fp_per_scan:.2f} false positives per scan"
+            f"On {result.n_cases} validation scans with {result.n_lesions} lesions: "
+            f"sensitivity {result.sensitivity:.3f} at {result.fp_per_scan:.2f} false positives per scan"
         )
     return 0

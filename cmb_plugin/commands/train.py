@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import add_overrides, command, parser
+from .names import find_task
 
 
 @command
@@ -38,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sweep", action="store_true", help="accepted for nnDetection's scripts: the sweep always runs"
     )
     args = arguments.parse_args(argv)
-    from cmb_plugin.workflows.train import is_first_process, train
+    from cmb_plugin.settings import Overrides
+    from cmb_plugin.workflows.train import is_first_process, resolve, train
 
-    run = train(args.task, args.overrides)
+    run = resolve(find_task(args.task), Overrides.parse(args.overrides))
+    train(run)
     if is_first_process():
         print(f"Trained {run.fold.root}")
     return 0

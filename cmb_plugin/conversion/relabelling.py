@@ -16,7 +16,7 @@ from cmb_plugin.dataset.dataset import SPLITS, definition_file
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import image_stem, read_mask, voxels_of_instances, write_image
-from cmb_plugin.paths import TaskFolder, data_root, find_task
+from cmb_plugin.paths import TaskFolder, data_root
 from cmb_plugin.workers import Outcome, run_cases
 
 
@@ -28,22 +28,21 @@ class Relabelled:
     lesions: int | None
 
 
-def seg2det(task: str, *, connectivity: int = 26, workers: int = 0) -> list[Outcome[Path, Relabelled]]:
-    """Numbers the lesions of semantic masks: each connected piece of a class becomes an instance.
+def seg2det(folder: TaskFolder, *, connectivity: int = 26, workers: int = 0) -> list[Outcome[Path, Relabelled]]:
+    """Numbers the lesions of semantic masks: each connected component of a class becomes an instance.
 
     Number 1 of a mask is the first class of dataset.json, 2 the second; ``seg2det_things`` in dataset.json names other
     numbers in the order of the classes, as in nnDetection, and ``min_vol`` drops pieces of as many voxels or fewer.
     The masks as they were go to ``segTr`` and ``segTs`` beside ``labelsTr``. A case that has a class file is done.
 
     Args:
-        task: number, name or path of the Task folder.
+        folder: the Task folder.
         connectivity: 6, 18 or 26.
         workers: processes.
 
     Raises:
         UserError: the folder holds no labels, or dataset.json is wrong.
     """
-    folder = find_task(task)
     dataset = Dataset.load(folder)
     path = definition_file(folder)
     extra: dict[str, Any] = read_json(path) if path.suffix == ".json" else {}
@@ -92,11 +91,11 @@ def _is_in(mask: Any, values: Sequence[int]) -> Any:
     return np.isin(mask, np.asarray(list(values)))
 
 
-def cls2fg(task: str, *, overwrite: bool = False) -> TaskFolder:
+def cls2fg(folder: TaskFolder, *, overwrite: bool = False) -> TaskFolder:
     """Copies a Task folder to ``Task{number}FG_{name}``, in which all lesions are of one class.
 
     Args:
-        task: number, name or path of the Task folder.
+        folder: the Task folder.
         overwrite: replace a copy that is there.
 
     Returns:
@@ -105,21 +104,20 @@ def cls2fg(task: str, *, overwrite: bool = False) -> TaskFolder:
     Raises:
         UserError: the copy exists, or the folder's name is no task's.
     """
-    folder = find_task(task)
     dataset = Dataset.load(folder)
     match = re.fullmatch(r"Task(\d+)_(.+)", folder.name)
     if match is None:
         raise UserError(f"{folder.root}: not the name of a Task folder", remedy="name it like Task101_CMB")
     target = TaskFolder(data_root() / f"Task{match[1]}FG_{match[2]}")
-    if (target.root / "dataset.json").is_file() and not overwrite:
+    if target.root.exists() and not overwrite:
         raise UserError(f"{target.root}: exists", remedy="add --overwrite to replace it")
-    if target.root.exists():
-        shutil.rmtree(target.root)
+    copy = TaskFolder(target.root.with_name(f".{target.name}.copying"))  # a killed run leaves no half Task folder
+    shutil.rmtree(copy.root, ignore_errors=True)
     for source in sorted(folder.raw.iterdir()):
         if source.is_dir() and not source.name.startswith(("seg", ".")):
-            shutil.copytree(source, target.raw / source.name)
+            shutil.copytree(source, copy.raw / source.name)
     for split in SPLITS:
-        for file in sorted(target.labels(split).glob("*.json")):
+        for file in sorted(copy.labels(split).glob("*.json")):
             content = read_json(file)
             content["instances"] = dict.fromkeys(content.get("instances", {}), 0)
             write_json(file, content)
@@ -132,5 +130,8 @@ def cls2fg(task: str, *, overwrite: bool = False) -> TaskFolder:
 
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     data |= {"task": target.name, "labels": {"0": "fg"}, "target_class": None if dataset.target_class is None else 0}
-    write_json(target.root / "dataset.json", data)  # last: a copy without it is made again
+    write_json(copy.root / "dataset.json", data)
+    if target.root.exists():
+        shutil.rmtree(target.root)
+    copy.root.rename(target.root)
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from cmb_plugin.conversion import (
 from cmb_plugin.dataset import write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.paths import TaskFolder, data_root
+from cmb_plugin.paths import TaskFolder
 from cmb_plugin.plugins import import_additional, suggest, tasks
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import run_cases
@@ -83,51 +82,59 @@ def converters() -> dict[str, type[Converter]]:
     return {name: task for name, task in found.items() if isinstance(task, type) and issubclass(task, Converter)}
 
 
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How a data set is converted.
+
+    Attributes:
+        test_fraction: share of the patients that are tested, where the source does not say who is.
+        seed: of that choice.
+        register: move the other modalities onto the reference by rigid registration.
+        overwrite: begin anew; otherwise what was converted is kept and the rest is added.
+        workers: processes; 0 or 1 works in this one.
+    """
+
+    test_fraction: float = 0.2
+    seed: int = 0
+    register: bool = False
+    overwrite: bool = False
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise UserError(
+                f"--test-fraction {self.test_fraction:g}: not a share", remedy="give a number from 0 to below 1"
+            )
+
+
 def convert(
-    name: str,
-    source: str | Path,
-    task: str = "Task101_CMB",
-    overrides: Sequence[str] = (),
-    *,
-    test_fraction: float = 0.2,
-    seed: int = 0,
-    register: bool = False,
-    overwrite: bool = False,
-    workers: int = 0,
+    name: str, source: Path, folder: TaskFolder, overrides: Overrides, options: ConvertOptions | None = None
 ) -> ConversionReport:
     """Converts a data set; a case that cannot be used is reported and does not stop the others.
 
     Args:
         name: of the converter, see ``converters``.
         source: folder or table that it reads.
-        task: name of the Task folder to fill in ``$det_data``.
+        folder: the Task folder to fill.
         overrides: ``convert_cfg.x=y``, ``additional_imports=[module]``.
-        test_fraction: share of the patients that are tested, where the source does not say who is.
-        seed: of that choice.
-        register: move the other modalities onto the reference by rigid registration.
-        overwrite: begin anew; otherwise what was converted is kept and the rest is added.
-        workers: processes; 0 or 1 works in this one.
+        options: how.
 
     Raises:
         UserError: nothing can be converted, an argument is wrong, or the folder holds something else.
     """
-    if not re.fullmatch(r"Task\d+_[A-Za-z0-9_.-]+", task):
-        raise UserError(f"--task {task}: not the name of a Task folder", remedy="name it like Task101_CMB")
-    if not 0 <= test_fraction < 1:
-        raise UserError(f"--test-fraction {test_fraction:g}: not a share", remedy="give a number from 0 to below 1")
+    options = options or ConvertOptions()
+    test_fraction, seed, register = options.test_fraction, options.seed, options.register
     converter = _converter(name, overrides)
-    source = Path(source).expanduser()
     if not source.exists():
         raise UserError(f"--source {source}: does not exist", remedy=f"give the path of: {converter.needs}")
     cases, failures = _find(converter, source)
-    folder = TaskFolder(data_root() / task)
     settings = {
         "converter": name,
         "source": str(source.resolve()),
         "settings": {**dataclasses.asdict(converter.config), "test_fraction": test_fraction, "seed": seed},
         "register": register,
     }
-    _claim(folder, settings, overwrite)
+    _claim(folder, settings, options.overwrite)
     known = _records(folder)
     waiting = [case for case in cases if case.case_id not in known]
     job = Job(
@@ -138,7 +145,9 @@ def convert(
         register,
         folder.root / "conversion",
     )
-    outcomes = run_cases(partial(convert_case, job=job), waiting, workers=workers, description=f"Converting {name}")
+    outcomes = run_cases(
+        partial(convert_case, job=job), waiting, workers=options.workers, description=f"Converting {name}"
+    )
     for outcome in outcomes:
         if outcome.is_bug:
             print(outcome.details, file=sys.stderr)
@@ -167,8 +176,8 @@ def convert(
     return report
 
 
-def _converter(name: str, words: Sequence[str]) -> Converter:
-    overrides = Overrides.parse(words)
+def _converter(name: str, overrides: Overrides) -> Converter:
+    overrides = overrides.copy()
     import_additional(overrides.take_imports())
     known = converters()
     if name not in known:

@@ -11,8 +11,8 @@ from .intervals import headline_intervals
 from .matching import match_by_distance, match_by_iou, pair_distance, pair_inside, pair_iou
 from .metrics import measure, nndetection_results
 from .mimics import false_positive_kinds, mimic_distances, mimic_kinds
-from .operating import OperatingPoint, SweepConfig, find_operating_point
 from .precision import average_precision
+from .sweep import SweepConfig, SweepResult, find_operating_point
 
 __all__ = [
     "DEFAULT_OPERATING_POINT",
@@ -23,9 +23,9 @@ __all__ = [
     "Estimate",
     "EvaluationConfig",
     "MaskCounts",
-    "OperatingPoint",
     "SubjectCounts",
     "SweepConfig",
+    "SweepResult",
     "ValdoCounts",
     "auc",
     "average_precision",

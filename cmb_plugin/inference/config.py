@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from cmb_plugin.settings import within
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -34,3 +38,7 @@ class InferenceConfig:
     min_score: float = within(0.02, 0, 1)
     max_detections: int = within(1000, 1)
     foreground: bool = True
+
+    def on(self, device: torch.device) -> InferenceConfig:
+        """The settings on a device: where ``tta`` is open, 8 views on a GPU and 1 elsewhere."""
+        return self if self.tta is not None else replace(self, tta=8 if device.type == "cuda" else 1)

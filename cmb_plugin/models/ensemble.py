@@ -1,10 +1,10 @@
-"""Which trained models predict together, and what else decides what they say."""
+"""``Ensemble``: trained folds in memory, and everything else that decides what they say."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,49 +14,38 @@ import torch
 from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig, PatchDetector
-from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, data_root, find_model, find_task, models_root
+from cmb_plugin.paths import FoldFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, trainers
 from cmb_plugin.settings import read_settings
 
-from .operating_point import Swept, swept_point
+from .operating_point import OperatingPoint
+from .trained import TrainedModel
 
 SCHEMA = 1
-CHECKPOINTS = ("last", "best")
 SHARED_BY_FOLDS = ("target", "modalities", "channels", "classes", "preprocessing", "patch_size")
 """What the plans of folds that predict together agree about."""
-DEFAULT_SCORE = 0.5  # operating point where no sweep has chosen one
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models that predict together, and everything that decides what they say.
+    """The models that predict together.
 
     Attributes:
-        model: the model folder.
-        folds: the folds used.
-        checkpoint: ``last`` or ``best``.
+        model: the folds that were loaded.
         plan: of the first fold; the others prepare scans in the same way.
         members: one loaded model per fold.
         settings: of tiled prediction.
-        score: operating point.
-        ranking: column that the score is taken from; None for the one that the models give.
-        score_source: where it comes from, as half a sentence.
         device: where the members are.
-        swept: all that the folds' sweeps chose; None where there was none.
+        operating_point: what the folds' sweeps chose, or the default.
     """
 
-    model: ModelFolder
-    folds: tuple[int, ...]
-    checkpoint: str
+    model: TrainedModel
     plan: Plan
     members: list[PatchDetector]
     settings: InferenceConfig
-    score: float
-    ranking: str | None
-    score_source: str
     device: torch.device
-    swept: Swept | None = None
+    operating_point: OperatingPoint
 
     @property
     def tolerates_missing(self) -> bool:
@@ -69,54 +58,18 @@ class Ensemble:
 
     def description(self) -> dict[str, Any]:
         """What the predictions depend on besides the scans, as plain data for ``run.json``."""
-        files = {fold: self.model.fold(fold).checkpoint(self.checkpoint) for fold in self.folds}
+        point, checkpoint = self.operating_point, self.model.checkpoint
+        files = {number: fold.checkpoint(checkpoint) for number, fold in self.model.fold_folders.items()}
         return {
             "schema": SCHEMA,
             "model": self.model.name,
-            "folds": list(self.folds),
-            "checkpoint": self.checkpoint,
-            "checkpoint_sha256": {str(fold): _digest(path) for fold, path in files.items()},
+            "folds": list(self.model.folds),
+            "checkpoint": checkpoint,
+            "checkpoint_sha256": {str(number): _digest(path) for number, path in files.items()},
             "settings": dataclasses.asdict(self.settings),
-            "operating_point": {"score": self.score, "ranking": self.ranking, "source": self.score_source},
+            "operating_point": {"score": point.score, "ranking": point.ranking, "source": point.origin},
             "classes": list(self.plan.classes),
         }
-
-
-def choose_model(
-    task: str, model: str | None, fold: int | None, *, num_models: int | None = None, data_needed: bool = True
-) -> tuple[TaskFolder, ModelFolder, list[int]]:
-    """The Task folder, model folder and folds that the words of a command mean.
-
-    Args:
-        task: number, name or path of the Task folder.
-        model: name or path; None when there is only one.
-        fold: None or -1 for all that are trained.
-        num_models: only the first so many.
-        data_needed: False accepts a task of which only models are here.
-
-    Raises:
-        UserError: something is not there; what is, is listed.
-    """
-    try:
-        folder = find_task(task)
-    except UserError:
-        model_is_path = model is not None and Path(model).is_dir()
-        if data_needed or not (model_is_path or (models_root() / task).is_dir()):
-            raise
-        folder = TaskFolder(data_root() / task)
-    model_folder = find_model(folder, model)
-    folds = model_folder.chosen_folds(fold)
-    return folder, model_folder, folds[:num_models] if num_models and num_models > 0 else folds
-
-
-def check_checkpoint(name: str) -> None:
-    """Refuses a name that no checkpoint has.
-
-    Raises:
-        UserError: it is none of ``CHECKPOINTS``.
-    """
-    if name not in CHECKPOINTS:
-        raise UserError(f"unknown checkpoint '{name}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
 
 
 def trainer_of(fold: FoldFolder) -> Any:
@@ -132,42 +85,35 @@ def trainer_of(fold: FoldFolder) -> Any:
     return trainers.get(content["module"])
 
 
-def load_ensemble(
-    model: ModelFolder, folds: Sequence[int], device: torch.device, checkpoint: str, settings: InferenceConfig
-) -> Ensemble:
+def load_ensemble(model: TrainedModel, device: torch.device, settings: InferenceConfig) -> Ensemble:
     """Loads one model per fold.
 
     Raises:
         UserError: a file is missing or damaged, or the folds do not fit together.
     """
-    check_checkpoint(checkpoint)
-    members, plans = [], []
-    for number in folds:
-        fold = model.fold(number)
-        members.append(trainer_of(fold).load(fold, device, checkpoint))
-        plans.append(Plan.load(fold.plan))
-    for number, plan in zip(folds, plans, strict=True):
+    folds = model.fold_folders.values()
+    members = [trainer_of(fold).load(fold, device, model.checkpoint) for fold in folds]
+    plans = [Plan.load(fold.plan) for fold in folds]
+    _check_alike(model, plans, [_network_settings(member) for member in members])
+    return Ensemble(model, plans[0], members, settings, device, model.operating_point())
+
+
+def _check_alike(model: TrainedModel, plans: Sequence[Plan], networks: Sequence[Mapping[str, Any]]) -> None:
+    """Refuses folds that prepare scans in different ways, or whose networks say different things.
+
+    Raises:
+        UserError: the first difference.
+    """
+    first = model.folds[0]
+    for (number, fold), plan, network in zip(model.fold_folders.items(), plans, networks, strict=True):
+        remedy = f"predict with one fold (-f {number}), or train the folds alike"
         for what in SHARED_BY_FOLDS:
             if getattr(plan, what) != getattr(plans[0], what):
-                raise UserError(
-                    f"{model.fold(number).plan}: its {what} differ from fold {folds[0]}'s",
-                    remedy="predict with one fold (-f), or train the folds with one plan",
-                )
-    for number, member in zip(folds, members, strict=True):
-        ours, first = _network_settings(member), _network_settings(members[0])
-        for key in sorted({*ours, *first}):
-            if ours.get(key) != first.get(key):
-                raise UserError(
-                    f"{model.fold(number).settings}: {key} is {ours.get(key)}, fold {folds[0]}'s is {first.get(key)}",
-                    remedy="predict with one fold (-f), or train the folds alike",
-                )
-    swept = swept_point([model.fold(number) for number in folds])
-    score, ranking, source = DEFAULT_SCORE, None, "the default: nndet_sweep has chosen none yet"
-    if swept is not None:
-        score, ranking = swept.score, swept.ranking
-        by = f", of {ranking}" if ranking else ""
-        source = f"swept on the validation cases of {', '.join(swept.folds)}{by}"
-    return Ensemble(model, tuple(folds), checkpoint, plans[0], members, settings, score, ranking, source, device, swept)
+                raise UserError(f"{fold.plan}: its {what} differ from fold {first}'s", remedy=remedy)
+        for key in sorted({*network, *networks[0]}):
+            ours, theirs = network.get(key), networks[0].get(key)
+            if ours != theirs:
+                raise UserError(f"{fold.settings}: {key} is {ours}, fold {first}'s is {theirs}", remedy=remedy)
 
 
 def _network_settings(member: PatchDetector) -> dict[str, Any]:

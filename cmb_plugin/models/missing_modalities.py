@@ -1,4 +1,4 @@
-"""Modalities that scans to predict lack: by dataset.json, by the command line, or because there is no file."""
+"""Modalities that scans to predict do without: by dataset.json, by the user's wish, or because there is no file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmb_plugin.plugins import suggest
 from .ensemble import Ensemble
 
 
-def without_channels(ensemble: Ensemble, names: Sequence[str]) -> frozenset[int]:
+def channels_without(ensemble: Ensemble, names: Sequence[str]) -> frozenset[int]:
     """The channels of the modalities that shall be left out.
 
     Raises:
@@ -39,7 +39,7 @@ def declared_missing(task: TaskFolder) -> dict[str, tuple[int, ...]]:
     return Dataset.load(task).missing
 
 
-def lacking(case: Case, without: Collection[int], by_files: bool) -> Case:
+def with_missing(case: Case, without: Collection[int], by_files: bool) -> Case:
     """The case as a model sees it that does without some channels.
 
     Args:

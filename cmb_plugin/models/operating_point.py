@@ -1,98 +1,206 @@
-"""What the sweeps of a model's folds chose, read back for prediction and evaluation."""
+"""``OperatingPoint``: from which score on a detection is reported - chosen, saved, put together, applied."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cmb_plugin.anatomy.rules import RemovalRules, widest
-from cmb_plugin.detections import Detections
+from cmb_plugin.detections import RAW_SCORE, Detections, fold_column
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json
-from cmb_plugin.paths import FoldFolder
+from cmb_plugin.evaluation import (
+    DEFAULT_OPERATING_POINT,
+    CaseResult,
+    EvaluationConfig,
+    SweepConfig,
+    SweepResult,
+    find_operating_point,
+)
+from cmb_plugin.files import read_json, write_json
+
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Swept:
-    """The operating point of one fold, or of several together.
+class OperatingPoint:
+    """The operating point of one fold, or of several that predict together.
 
     Attributes:
         score: a detection is reported from it on.
         ranking: column of the detections that is compared with it; None for the score that the model gives.
-        folds: names of the folds that chose it.
-        possible: a detection below ``score`` counts as possible from this one on; None where no sweep said so.
-        removal: rules for impossible places by kind of region maps, each chosen on validation.
+        possible_score: a detection below ``score`` counts as possible from this one on; None where no sweep said so.
         class_scores: thresholds of classes in the model's own scores, where each has its own; ``apply`` brings them to
             ``score``.
+        removal: rules for impossible places by kind of region maps, each chosen on validation.
+        folds: names of the folds whose sweeps chose it; empty for the default.
+        members: of an ensemble the operating point of every fold, in the order in which the folds predict.
+        sweep: how it was chosen; None for the default and for several folds together.
     """
 
-    score: float
-    ranking: str | None
-    folds: tuple[str, ...]
-    possible: float | None = None
-    removal: dict[str, RemovalRules] = field(default_factory=dict)
+    score: float = DEFAULT_OPERATING_POINT
+    ranking: str | None = None
+    possible_score: float | None = None
     class_scores: dict[int, float] = field(default_factory=dict)
+    removal: dict[str, RemovalRules] = field(default_factory=dict)
+    folds: tuple[str, ...] = ()
+    members: tuple[OperatingPoint, ...] = ()
+    sweep: SweepResult | None = None
 
-    def apply(self, found: Detections) -> Detections:
-        """Detections as a model or its files give them, with the scores that ``score`` is for, highest first."""
-        ranked = found.without_thresholds().ranked_by(self.ranking)
-        return ranked.with_thresholds(self.class_scores, self.score) if self.class_scores else ranked
+    @property
+    def is_default(self) -> bool:
+        """Whether no sweep has chosen it."""
+        return not self.folds
 
+    @property
+    def origin(self) -> str:
+        """Where it comes from, as half a sentence."""
+        if self.is_default:
+            return "the default: nndet_sweep has chosen none yet"
+        by = f", of {self.ranking}" if self.ranking else ""
+        return f"swept on the validation cases of {', '.join(self.folds)}{by}"
 
-def swept_point(folds: Sequence[FoldFolder]) -> Swept | None:
-    """Mean of the scores that sweeps chose for the folds, to 6 decimals as in the files of predictions; None where
-    there was no sweep.
+    @classmethod
+    def choose(
+        cls,
+        cases: Sequence[CaseResult],
+        sweep: SweepConfig,
+        config: EvaluationConfig,
+        fold: str,
+        removal: RemovalRules | None = None,
+    ) -> OperatingPoint:
+        """Chooses score and threshold on a fold's validation scans, as ``find_operating_point`` describes.
 
-    Folds rank by one score together: the one that most of them chose, and of the thresholds only theirs count.
+        Args:
+            cases: scans with all candidates and the scores that the model gave them.
+            sweep: the rule.
+            config: how detections are matched.
+            fold: name of the fold.
+            removal: rules for impossible places that were chosen on the same scans.
 
-    Raises:
-        UserError: a file holds no score.
-    """
-    chosen: dict[str, _Chosen] = {}
-    for fold in folds:
-        path = fold.operating_point
+        Raises:
+            UserError: an unknown rule or an impossible target.
+        """
+        result = find_operating_point(cases, sweep, config)
+        rules = {} if removal is None else {removal.source: removal}
+        return cls(
+            result.score, result.ranking, result.possible_score, result.class_scores, rules, (fold,), sweep=result
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes ``operating_point.json`` of a fold."""
+        chosen = dataclasses.asdict(self.sweep) if self.sweep else {"score": self.score, "ranking": self.ranking}
+        rules = next(iter(self.removal.values()), None)
+        write_json(path, {"schema": SCHEMA, **chosen, **({} if rules is None else {"removal": rules})})
+
+    @classmethod
+    def load(cls, path: Path) -> OperatingPoint:
+        """Reads ``operating_point.json`` of a fold; the default where there is none.
+
+        Raises:
+            UserError: the file holds no score.
+        """
         if not path.is_file():
-            continue
+            return cls()
         content = read_json(path)
         try:
-            chosen[fold.root.name] = _Chosen(
-                float(content["score"]),
-                content.get("ranking"),
-                content.get("possible_score"),
-                RemovalRules.from_json(content["removal"]) if content.get("removal") else None,
-                {int(label): float(score) for label, score in content.get("class_scores", {}).items()},
+            rules = RemovalRules.from_json(content["removal"]) if content.get("removal") else None
+            possible = content.get("possible_score")
+            ranking = content.get("ranking")
+            return cls(
+                round(float(content["score"]), 6),
+                None if ranking is None else str(ranking),
+                None if possible is None else round(float(possible), 6),
+                {int(label): round(float(score), 6) for label, score in content.get("class_scores", {}).items()},
+                {} if rules is None else {rules.source: rules},
+                (path.parent.name,),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file") from None
-    if not chosen:
-        return None
-    rankings = [one.ranking for one in chosen.values()]
-    ranking = max(dict.fromkeys(rankings), key=rankings.count)
-    agreeing = {name: one for name, one in chosen.items() if one.ranking == ranking}
-    possible = [one.possible for one in agreeing.values() if one.possible is not None]
-    rules = [one.removal for one in chosen.values() if one.removal is not None]
-    return Swept(
-        _mean([one.score for one in agreeing.values()]),
-        ranking,
-        tuple(agreeing),
-        _mean(possible) if len(possible) == len(agreeing) else None,
-        {kind: widest([rule for rule in rules if rule.source == kind]) for kind in {rule.source for rule in rules}},
-        {label: _mean([one.class_scores[label] for one in agreeing.values()]) for label in _labels_of_all(agreeing)},
-    )
+
+    @classmethod
+    def mean(cls, points: Sequence[OperatingPoint]) -> OperatingPoint:
+        """The operating point of folds that predict together, or whose scans are measured together.
+
+        Scores are means, to 6 decimals as in the files of predictions. Folds rank by one score together: the one that
+        most of them chose, and of the thresholds only theirs count. Of rules for impossible places the widest hold.
+
+        Args:
+            points: of every fold, in the order in which they predict; those of folds without a sweep are the default.
+        """
+        chosen = [point for point in points if not point.is_default]
+        if len(points) == 1 or not chosen:
+            return points[0]
+        rankings = [point.ranking for point in chosen]
+        ranking = max(dict.fromkeys(rankings), key=rankings.count)
+        agreeing = [point for point in chosen if point.ranking == ranking]
+        possible = [point.possible_score for point in agreeing if point.possible_score is not None]
+        shared = sorted(set.intersection(*(set(point.class_scores) for point in agreeing)))
+        kinds = {kind for point in chosen for kind in point.removal}
+        return cls(
+            _mean([point.score for point in agreeing]),
+            ranking,
+            _mean(possible) if len(possible) == len(agreeing) else None,
+            {label: _mean([point.class_scores[label] for point in agreeing]) for label in shared},
+            {kind: widest([point.removal[kind] for point in chosen if kind in point.removal]) for kind in kinds},
+            tuple(name for point in agreeing for name in point.folds),
+            tuple(points),
+        )
+
+    def apply(self, detections: Detections) -> Detections:
+        """Detections as a model or its files give them, with the scores that ``score`` is for, highest first.
+
+        The folds of an ensemble vote, each by its own score and threshold: a detection is reported where the median of
+        the folds' scores, each brought to the common threshold, reaches it. A mean would not do: where a fold sees
+        nothing it is 0 there, so that what three of five folds report at 0.55 has a mean of 0.33, which no threshold
+        that was chosen on single folds is for. Among reported and among other detections the order is that of the mean.
+        """
+        plain = detections.without_thresholds()
+        if self.members and all(self._column(point) in plain.columns for point in self.members):
+            return self._by_vote(plain)
+        ranked = plain.ranked_by(self.ranking)
+        return ranked.with_thresholds(self.class_scores, self.score) if self.class_scores else ranked
+
+    @staticmethod
+    def _column(point: OperatingPoint) -> str:
+        return fold_column(point.ranking)
+
+    def _by_vote(self, detections: Detections) -> Detections:
+        common = self.score
+        columns = (detections.columns[self._column(point)][:, k] for k, point in enumerate(self.members))
+        each = [_stretched(s, detections.labels, p, common) for s, p in zip(columns, self.members, strict=True)]
+        stretched = np.stack(each, axis=1)
+        vote, mean = np.median(stretched, axis=1), stretched.mean(axis=1)
+        possible = 0.0 if self.possible_score is None else min(self.possible_score, common)
+        # Scores are float32 and compared with 6 decimals: what just reaches the threshold must do so afterwards.
+        reported, is_possible = np.round(vote, 6) >= common, np.round(vote, 6) >= possible
+        scores = np.where(
+            reported,
+            common + (1 - common) * mean,
+            np.where(is_possible, possible + (common - possible) * mean * 0.999, possible * mean * 0.999),
+        )
+        kept = {**detections.columns, RAW_SCORE: detections.scores}
+        return Detections(detections.boxes, scores.clip(0, 1), detections.labels, kept).by_score()
+
+    def deciding(self) -> list[Any]:
+        """What of it decides what is reported, as plain data for a key."""
+        own: list[Any] = [self.score, self.ranking, *sorted(self.class_scores.items())]
+        return [*own, *(point.deciding() for point in self.members)]
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    score: float
-    ranking: str | None
-    possible: float | None
-    removal: RemovalRules | None
-    class_scores: dict[int, float]
-
-
-def _labels_of_all(chosen: Mapping[str, _Chosen]) -> list[int]:
-    """The classes for which every fold chose a threshold."""
-    return sorted(set.intersection(*(set(one.class_scores) for one in chosen.values())))
+def _stretched(scores: np.ndarray, labels: np.ndarray, point: OperatingPoint, common: float) -> np.ndarray:
+    """[N] scores of one fold in two straight pieces from 0 to 1, so that what reached its threshold reaches
+    ``common``."""
+    own = np.array([point.class_scores.get(int(label), point.score) for label in labels], dtype=float)
+    scores = np.round(scores.astype(float), 6)
+    above = common + (scores - own) * (1 - common) / np.maximum(1 - own, 1e-6)
+    below = scores * common / np.maximum(own, 1e-6)
+    stretched: np.ndarray = np.where(scores < own, np.minimum(below, common * (1 - 1e-5)), above)
+    return stretched
 
 
 def _mean(scores: Sequence[float]) -> float:

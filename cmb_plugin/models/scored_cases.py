@@ -1,11 +1,13 @@
-"""Labels and predictions of a split, read to be measured."""
+"""From predictions, of our models or of any program, and reference lesions to the scans that evaluation measures."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cmb_plugin.dataset import (
     Case,
@@ -14,50 +16,264 @@ from cmb_plugin.dataset import (
     instances_file,
     read_lesion_facts,
     read_mimics,
-    read_splits,
     read_truth,
 )
 from cmb_plugin.dataset.foreign import find_prediction, foreign_cases, read_foreign
 from cmb_plugin.dataset.predictions import ENDING, CasePredictions, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import CaseResult
+from cmb_plugin.evaluation import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
 from cmb_plugin.evaluation.masks import compare_masks
 from cmb_plugin.images import Grid, read_mask
-from cmb_plugin.paths import FoldFolder, TaskFolder, find_model
-from cmb_plugin.workers import run_cases
+from cmb_plugin.workers import Outcome, run_cases
 
-from .operating_point import Swept, swept_point
-
-SPLITS = {"val": "Tr", "test": "Ts"}
-ALL_FOLDS = -1  # nnDetection's number for all folds together
+from .loose_masks import find_masks, find_scans, read_loose_truth
+from .operating_point import OperatingPoint
+from .trained import PARTS, TrainedModel
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where predictions come from.
+class PredictionSet:
+    """Predictions that shall be measured, and what they are measured against.
 
     Attributes:
-        folds: number -> folder of the folds that predicted; empty for a predictions folder without a model.
-        swept: what the folds' sweeps chose, None where there was none.
-        predictions: folders of ``{case}_boxes.json``: of test scans one, of validation scans one per fold.
-        results: where results go, None when the user must say.
-        words: model and folds, for titles.
-        remedy: how to make the predictions.
+        cases: the scans, whether predicted or not.
+        folders: case -> folder that its predictions should be in.
+        classes: names by index.
+        name: of the task, or of the folder of reference masks.
+        split: ``val`` or ``test``; empty where there is no Task folder.
+        title: model and folds, or the folder of predictions.
+        remedy: how to make predictions that are missing.
+        results: where results go; None where the user must say.
+        operating_point: what the model's sweeps chose; the default without a model.
+        dataset: the Task; None where there is none.
+        images: case -> scan that pictures show.
+        notes: sentences on what the reader of the numbers should know.
+        target: what was predicted: ``lesions`` or ``regions``.
     """
 
-    folds: dict[int, FoldFolder]
-    swept: Swept | None
-    predictions: tuple[Path, ...]
-    results: Path | None
-    words: str
+    cases: tuple[Case, ...]
+    folders: Mapping[str, Path]
+    classes: tuple[str, ...]
+    name: str
+    split: str
+    title: str
     remedy: str
+    results: Path | None = None
+    operating_point: OperatingPoint = field(default_factory=OperatingPoint)
+    dataset: Dataset | None = None
+    images: Mapping[str, Path] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    target: str = "lesions"
+
+    @classmethod
+    def of_model(cls, dataset: Dataset, model: TrainedModel, split: str) -> PredictionSet:
+        """What a model predicted: test scans all folds together, each validation scan the fold that had not seen it.
+
+        Raises:
+            UserError: the split holds no labelled case.
+        """
+        cases, folders = dataset.cases(PARTS[split]), {}
+        if split == "val":
+            held_out = model.validation_cases(dataset.task)
+            folders = {case: model.folder.fold(fold).predictions("val") for case, fold in held_out.items()}
+            cases = [case for case in cases if case.case_id in folders]
+        else:
+            folders = dict.fromkeys((case.case_id for case in cases), model.place.predictions("test"))
+        fold = f" -f {model.folds[0]}" if len(model.folds) == 1 else ""
+        predict = f"run nndet_predict {dataset.task.name} {model.name}{fold}{' --test_split' if split == 'val' else ''}"
+        return cls(
+            **_of_task(dataset, cases, split),
+            folders=folders,
+            title=model.title,
+            remedy=predict,
+            results=model.place.results(split),
+            operating_point=model.operating_point(),
+            target=model.target,
+        )
+
+    @classmethod
+    def of_folder(
+        cls, dataset: Dataset, folder: Path, split: str, cases: Sequence[Case] | None = None
+    ) -> PredictionSet:
+        """A folder of predictions in any format (``cmb_plugin.dataset.foreign``) of scans of a Task.
+
+        Args:
+            dataset: the Task.
+            folder: of the predictions.
+            split: ``test``, or ``val``: those training scans that the folder has predictions of.
+            cases: which scans instead.
+
+        Raises:
+            UserError: the split holds no labelled case.
+        """
+        if cases is None:
+            cases = dataset.cases(PARTS[split])
+            if split == "val":
+                predicted = set(foreign_cases(folder))
+                cases = [case for case in cases if case.case_id in predicted]
+        return cls(
+            **_of_task(dataset, cases, split),
+            folders=dict.fromkeys((case.case_id for case in cases), folder),
+            title=folder.name,
+            remedy="name the folder that nndet_predict --output wrote",
+        )
+
+    @classmethod
+    def of_masks(
+        cls, folder: Path, labels: Path, images: Path | None = None, classes: Sequence[str] = ()
+    ) -> PredictionSet:
+        """A folder of predictions in any format against a folder of masks, without a Task.
+
+        Args:
+            folder: of the predictions.
+            labels: masks named by case: instance numbers, with ``{case}.json`` for their classes where there are
+                several, or binary; then the lesions are its components (26 neighbours).
+            images: folder of the scans that pictures show, ``{case}.nii.gz`` or ``{case}_0000.nii.gz``.
+            classes: names by index; empty for those that the predictions name, else ``lesion``.
+
+        Raises:
+            UserError: a folder holds nothing that can be read, or the two have no case in common.
+        """
+        masks = find_masks(labels)
+        if not masks:
+            raise UserError(f"{labels}: holds no mask", remedy="name the folder of the reference masks with --labels")
+        predicted = foreign_cases(folder)
+        if not predicted:
+            raise UserError(
+                f"{folder}: holds no predictions", remedy="see docs/evaluation.md for the formats that are read"
+            )
+        if not set(predicted) & set(masks):
+            raise UserError(
+                f"{folder}: has no case of {labels} ({predicted[0]} is not {min(masks)})",
+                remedy="name predictions and labels alike, {case} and an ending",
+            )
+        unused = sorted(set(predicted) - set(masks))
+        shown = f"{', '.join(unused[:5])}{', ...' * (len(unused) > 5)}"
+        return cls(
+            cases=tuple(
+                Case(name, (path,), path, _classes_file(path, name), "", labels) for name, path in masks.items()
+            ),
+            folders=dict.fromkeys(masks, folder),
+            classes=tuple(classes) or _classes_named(folder, predicted) or ("lesion",),
+            name=labels.name,
+            split="",
+            title=f"{folder.name} against {labels.name}",
+            remedy="predict it",
+            results=folder / "results",
+            images={} if images is None else find_scans(images, list(masks)),
+            notes=(f"{len(unused)} predicted cases have no label: {shown}",) if unused else (),
+        )
+
+    @property
+    def full_title(self) -> str:
+        """First line of reports: task, model and split, or the two folders."""
+        return self.title if self.dataset is None else ", ".join((self.name, self.title, self.split))
+
+    def read_truth(self, case: Case) -> Truth:
+        """The reference lesions of one of the cases.
+
+        Raises:
+            UserError: its mask, or the classes of its lesions, cannot be read.
+        """
+        if self.dataset is None:
+            return read_loose_truth(case, len(self.classes))
+        return read_truth(case, len(self.classes))
+
+    def read(
+        self,
+        workers: int = 0,
+        truths: dict[str, Truth] | None = None,
+        connectivity: int | None = None,
+        before_sweep: bool = False,
+    ) -> ScoredCases:
+        """Reads labels and predictions of all cases; one that cannot be read does not stop the others.
+
+        Args:
+            workers: processes.
+            truths: lesions by case, filled here and used by the next call, in one process; masks are slow to read.
+            connectivity: compare masks too, by components of so many neighbours.
+            before_sweep: detections as if no sweep had been, to choose scores and rules anew: also those that a rule
+                about their place removed, and all with the scores that the model gave them.
+
+        Raises:
+            UserError: nothing can be measured.
+        """
+        folders = list(dict.fromkeys(self.folders.values()))
+        if not any(foreign_cases(folder) for folder in folders):
+            raise UserError(f"{folders[0]}: holds no predictions", remedy=self.remedy)
+        scored = ScoredCases(self, unlabelled=[case.case_id for case in self.cases if case.label is None])
+        read = partial(_read_case, source=self, truths=truths, connectivity=connectivity, before_sweep=before_sweep)
+        labelled = [case for case in self.cases if case.label is not None]
+        for outcome in run_cases(read, labelled, workers=workers):
+            scored.add(outcome)
+        if not scored.cases:
+            raise UserError(next(iter(scored.unreadable.values())))
+        if len(scored.missing) == len(scored.cases):
+            raise UserError(f"{folders[0]}: holds none of the cases to evaluate", remedy=self.remedy)
+        return scored
+
+
+def _of_task(dataset: Dataset, cases: Sequence[Case], split: str) -> dict[str, Any]:
+    """What a ``PredictionSet`` of scans of a Task has in common.
+
+    Raises:
+        UserError: there is no case, or none with a label.
+    """
+    part = PARTS[split]
+    if not cases:
+        where = dataset.task.images(part)
+        raise UserError(f"{where}: holds no {split} case", remedy="add scans, or evaluate another split")
+    if not any(case.label for case in cases):
+        raise UserError(f"{dataset.task.labels(part)}: holds no label", remedy="add labels to measure against")
+    return {
+        "cases": tuple(cases),
+        "classes": dataset.classes,
+        "name": dataset.task.name,
+        "split": split,
+        "dataset": dataset,
+        "images": {case.case_id: case.present[0] for case in cases},
+    }
+
+
+def _classes_file(label: Path, case_id: str) -> Path | None:
+    path = label.parent / f"{case_id}.json"
+    return path if path.is_file() else None
+
+
+def _classes_named(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
+    """The classes that our own files in a folder of predictions name; empty where there is none."""
+    paths = (find_prediction(folder, case_id) for case_id in predicted)
+    own = next((path for path in paths if path is not None and path.name.endswith(ENDING)), None)
+    return () if own is None else tuple(read_case_predictions(own).classes)
+
+
+@dataclass(frozen=True)
+class ReadCase:
+    """One scan as evaluation takes it, its grid, whether it was predicted, and from which score on its file reports;
+    files of other programs do not say."""
+
+    case: CaseResult
+    grid: Grid
+    predicted: bool
+    operating_point: float | None
 
 
 @dataclass
-class Loaded:
-    """All cases of a split as far as they could be read."""
+class ScoredCases:
+    """All cases of a ``PredictionSet`` as far as they could be read.
 
+    Attributes:
+        source: where they come from.
+        cases: scans with detections and reference lesions.
+        grids: case -> grid.
+        operating_points: scores from which on the files themselves report.
+        missing: cases without predictions: measured as if nothing had been found.
+        unreadable: case -> what is wrong.
+        unlabelled: cases without reference: left out.
+    """
+
+    source: PredictionSet
     cases: list[CaseResult] = field(default_factory=list)
     grids: dict[str, Grid] = field(default_factory=dict)
     operating_points: set[float] = field(default_factory=set)
@@ -65,152 +281,98 @@ class Loaded:
     unreadable: dict[str, str] = field(default_factory=dict)
     unlabelled: list[str] = field(default_factory=list)
 
+    def add(self, outcome: Outcome[Case, ReadCase]) -> None:
+        """Takes what became of reading a case.
 
-def source_of(task: TaskFolder, model: str | None, fold: int | None, split: str) -> Source:
-    folder = find_model(task, model)
-    numbers = folder.chosen_folds(fold)
-    folds = {number: folder.fold(number) for number in numbers}
-    place = folds[numbers[0]] if len(numbers) == 1 else folder.consolidated
-    asked_for = f" -f {numbers[0]}" if len(numbers) == 1 else ""
-    return Source(
-        folds=folds,
-        swept=swept_point(list(folds.values())),
-        predictions=tuple(f.predictions(split) for f in (folds.values() if split == "val" else [place])),
-        results=place.results(split),
-        words=f"{folder.name}, fold{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}",
-        remedy=f"run nndet_predict {task.name} {folder.name}{asked_for}{' --test_split' if split == 'val' else ''}",
-    )
-
-
-def elsewhere(predictions: Path) -> Source:
-    remedy = "name the folder that nndet_predict --output wrote"
-    return Source(folds={}, swept=None, predictions=(predictions,), results=None, words=predictions.name, remedy=remedy)
-
-
-def cases_of(dataset: Dataset, source: Source, split: str) -> tuple[list[Case], dict[str, Path]]:
-    """The cases of the split, whether predicted or not, and the folder that each one's predictions should be in."""
-    cases = dataset.cases(SPLITS[split])
-    folders = {case.case_id: source.predictions[0] for case in cases}
-    if split == "val":
-        folders = _validation_cases(dataset.task, source)
-        cases = [case for case in cases if case.case_id in folders]
-    where = dataset.task.images(SPLITS[split])
-    if not cases:
-        raise UserError(f"{where}: holds no {split} case", remedy="add scans, or evaluate another split")
-    if not any(case.label for case in cases):
-        raise UserError(f"{dataset.task.labels(SPLITS[split])}: holds no label", remedy="add labels to measure against")
-    return cases, folders
-
-
-def _validation_cases(task: TaskFolder, source: Source) -> dict[str, Path]:
-    """Validation case -> folder of its predictions, by the splits that each fold was trained with."""
-    if not source.folds:
-        return dict.fromkeys(foreign_cases(source.predictions[0]), source.predictions[0])
-    folders: dict[str, Path] = {}
-    for (number, fold), predictions in zip(source.folds.items(), source.predictions, strict=True):
-        path = splits_file(task, fold)
-        splits = read_splits(path)
-        if number >= len(splits):
-            raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
-        folders |= dict.fromkeys(splits[number]["val"], predictions)
-    return folders
-
-
-def splits_file(task: TaskFolder, fold: FoldFolder) -> Path:
-    """The splits that a fold was trained with; those of the task where it has no copy."""
-    return fold.splits if fold.splits.is_file() else task.splits
-
-
-def load(
-    cases: Sequence[Case],
-    folders: Mapping[str, Path],
-    dataset: Dataset,
-    source: Source,
-    workers: int,
-    truths: dict[str, Truth] | None = None,
-    connectivity: int | None = None,
-    afresh: bool = False,
-) -> Loaded:
-    """``afresh``: as if no sweep had been, to choose scores and rules anew: also detections that a rule about their
-    place removed, and all with the scores that the model gave them."""
-    if not any(foreign_cases(folder) for folder in source.predictions):
-        raise UserError(f"{source.predictions[0]}: holds no predictions", remedy=source.remedy)
-    loaded = Loaded(unlabelled=[case.case_id for case in cases if case.label is None])
-    labelled = [case for case in cases if case.label is not None]
-    read = partial(
-        _load_case,
-        folders=folders,
-        classes=dataset.classes,
-        swept=source.swept,
-        truths=truths,
-        sessions=dataset.session_id,
-        connectivity=connectivity,
-        afresh=afresh,
-    )
-    for outcome in run_cases(read, labelled, workers=workers):
-        case_id = outcome.item.case_id
+        Raises:
+            RuntimeError: reading it met a bug.
+        """
+        case_id, read = outcome.item.case_id, outcome.result
         if outcome.is_bug:
             raise RuntimeError(f"{case_id}: {outcome.details}")
-        if outcome.result is None:
-            loaded.unreadable[case_id] = outcome.error
-            continue
-        result, grid, predicted, operating_point = outcome.result
-        loaded.cases.append(result)
-        loaded.grids[case_id] = grid
-        if not predicted:
-            loaded.missing.append(case_id)
-        elif operating_point is not None:
-            loaded.operating_points.add(operating_point)
-    if not loaded.cases:
-        raise UserError(next(iter(loaded.unreadable.values())))
-    if len(loaded.missing) == len(loaded.cases):
-        raise UserError(f"{source.predictions[0]}: holds none of the cases to evaluate", remedy=source.remedy)
-    return loaded
+        if read is None:
+            self.unreadable[case_id] = outcome.error
+            return
+        self.cases.append(read.case)
+        self.grids[case_id] = read.grid
+        if not read.predicted:
+            self.missing.append(case_id)
+        elif read.operating_point is not None:
+            self.operating_points.add(read.operating_point)
+
+    def check_complete(self) -> None:
+        """Refuses a set of which something is missing.
+
+        Raises:
+            UserError: a case was not predicted or cannot be read.
+        """
+        if self.missing:
+            folder = self.source.folders[self.missing[0]]
+            raise UserError(f"{folder}: no predictions of {self.missing[0]}", remedy=self.source.remedy)
+        if self.unreadable:
+            raise UserError(next(iter(self.unreadable.values())))
+
+    def at_operating_point(self, config: EvaluationConfig) -> tuple[EvaluationConfig, str]:
+        """The configuration with a score, and where that comes from: ``setting``, ``operating_point.json`` of the
+        model, ``predictions`` where all files name the same, or ``default``."""
+        if config.operating_point is not None:
+            return config, "setting"
+        if not self.source.operating_point.is_default:
+            score, origin = self.source.operating_point.score, "operating_point.json"
+        elif len(self.operating_points) == 1:
+            (score,), origin = self.operating_points, "predictions"
+        else:
+            score, origin = DEFAULT_OPERATING_POINT, "default"
+        return dataclasses.replace(config, operating_point=score), origin
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what could not be measured."""
+        notes = []
+        if self.missing:
+            counted = "counted as without detections, all lesions missed"
+            notes.append(f"no predictions of {', '.join(self.missing)}: {counted}; {self.source.remedy}")
+        notes += [f"left out {case_id}: {error}" for case_id, error in sorted(self.unreadable.items())]
+        if self.unlabelled:
+            notes.append(f"left out, because they have no label: {', '.join(self.unlabelled)}")
+        return [*notes, *self.source.notes]
 
 
-def _load_case(
+def _read_case(
     case: Case,
-    folders: Mapping[str, Path],
-    classes: Sequence[str],
-    swept: Swept | None,
-    truths: dict[str, Truth] | None = None,
-    sessions: Mapping[str, str] | None = None,
-    connectivity: int | None = None,
-    afresh: bool = False,
-) -> tuple[CaseResult, Grid, bool, float | None]:
-    """One case, its grid, whether it was predicted and at which operating point; other programs name none."""
-    known = {} if truths is None else truths
-    truth = known[case.case_id] if case.case_id in known else read_truth(case, len(classes))
-    known[case.case_id] = truth
-    folder = folders[case.case_id]
+    source: PredictionSet,
+    truths: dict[str, Truth] | None,
+    connectivity: int | None,
+    before_sweep: bool,
+) -> ReadCase:
+    truth = None if truths is None else truths.get(case.case_id)
+    if truth is None:
+        truth = source.read_truth(case)
+        if truths is not None:
+            truths[case.case_id] = truth
+    folder = source.folders[case.case_id]
     path = find_prediction(folder, case.case_id)
-    detections, operating_point = Detections.empty(), None
-    mask = None
+    detections, operating_point, mask = Detections.empty(), None, None
     if path is not None and path.name.endswith(ENDING):
         predicted = read_case_predictions(path)
-        _check_fit(path, predicted, truth.grid, case, classes)
-        detections, operating_point = predicted.kept, predicted.operating_point
-        ranking = swept.ranking if swept and len(predicted.detections) else None
-        if ranking is not None and ranking not in predicted.detections.columns:
-            raise UserError(f"{path}: has no {ranking}, by which the model ranks now", remedy="predict the case again")
-        if afresh:
-            detections = predicted.detections.without_thresholds()
-        elif swept is not None:
-            detections = swept.apply(detections)
+        _check_fit(path, predicted, truth.grid, case, source.classes)
+        operating_point = predicted.operating_point
+        detections = _rescored(path, predicted, source.operating_point, before_sweep)
     elif path is not None:
-        foreign = read_foreign(path, case.case_id, truth.grid, classes)
+        foreign = read_foreign(path, case.case_id, truth.grid, source.classes)
         detections, mask = foreign.detections, foreign.mask
     if connectivity is not None and mask is None:
         drawn = instances_file(folder, case.case_id)
         mask = read_mask(drawn)[0] if drawn.is_file() else None
-    facts = read_lesion_facts(case, truth.instances.tolist())
     assert case.label is not None
+    facts = read_lesion_facts(case, truth.instances.tolist())
+    spacing = truth.grid.spacing
     result = CaseResult(
         case_id=case.case_id,
         detections=detections,
         truth_boxes=truth.boxes,
         truth_labels=truth.labels,
-        spacing=truth.grid.spacing,
+        spacing=spacing,
         certainty=truth.certainty,
         instances=truth.instances,
         mimics=read_mimics(case),
@@ -218,10 +380,23 @@ def _load_case(
         regions=facts.regions,
         cnr=facts.cnr,
         domain=facts.domain,
-        patient=(sessions or {}).get(case.case_id),
-        masks=None if mask is None else compare_masks(mask, read_mask(case.label)[0], truth.grid.spacing, connectivity),
+        patient=None if source.dataset is None else source.dataset.session_id.get(case.case_id),
+        masks=None if mask is None else compare_masks(mask, read_mask(case.label)[0], spacing, connectivity),
     )
-    return result, truth.grid, path is not None, operating_point
+    return ReadCase(result, truth.grid, path is not None, operating_point)
+
+
+def _rescored(path: Path, predicted: CasePredictions, point: OperatingPoint, before_sweep: bool) -> Detections:
+    """The detections of a file with the scores that the model's operating point is for now."""
+    if before_sweep:
+        return predicted.detections.without_thresholds()
+    if point.is_default:
+        return predicted.kept
+    if point.ranking is not None and len(predicted.detections) and point.ranking not in predicted.detections.columns:
+        raise UserError(
+            f"{path}: has no {point.ranking}, by which the model ranks now", remedy="predict the case again"
+        )
+    return point.apply(predicted.kept)
 
 
 def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, classes: Sequence[str]) -> None:
@@ -231,6 +406,6 @@ def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, c
         )
     if tuple(predicted.classes) != tuple(classes):
         raise UserError(
-            f"{path}: has the classes {', '.join(predicted.classes)}, the task {', '.join(classes)}",
-            remedy="evaluate with the task that the model was trained for",
+            f"{path}: has the classes {', '.join(predicted.classes)}, the reference {', '.join(classes)}",
+            remedy="evaluate with the task that the model was trained for, or name the classes with --classes",
         )

@@ -19,6 +19,7 @@ from cmb_plugin.evaluation import dice_intervals, dice_scores, mean_dice
 from cmb_plugin.files import write_json
 from cmb_plugin.images import read_mask
 from cmb_plugin.models.results import EvaluationRun
+from cmb_plugin.models.scored_cases import PredictionSet
 from cmb_plugin.tabular import write_table
 
 FAR_MM = 5.0
@@ -171,25 +172,21 @@ def _lesions(case: Case, regions: RegionMap, true_map: RegionMap) -> list[Lesion
     ]
 
 
-def evaluate_regions(
-    dataset: Dataset, cases: Sequence[Case], folders: Mapping[str, Path], folder: Path, title: str, split: str
-) -> EvaluationRun:
+def evaluate_regions(predictions: PredictionSet, output: Path) -> EvaluationRun:
     """Measures the maps that a region model predicted; writes metrics.json, regions.tsv and dice.png.
 
     Args:
-        dataset: the Task.
-        cases: of the split.
-        folders: case -> predictions folder.
-        folder: where to write.
-        title: of the figure.
-        split: ``val`` or ``test``.
+        predictions: the maps, of scans of a Task.
+        output: where to write.
 
     Raises:
         UserError: nothing can be compared.
     """
     from cmb_plugin.reporting.figures import dice_figure, save_figure
 
-    maps = ((case, load_map(folders[case.case_id], case.case_id)) for case in cases)
+    dataset, folders = predictions.dataset, predictions.folders
+    assert dataset is not None, "region models learn from Tasks"
+    maps = ((case, load_map(folders[case.case_id], case.case_id)) for case in predictions.cases)
     agreement = compare(maps, dataset, dataset.regions)
     if not agreement.dice:
         if agreement.unreadable:
@@ -199,14 +196,15 @@ def evaluate_regions(
             remedy=f"run nndet_predict {dataset.task.name} with this model, and add masks to regionsTr or regionsTs",
         )
     patients = dataset.patients(sorted(agreement.dice))
-    metrics = {"task": dataset.task.name, "split": split, **agreement.metrics(patients)}
-    files = [folder / name for name in ("metrics.json", "regions.tsv", "dice.png")]
+    metrics = {"task": predictions.name, "split": predictions.split, **agreement.metrics(patients)}
+    files = [output / name for name in ("metrics.json", "regions.tsv", "dice.png")]
     write_json(files[0], metrics)
     rows = [{"case": name, **scores} for name, scores in metrics["cases"].items()]
     write_table(files[1], ["case", *agreement.regions], rows)
+    title = predictions.full_title
     save_figure(dice_figure(np.array(list(agreement.dice.values())), agreement.regions, title), files[2])
     notes = [f"left out, because they have no regions: {', '.join(agreement.unlabelled)}"] * bool(agreement.unlabelled)
     notes += [f"no map of {', '.join(agreement.missing)}: not counted"] * bool(agreement.missing)
     notes += [f"left out {name}: {error}" for name, error in agreement.unreadable.items()]
     notes += [f"{name} is not trusted: {why}" for name, why in agreement.doubts.items()]
-    return EvaluationRun(title, metrics, folder, files, notes)
+    return EvaluationRun(title, metrics, output, files, notes)

@@ -25,19 +25,18 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, digest
 from cmb_plugin.images import Grid, read_mask, write_image
 from cmb_plugin.models.ensemble import Ensemble
-from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import brain_channel
 from cmb_plugin.workers import Outcome, run_cases
 
 from .case_report import COHORT_FILE, report_files, write_case_report, write_cohort
-from .sources import RegionSource, maps_folder, region_source
+from .sources import RegionChoice, RegionSource, Surroundings, maps_folder
 
 VERSION = 1  # of what is worked out here: a change makes finished cases be placed again
 
 
 @dataclass(frozen=True)
-class Placing:
-    """How the cases of a run are placed.
+class Localisation:
+    """How the lesions of a run are localised.
 
     Attributes:
         source: makes the map of a scan's regions.
@@ -52,17 +51,22 @@ class Placing:
     channel: int = 0
 
     @classmethod
-    def of(cls, words: str, task: TaskFolder, images: Path, ensemble: Ensemble) -> Placing:
-        """What ``--regions`` means for a model, with the rules that validation chose for such maps, or the defaults.
+    def of(cls, choice: RegionChoice, images: Path, ensemble: Ensemble) -> Localisation:
+        """What the user's choice means for a model, with the rules that validation chose for such maps, if any.
+
+        Args:
+            choice: of the source.
+            images: folder of the scans.
+            ensemble: the model.
 
         Raises:
-            UserError: as ``region_source``.
+            UserError: what was chosen is not there.
         """
         channel = brain_channel(ensemble.plan.modalities) or 0
-        source = region_source(words, task, images, channel, str(ensemble.device))
-        rules = ensemble.swept.removal.get(source_kind(source.words)) if ensemble.swept else None
-        possible = ensemble.swept.possible if ensemble.swept else None
-        return cls(source, rules or RemovalRules(), possible, channel)
+        source = choice(Surroundings(images, channel, str(ensemble.device)))
+        point = ensemble.operating_point
+        rules = point.removal.get(source_kind(source.name)) or RemovalRules()
+        return cls(source, rules, point.possible_score, channel)
 
     def key(self, predictions: CasePredictions, case: Case) -> str:
         """Changes when anything that decides the result does."""
@@ -77,54 +81,54 @@ class Placing:
         return digest(deciding)
 
 
-def place_cases(folder: Path, cases: Sequence[Case], placing: Placing) -> list[Outcome[Case, str]]:
+def localise_cases(folder: Path, cases: Sequence[Case], localisation: Localisation) -> list[Outcome[Case, str]]:
     """Places the lesions of predicted cases and writes their reports and ``cohort.tsv``.
 
     Returns:
         for each case the reason why its regions are unknown, "" where they are known. Where the map could not be made
         the outcome has an error; the case's report says so too.
     """
-    work = partial(place_case, folder=folder, placing=placing)
+    work = partial(localise_case, folder=folder, localisation=localisation)
     outcomes = [
         done.result or Outcome[Case, str](done.item, error=done.error, is_bug=done.is_bug, details=done.details)
-        for done in run_cases(work, cases, description=f"Placing lesions of {folder.name}")
+        for done in run_cases(work, cases, description=f"Localisation lesions of {folder.name}")
     ]
     write_cohort(folder, [case.case_id for case in cases])
     return outcomes
 
 
-def place_case(case: Case, folder: Path, placing: Placing) -> Outcome[Case, str]:
+def localise_case(case: Case, folder: Path, localisation: Localisation) -> Outcome[Case, str]:
     """One case; its files are whole whenever this is interrupted, and right after it ran again."""
     stored = read_case_predictions(boxes_file(folder, case.case_id))
-    key = placing.key(stored, case)
+    key = localisation.key(stored, case)
     if (stored.regions or {}).get("key") == key and all(path.is_file() for path in report_files(folder, case.case_id)):
         return Outcome(case, result=(stored.regions or {})["why"])
     plain = restore_case(folder, case.case_id)
-    outcome, regions = _region_map(case, plain.grid, folder, placing.source)
+    outcome, regions = _region_map(case, plain.grid, folder, localisation.source)
     drawn = instances_file(folder, case.case_id)
     mask = read_mask(drawn)[0] if drawn.is_file() else None
     placed = dataclasses.replace(
         plain,
-        detections=remove_impossible(locate(plain.detections, regions, mask), placing.rules),
+        detections=remove_impossible(locate(plain.detections, regions, mask), localisation.rules),
         regions={
             "key": "" if outcome.error else key,  # what failed is tried again
             **{
                 name: getattr(regions, name)
                 for name in ("source", "quality", "trusted", "why", "findings", "sub_regions")
             },
-            "rules": dataclasses.asdict(placing.rules),
-            "possible_score": placing.possible,
+            "rules": dataclasses.asdict(localisation.rules),
+            "possible_score": localisation.possible,
         },
     )
     if mask is not None:
-        _rub_out(folder, placed, mask)
+        _erase_removed(folder, placed, mask)
     write_case_predictions(folder, placed)
-    write_case_report(folder, placed, regions, case.images[placing.channel])
+    write_case_report(folder, placed, regions, case.images[localisation.channel])
     return outcome
 
 
 def restore_cases(folder: Path, cases: Sequence[Case]) -> None:
-    """Undoes ``place_cases``; nothing to do where it was never called."""
+    """Undoes ``localise_cases``; nothing to do where it was never called."""
     if not maps_folder(folder).is_dir():
         return
     (folder / COHORT_FILE).unlink(missing_ok=True)
@@ -133,7 +137,7 @@ def restore_cases(folder: Path, cases: Sequence[Case]) -> None:
 
 
 def restore_case(folder: Path, case_id: str) -> CasePredictions:
-    """Undoes ``place_case`` and returns the plain predictions; the cached map stays."""
+    """Undoes ``localise_case`` and returns the plain predictions; the cached map stays."""
     path = boxes_file(folder, case_id)
     stored = read_case_predictions(path)
     kept = _drawn_copy(folder, case_id)
@@ -168,11 +172,11 @@ def _region_map(case: Case, grid: Grid, folder: Path, source: RegionSource) -> t
         if not made.grid.same_as(grid):
             raise UserError(f"{case.case_id}: its regions lie on another grid than its predictions", remedy="see above")
     except UserError as error:
-        return Outcome(case, error=str(error)), _nothing(grid, source.words, str(error))
+        return Outcome(case, error=str(error)), _nothing(grid, source.name, str(error))
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
         outcome: Outcome[Case, str] = Outcome(case, error=words, is_bug=True, details=traceback.format_exc())
-        return outcome, _nothing(grid, source.words, words)
+        return outcome, _nothing(grid, source.name, words)
     save_map(maps, case.case_id, made, key)
     return Outcome(case, result=made.why), made
 
@@ -181,7 +185,7 @@ def _nothing(grid: Grid, source: str, why: str) -> RegionMap:
     return RegionMap(np.zeros(grid.shape, np.uint16), grid, {0: Place(UNKNOWN)}, source, trusted=False, why=why)
 
 
-def _rub_out(folder: Path, placed: CasePredictions, mask: np.ndarray) -> None:
+def _erase_removed(folder: Path, placed: CasePredictions, mask: np.ndarray) -> None:
     """Takes removed lesions out of the mask; a copy of the mask as it was drawn is kept beside the map."""
     gone = 1 + np.flatnonzero(placed.removed & placed.reached(placed.operating_point))
     if not len(gone):

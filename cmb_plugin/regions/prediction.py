@@ -17,11 +17,11 @@ from cmb_plugin.anatomy.storage import load_map, map_file, save_map
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, write_json
-from cmb_plugin.inference import InferenceConfig, PatchSegmenter, class_map, segment_array
+from cmb_plugin.inference import PatchSegmenter, class_map, segment_array
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
+from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
-from cmb_plugin.settings import read_settings, typed
 from cmb_plugin.tabular import write_table
 from cmb_plugin.workers import Outcome, progress, run_cases
 
@@ -48,9 +48,8 @@ class RegionModel:
         folds = self.folder.trained_folds()
         if not folds or self.folder.target != "regions":
             raise UserError(f"{self.folder.root}: is no trained model of regions", remedy="train AnatomyUNet")
-        where = self.folder.fold(folds[0]).settings
-        settings = typed(InferenceConfig, read_settings(where).get("inference_cfg", {}), str(where))
-        return load_ensemble(self.folder, folds, torch.device(self.device), "last", settings)
+        model = TrainedModel(self.folder, tuple(folds))
+        return load_ensemble(model, torch.device(self.device), model.inference_config())
 
     def files(self, case: Case) -> list[Path]:
         """What the map of a case is made from: its scans and the weights."""

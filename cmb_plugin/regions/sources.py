@@ -1,4 +1,4 @@
-"""``--regions``: the words of the command line become a source of region maps for every scan."""
+"""Where maps of brain regions come from: a trained model, a parcellation beside the scans, or an atlas."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from cmb_plugin.anatomy import RegionMap, registration
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_grid, read_scan
-from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, models_root
+from cmb_plugin.paths import ModelFolder, TaskFolder, models_root
 from cmb_plugin.preparation import estimate_brain
 
 if TYPE_CHECKING:
     from cmb_plugin.anatomy.atlas import Atlas
 
-NONE, AUTO, MODEL, PARCELLATION, ATLAS = "none", "auto", "model", "parcellation", "atlas"
-BUILT_IN = f"{ATLAS}:builtin"
-FORMS = f"auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], {BUILT_IN}, none"
-PARCELLATIONS = "parcellations"  # folder beside the scans in which ``auto`` looks for them
+AUTO, MODEL, PARCELLATION, ATLAS = "auto", "model", "parcellation", "atlas"
+BUILT_IN = "builtin"
+PARCELLATIONS = "parcellations"  # folder beside the scans in which ``automatic_source`` looks for them
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,38 @@ class RegionSource:
     """Makes the region map of a scan.
 
     Attributes:
-        words: of the command line, made definite: never ``auto``.
+        name: kind and origin, as ``nndet_predict --regions`` takes them; never ``auto``.
         make: map of a case, on the grid of its scan.
         files: what the map of a case is made from; when they change it is made anew.
     """
 
-    words: str
+    name: str
     make: Callable[[Case], RegionMap]
     files: Callable[[Case], Sequence[Path]]
 
     def key(self, case: Case) -> str:
         """Changes when the map of the case would."""
         stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files(case) if p.is_file()]
-        return f"{self.words} registration {registration.VERSION} {stamps}"
+        return f"{self.name} registration {registration.VERSION} {stamps}"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a source needs to know of the scans.
+
+    Attributes:
+        images: their folder.
+        channel: modality in which the brain is seen.
+        device: where a model works.
+    """
+
+    images: Path
+    channel: int = 0
+    device: str = "cpu"
+
+
+RegionChoice = Callable[[Surroundings], RegionSource]
+"""What the user asked for, before it is known which scans are meant."""
 
 
 def maps_folder(predictions: Path) -> Path:
@@ -51,51 +69,58 @@ def maps_folder(predictions: Path) -> Path:
     return predictions / "regions"
 
 
-def region_source(words: str, task: TaskFolder, images: Path, channel: int, device: str = "cpu") -> RegionSource:
-    """What ``--regions`` means.
-
-    ``auto`` takes a trained model of the task's regions, else parcellations beside the scans, else the built-in atlas.
-
-    Args:
-        words: of the command line.
-        task: whose region models ``model:NAME`` means.
-        images: folder of the scans.
-        channel: modality in which the brain is seen.
-        device: where a model works.
-
-    Raises:
-        UserError: no such kind of source, or what it names is not there.
-    """
-    kind, rest = _kind(words)
-    if kind == AUTO:
-        return region_source(_automatic(task, images), task, images, channel, device)
-    if kind == MODEL:
-        return _model_source(words, find_model(task, rest), device)
-    if kind == PARCELLATION:
-        folder = Path(rest)
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder", remedy="name the folder that holds the parcellations")
-        return RegionSource(
-            words,
-            partial(_from_parcellation, folder=folder, channel=channel),
-            lambda case: [case.images[channel], *folder.glob(f"{case.case_id}*")],
-        )
-    return _atlas_source(words, rest, channel)
-
-
-def _kind(words: str) -> tuple[str, str]:
-    kind, _, rest = words.partition(":")
-    if (kind == AUTO and not rest) or (kind in (MODEL, PARCELLATION, ATLAS) and rest):
-        return kind, rest
-    raise UserError(f"--regions {words}: no known source of regions", remedy=f"known: {FORMS}")
-
-
-def _automatic(task: TaskFolder, images: Path) -> str:
+def automatic_source(scans: Surroundings, task: TaskFolder) -> RegionSource:
+    """A trained model of the task's regions, else parcellations beside the scans, else the built-in atlas."""
     models = region_models(task)
     if models:
-        return f"{MODEL}:{models[0].name}"
-    beside = images.parent / PARCELLATIONS
-    return f"{PARCELLATION}:{beside}" if beside.is_dir() else BUILT_IN
+        return model_source(scans, models[0])
+    beside = scans.images.parent / PARCELLATIONS
+    return parcellation_source(scans, beside) if beside.is_dir() else atlas_source(scans, BUILT_IN)
+
+
+def model_source(scans: Surroundings, folder: ModelFolder) -> RegionSource:
+    """Maps by a trained model of regions."""
+    from .prediction import RegionModel
+
+    model = RegionModel(folder, scans.device)
+    return RegionSource(f"{MODEL}:{folder.name}", make=model, files=model.files)
+
+
+def parcellation_source(scans: Surroundings, folder: Path) -> RegionSource:
+    """Maps from parcellations of other programs, named by case.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", remedy="name the folder that holds the parcellations")
+    return RegionSource(
+        f"{PARCELLATION}:{folder}",
+        partial(_from_parcellation, folder=folder, channel=scans.channel),
+        lambda case: [case.images[scans.channel], *folder.glob(f"{case.case_id}*")],
+    )
+
+
+def atlas_source(scans: Surroundings, file: str, table: str = "") -> RegionSource:
+    """Maps from an atlas that is registered to each scan.
+
+    Args:
+        scans: the scans.
+        file: of the atlas, or ``builtin``.
+        table: what its labels stand for; empty for the table beside it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from cmb_plugin.anatomy.atlas import read_atlas
+
+    atlas = read_atlas(file, table or None)
+    used = [Path(name) for name in (file, table)]
+    return RegionSource(
+        ":".join((ATLAS, file, *([table] if table else []))),
+        partial(_from_atlas, atlas=atlas, channel=scans.channel),
+        lambda case: [case.images[scans.channel], *used],
+    )
 
 
 def region_models(task: TaskFolder) -> list[ModelFolder]:
@@ -121,26 +146,8 @@ def _from_parcellation(case: Case, folder: Path, channel: int) -> RegionMap:
     return parcellation_regions(path, grid, brain=brain)
 
 
-def _atlas_source(words: str, rest: str, channel: int) -> RegionSource:
-    from cmb_plugin.anatomy.atlas import read_atlas
-
-    file, _, table = rest.partition(":")
-    atlas = read_atlas(file, table or None)
-    used = [Path(name) for name in (file, table)]
-    return RegionSource(
-        words, partial(_from_atlas, atlas=atlas, channel=channel), lambda case: [case.images[channel], *used]
-    )
-
-
 def _from_atlas(case: Case, atlas: Atlas, channel: int) -> RegionMap:
     from cmb_plugin.anatomy.atlas import atlas_regions
 
     image, grid, brain = _scan(case, channel)
     return atlas_regions(image, grid, atlas, brain)
-
-
-def _model_source(words: str, folder: ModelFolder, device: str) -> RegionSource:
-    from .prediction import RegionModel
-
-    model = RegionModel(folder, device)
-    return RegionSource(words, make=model, files=model.files)

@@ -17,7 +17,7 @@ from cmb_plugin.dataset import Case, Dataset, check_dataset, make_splits, read_s
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import voxels_of_instances
-from cmb_plugin.paths import TaskFolder, find_task
+from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan, Planner, load_fitting_plan, write_plan
 from cmb_plugin.plugins import import_additional, planners
 from cmb_plugin.preparation import (
@@ -120,8 +120,8 @@ class PrepReport:
 
 
 def prepare(
-    task: str,
-    overrides: Sequence[str] = (),
+    folder: TaskFolder,
+    overrides: Overrides,
     workers: int | None = None,
     *,
     preprocess_workers: int | None = None,
@@ -133,7 +133,7 @@ def prepare(
     Cases that cannot be used are reported and left out. What was done before and has not changed is not done again.
 
     Args:
-        task: number, name or path of the Task folder.
+        folder: the Task folder.
         overrides: ``planner=NAME``, ``planner_cfg.x=y``, ``plan=PATH.json``, ``additional_imports=[module]``.
         workers: processes that check and measure; None takes every core.
         preprocess_workers: processes that preprocess; None takes ``workers``, or as many as the memory holds.
@@ -146,7 +146,6 @@ def prepare(
     begun = time.perf_counter()
     workers = default_workers() if workers is None else workers
     planner, given_plan = _choose_planner(overrides)
-    folder = find_task(task)
     dataset = Dataset.load(folder)
     failures, warnings = _check(dataset, workers, full_check) if check else ([], [])
     items = [Item(split, case) for split in ("Tr", "Ts") for case in dataset.cases(split)]
@@ -168,9 +167,9 @@ def prepare(
     return PrepReport(folder, plan, path, cases, failures, warnings, time.perf_counter() - begun)
 
 
-def _choose_planner(words: Sequence[str]) -> tuple[Planner, Path | None]:
+def _choose_planner(overrides: Overrides) -> tuple[Planner, Path | None]:
     """The planner that the overrides ask for, and the plan file that shall be used instead of planning."""
-    overrides = Overrides.parse(words)
+    overrides = overrides.copy()
     import_additional(overrides.take_imports())
     planner_class = planners.get(str(overrides.take("planner", DEFAULT_PLANNER)))
     given = overrides.take("plan")

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from cmb_plugin.dataset import read_splits
+from cmb_plugin.dataset import Dataset, Truth, read_splits
 from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
 from cmb_plugin.files import locked, write_json
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.models.ensemble import SHARED_BY_FOLDS
-from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, find_task, models_root
+from cmb_plugin.models.scored_cases import PredictionSet
+from cmb_plugin.models.trained import TrainedModel
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, suggest, trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
@@ -34,8 +37,10 @@ from cmb_plugin.training import (
     seed_all,
 )
 
-if TYPE_CHECKING:
-    from .predict import PredictReport
+from .evaluate import evaluate
+from .evaluate import sweep as choose_operating_point
+from .predict import PredictOptions, PredictReport, predict
+from .scan_selection import ScanSelection
 
 DEFAULT_TRAINER = "CMBRetinaUNet"
 DEFAULT_PLAN = "D3CMB_3d"
@@ -72,20 +77,23 @@ class TrainingRun:
         )
 
 
-def resolve(task: str, words: Sequence[str]) -> TrainingRun:
-    """Turns the words of the command line into a ``TrainingRun``; nothing is written.
+def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
+    """Turns the settings that a user gave into a ``TrainingRun``; nothing is written.
+
+    Args:
+        folder: of the task.
+        overrides: ``module``, ``plan``, ``planner``, ``train``, ``train.mode``, ``additional_imports`` and settings.
 
     Raises:
-        UserError: an unknown task, trainer, preset or setting; a task without a plan.
+        UserError: an unknown trainer, preset or setting; a task without a plan.
     """
-    overrides = Overrides.parse(words)
+    overrides = overrides.copy()
     imports = overrides.take_imports()
     import_additional(imports)
     name = str(overrides.take("module", DEFAULT_TRAINER))
     trainer = trainers.get(name)
     planner = overrides.take("planner")
     plan_name = str(overrides.take("plan", f"{planner}_3d" if planner else trainer.default_plan or DEFAULT_PLAN))
-    folder = find_task(task)
     if not folder.plan(plan_name).is_file():
         known = sorted(path.parent.name for path in folder.preprocessed.glob("*/plan.json"))
         raise UserError(
@@ -121,22 +129,19 @@ def resolve(task: str, words: Sequence[str]) -> TrainingRun:
     return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.fold))
 
 
-def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingRun:
+def train(run: TrainingRun, sweep: bool = True) -> None:
     """Trains one fold, then predicts and evaluates its validation scans and chooses the operating point there.
 
-    Args:
-        task: number, name or path of the Task folder.
-        words: ``key=value`` overrides.
-        sweep: choose the operating point on validation; without it 0.5 stands.
+    The run's folder then holds checkpoints, ``history.csv``, ``progress.png``, predictions and results.
 
-    Returns:
-        the run; its folder holds checkpoints, ``history.csv``, ``progress.png``, predictions and results.
+    Args:
+        run: what to train, from ``resolve``.
+        sweep: choose the operating point on validation; without it 0.5 stands.
 
     Raises:
         UserError: something the user can fix, before anything is written; or a validation scan that cannot be
             predicted, after training.
     """
-    run = resolve(task, words)
     train_ids, val_ids = split_of(run)
     first = is_first_process()  # the other processes of a DDP run come through here too
     with locked(run.fold.lock) if first else nullcontext():
@@ -158,7 +163,6 @@ def train(task: str, words: Sequence[str] = (), sweep: bool = True) -> TrainingR
             run.fold.mark(finished=True)
             if val_ids:
                 _validate(run, sweep)
-    return run
 
 
 def after_training(run: TrainingRun, case_ids: Sequence[str], device: torch.device) -> None:
@@ -290,17 +294,14 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _validate(run: TrainingRun, sweep: bool) -> None:
-    from .evaluate import evaluate
-    from .evaluate import sweep as choose_operating_point
-    from .predict import predict
-
-    model = str(run.fold.root.parent)
-    fold = run.settings["exp"].fold
-    report = predict(str(run.task.root), model, fold, split="val")
+    model = TrainedModel(ModelFolder(run.fold.root.parent), (run.settings["exp"].fold,))
+    report = predict(model, ScanSelection(run.task, "val"), PredictOptions(run.settings["inference_cfg"]))
     _check_predicted(run, report)
+    dataset, config = Dataset.load(run.task), EvaluationConfig()
+    truths: dict[str, Truth] = {}  # masks are slow to read: once for both
     if sweep and run.plan.target == "lesions":
-        choose_operating_point(str(run.task.root), model, fold)
-    evaluate(str(run.task.root), model, fold, split="val")
+        choose_operating_point(dataset, model, SweepConfig(), config, truths)
+    evaluate(PredictionSet.of_model(dataset, model, "val"), config, truths=truths)
 
 
 def _check_predicted(run: TrainingRun, report: PredictReport) -> None:

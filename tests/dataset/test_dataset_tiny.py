@@ -3,9 +3,9 @@
 import numpy as np
 from tiny_task import make_tiny_task
 
+from cmb_plugin.commands.names import find_task
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.images import read_grid, read_scan
-from cmb_plugin.paths import find_task
 
 
 def test_tiny_task_is_a_task_folder_with_visible_lesions_and_a_healthy_case(tmp_path):

@@ -59,7 +59,7 @@ def test_trials_grow_to_the_length_of_an_epoch_and_the_steps_fill_the_budget(
     from cmb_plugin.benchmark import run as workflow
 
     method = parse_methods("nnunet")
-    asked = Benchmark((task.name,), method, (0,), (0,), Budget(None, minutes), (), tmp_path / "out")
+    asked = Benchmark((task,), method, (0,), (0,), Budget(None, minutes), (), tmp_path / "out")
     entry = Entry(asked, task, method[0], 0, 0)
     tried = []
 
@@ -110,7 +110,7 @@ def test_a_method_has_a_name_and_overrides_of_its_own(task, tmp_path):
     assert (ffm.name, ffm.slug, ffm.trainer, ffm.plan) == ("+ FFM", "FFM", "CMBRetinaUNet", "D3V001_3d")
     assert ffm.words == ("model_cfg.hspl=false", "x=[1,2]")
     assert (other.name, other.folder) == ("other lab", tmp_path.resolve())
-    asked = Benchmark((task.name,), (plain, ffm), (0,), (0,), Budget(1, None), ("train=fast",), tmp_path / "out")
+    asked = Benchmark((task,), (plain, ffm), (0,), (0,), Budget(1, None), ("train=fast",), tmp_path / "out")
     entries = asked.entries(task)
     assert [entry.model.name for entry in entries] == [
         "CMBRetinaUNet_D3CMB_3d_out_seed0",
@@ -136,7 +136,7 @@ def test_what_the_benchmark_decides_cannot_be_overridden(word, option, tmp_path)
 
 def test_a_record_of_other_overrides_is_refused_before_anything_begins(task, tmp_path):
     (method,) = parse_methods("x: CMBRetinaUNet model_cfg.hspl=false")
-    asked = Benchmark((task.name,), (method,), (0,), (0,), Budget(1, None), (), tmp_path / "out")
+    asked = Benchmark((task,), (method,), (0,), (0,), Budget(1, None), (), tmp_path / "out")
     (entry,) = asked.entries(task)
     write_json(entry.record, {**entry.state(), "words": ["model_cfg.hspl=true"], "finished": ["train", "predict"]})
     with pytest.raises(UserError, match=r"hspl=true, now it is model_cfg\.hspl=false"):
@@ -153,7 +153,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monke
 
     write_json(task.splits, [{"train": ["sub-01"], "val": ["sub-02"]}])
     methods = parse_methods("RetinaUNetV001, broken: CMBRetinaUNet x=1, CMBRetinaUNet")
-    asked = Benchmark((task.name,), methods, (0,), (0, 1), Budget(20, None), (), tmp_path / "out", jobs=jobs)
+    asked = Benchmark((task,), methods, (0,), (0, 1), Budget(20, None), (), tmp_path / "out", jobs=jobs)
     asked = dataclasses.replace(asked, phases=("train", "predict"))
     called = []
 
@@ -165,7 +165,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monke
         return int("x=1" in command)
 
     monkeypatch.setattr(Commands, "call", call)
-    done = run_benchmark(asked, say=lambda _: None)
+    done = run_benchmark(asked, log=lambda _: None)
     assert list(done.failed) == [f"{task.name} broken_fold0_seed0", f"{task.name} broken_fold0_seed1"]
     assert [entry.name for entry in done.finished] == [
         f"{name}_fold0_seed{seed}" for seed in (0, 1) for name in ("RetinaUNetV001", "CMBRetinaUNet")
@@ -176,7 +176,7 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monke
     assert record["commands"]["train"].startswith(f"nndet_train {task.root} -o module=RetinaUNetV001")
     assert len(called) == 10  # four train and predict, two fail to train
     called.clear()
-    assert len(run_benchmark(asked, say=lambda _: None).failed) == 2  # again: what failed alone is tried again
+    assert len(run_benchmark(asked, log=lambda _: None).failed) == 2  # again: what failed alone is tried again
     assert len(called) == 2
 
 
@@ -195,7 +195,7 @@ def test_jobs_work_side_by_side_with_a_share_of_the_cores(tmp_path, monkeypatch)
     def call(pair):
         return commands.call([sys.executable, "-c", code, *map(str, pair)], tmp_path / "log")
 
-    assert commands.work_off(call, pairs) == [0, 0]
+    assert commands.run_all(call, pairs) == [0, 0]
     assert [path.read_text(encoding="utf-8") for path, _ in pairs] == ["3", "3"]
 
 
@@ -208,7 +208,7 @@ def test_sigterm_ends_the_commands_and_begins_no_other(tmp_path):
         "child = 'import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)'\n"
         "def call(n):\n"
         "    return commands.call([sys.executable, '-c', child, str(folder / str(n))], folder / 'log')\n"
-        "try: commands.work_off(call, range(4))\n"
+        "try: commands.run_all(call, range(4))\n"
         "except KeyboardInterrupt: sys.exit(3)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
@@ -379,7 +379,7 @@ def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
         mask, grid = read_mask(case.label)
         write_image(given / f"{case.case_id}.nii.gz", (mask == 1).astype(np.uint8), grid)
     benchmark = Benchmark(
-        tasks=(task.name,),
+        tasks=(task,),
         methods=parse_methods(str(given)),
         folds=(0, 1),
         seeds=(0,),
@@ -389,7 +389,7 @@ def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
         phases=("eval",),
         resamples=50,
     )
-    (row,) = run_benchmark(benchmark, say=lambda _: None).table
+    (row,) = run_benchmark(benchmark, log=lambda _: None).table
     assert (row.n_cases, len(row.statistics.subjects), row.missing) == (4, 4, 0)
 
 
@@ -412,8 +412,8 @@ def test_what_the_user_can_fix_is_one_line(task, capsys, words, hint):
 
 def test_the_squares_of_nndetection_are_solid_or_hollow(tmp_path, monkeypatch):
     from cmb_plugin.commands import example
+    from cmb_plugin.commands.names import find_task
     from cmb_plugin.dataset import check_dataset
-    from cmb_plugin.paths import find_task
 
     monkeypatch.setenv("det_data", str(tmp_path))
     words = ["--kind", "squares", "--train", "5", "--test", "1", "-np", "0"]

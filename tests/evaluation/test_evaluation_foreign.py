@@ -15,10 +15,17 @@ from cmb_plugin.commands import eval as eval_command
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.dataset.foreign import boxes_from_nndetection, find_prediction, foreign_cases, read_foreign
 from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import EvaluationConfig
 from cmb_plugin.images import read_mask, write_image
-from cmb_plugin.models.foreign import evaluate_folders
+from cmb_plugin.models.scored_cases import PredictionSet
+from cmb_plugin.workflows.evaluate import evaluate
 
 CASES = ("sub-51", "sub-52")
+
+
+def evaluate_folders(predictions, labels, images=None, resamples=0):
+    measured = PredictionSet.of_masks(predictions, labels, images)
+    return evaluate(measured, EvaluationConfig(resamples=resamples), masks=True)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +158,7 @@ def test_scores_of_a_probability_map_are_the_mean_inside(tmp_path, truths):
 def test_a_missing_case_counts_as_missed_and_folders_without_a_common_case_are_refused(task, truths, tmp_path, capsys):
     write_all("binary", tmp_path / "p", task, truths)
     (tmp_path / "p" / "sub-51.nii.gz").unlink()
-    run = evaluate_folders(tmp_path / "p", task.labels("Ts"), words=["eval_cfg.resamples=0"])
+    run = evaluate_folders(tmp_path / "p", task.labels("Ts"), resamples=0)
     assert (run.metrics["missing_cases"], run.metrics["sensitivity"], run.complete) == (["sub-51"], 0.0, False)
     with pytest.raises(UserError, match="name predictions and labels alike"):
         evaluate_folders(tmp_path / "p", task.labels("Tr"))
@@ -163,7 +170,7 @@ def test_a_missing_case_counts_as_missed_and_folders_without_a_common_case_are_r
 def test_the_report_holds_everything_and_asks_the_network_for_nothing(task, truths, tmp_path):
     write_all("binary", tmp_path / "p", task, truths)
     write_image(tmp_path / "p" / "sub-51.nii.gz", np.zeros(truths["sub-51"].grid.shape), truths["sub-51"].grid)
-    run = evaluate_folders(tmp_path / "p", task.labels("Ts"), images=task.images("Ts"), words=["eval_cfg.resamples=20"])
+    run = evaluate_folders(tmp_path / "p", task.labels("Ts"), task.images("Ts"), resamples=20)
     text = (run.folder / "report.html").read_text(encoding="utf-8")
     for words in ("Misses, largest first", "False positives, highest score first", "VALDO", "components overlap"):
         assert words in text

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 import pytest
+from by_name import evaluate, predictions, sweep
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import eval as eval_command
@@ -16,12 +17,11 @@ from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.dataset.predictions import CasePredictions, read_case_predictions, write_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import measure
+from cmb_plugin.evaluation import EvaluationConfig, measure
 from cmb_plugin.files import write_json
 from cmb_plugin.images import Grid
-from cmb_plugin.models.operating_point import swept_point
+from cmb_plugin.models.operating_point import OperatingPoint
 from cmb_plugin.paths import FoldFolder
-from cmb_plugin.workflows.evaluate import evaluate, load_split, sweep
 
 FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json", "report.html", "results_boxes.json"]
 
@@ -118,7 +118,7 @@ def test_each_class_has_its_own_threshold_in_every_command(tmp_path, monkeypatch
     metrics = json.loads((fold.results("val") / "metrics.json").read_text(encoding="utf-8"))
     assert (metrics["sensitivity"], metrics["fp_per_scan"]) == (1.0, 0.0)
     # What nndet_predict writes afterwards has other scores; they are measured alike, and the next sweep sees through.
-    swept = swept_point([fold])
+    swept = OperatingPoint.load(fold.operating_point)
     for path in fold.predictions("val").glob("*_boxes.json"):
         case = read_case_predictions(path)
         moved = dataclasses.replace(case, detections=swept.apply(case.detections), operating_point=swept.score)
@@ -174,11 +174,11 @@ def test_all_folds_together_are_measured_on_the_validation_scans_of_each(task, f
 
 
 def test_predictions_elsewhere_are_measured_without_a_model(task, fold, tmp_path):
-    run = evaluate(task.name, split="test", predictions=fold.predictions("test"), output=tmp_path / "results")
+    run = evaluate(task.name, split="test", predictions_folder=fold.predictions("test"), output=tmp_path / "results")
     assert run.metrics == evaluate(task.name, split="test").metrics
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == FILES
     with pytest.raises(UserError, match="--output"):
-        evaluate(task.name, predictions=fold.predictions("test"))
+        evaluate(task.name, split="test", predictions_folder=fold.predictions("test"))
 
 
 def test_flags_of_nndetection_are_accepted_and_say_what_they_do(task, fold, capsys):
@@ -201,7 +201,7 @@ def test_mimics_of_the_data_set_tell_what_false_positives_are(task, fold):
     assert evaluate(task.name, split="test").metrics["false_positive_kinds"] is None
     for name in ("sub-51", "sub-52"):
         write_json(task.extra("mimics", "Ts") / f"{name}.json", {"mimics": [{"kind": "vein", "box": [0] * 6}]})
-    run = evaluate(task.name, split="test", words=["eval_cfg.operating_point=0.1"])
+    run = evaluate(task.name, split="test", overrides=["eval_cfg.operating_point=0.1"])
     assert run.metrics["false_positive_kinds"]["per_scan"] == {
         "vein": 1.0,
         "none": 0.0,
@@ -211,15 +211,17 @@ def test_mimics_of_the_data_set_tell_what_false_positives_are(task, fold):
 def test_the_scans_of_a_split_are_loaded_as_they_are_measured(task, fold):
     write_json(fold.operating_point, {"score": 0.15})
     truths = {}
-    cases, config = load_split(task.name, "Model_Plan", 0, "test", truths=truths)
+    scored = predictions(task.name, split="test").read(truths=truths)
+    config, _ = scored.at_operating_point(EvaluationConfig())
     metrics = evaluate(task.name, split="test").metrics
-    assert measure(cases, ["cmb"], config)["overall"] == metrics["overall"]
+    assert measure(scored.cases, ["cmb"], config)["overall"] == metrics["overall"]
     (task.labels("Ts") / "sub-51.nii.gz").write_bytes(b"nonsense")  # what is known is not read again
-    assert load_split(task.name, "Model_Plan", 0, "test", truths=truths)[0][0].instances is cases[0].instances
+    again = predictions(task.name, split="test").read(truths=truths)
+    assert again.cases[0].instances is scored.cases[0].instances
     assert len(truths) == 2
     (fold.predictions("test") / "sub-52_boxes.json").unlink()
     with pytest.raises(UserError, match="no predictions of sub-52"):
-        load_split(task.name, "Model_Plan", 0, "test", truths=truths)
+        predictions(task.name, split="test").read(truths=truths).check_complete()
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_predictions_of_another_scan_or_with_other_classes_are_not_measured(task
 
 def test_a_sweep_with_a_missing_or_wrong_setting_or_case_is_refused(task, fold):
     with pytest.raises(UserError, match="did you mean"):
-        sweep(task.name, words=["sweep_cfg.rule=fp_per_scans"])
+        sweep(task.name, overrides=["sweep_cfg.rule=fp_per_scans"])
     (fold.predictions("val") / "sub-04_boxes.json").unlink()
     with pytest.raises(UserError, match="sub-04"):
         sweep(task.name)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from cmb_plugin.commands.names import find_model, find_task
 from cmb_plugin.errors import UserError
-from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, find_task
+from cmb_plugin.paths import ModelFolder, TaskFolder
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """Scans that lack a modality, from dataset.json and the command line to what is written beside the lesions."""
 
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from blob_detector import BlobDetector, blob
+from by_name import predict
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands.predict import main as predict_command
@@ -18,8 +18,7 @@ from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.planning import Anchors, Architecture, Plan
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import Normalisation, Preprocessing, StoredCase, preprocess_case, read_images, save_case
-from cmb_plugin.settings import write_settings
-from cmb_plugin.workflows import predict as workflow
+from cmb_plugin.settings import Overrides, write_settings
 from cmb_plugin.workflows.prep import prepare
 from cmb_plugin.workflows.train import resolve, split_of
 
@@ -27,7 +26,6 @@ GRID = Grid((24, 30, 30), (1.5, 1.0, 1.0))
 LESIONS = {0: (8.3, 9.6, 20.4), 1: (15.0, 21.2, 9.9)}  # each is seen on one modality only
 RECIPE = Preprocessing((1.0, 1.0, 1.0), normalisation=(Normalisation("none"),) * 2)
 MODALITIES = ("SWI", "QSM")
-predict = partial(workflow.predict, workers=0)
 
 
 class BrightestBlob(BlobDetector):
@@ -142,12 +140,12 @@ def test_a_case_that_lacks_a_modality_is_checked_prepared_and_trained_on(tmp_pat
     assert check_dataset(Dataset.load(task)).bad_cases == {"sub-02"}
     write_json(task.root / "dataset.json", {**read_json(task.root / "dataset.json"), "missing": {"sub-02": ["phase"]}})
     assert not check_dataset(Dataset.load(task)).findings
-    assert prepare(str(task.root), ["planner_cfg.gpu_memory_gb=2"], workers=0).exit_code == 0
+    assert prepare(task, Overrides.parse(["planner_cfg.gpu_memory_gb=2"]), workers=0).exit_code == 0
     stored = StoredCase.open(task.prepared("D3CMB_3d", "Tr"), "sub-02")
     assert stored.missing == (1,)
     assert not stored.data[1].any()
     assert len(stored.boxes)
     with pytest.raises(UserError, match="CMBRetinaUNet needs every modality, sub-02 lacks some"):
-        split_of(resolve("900", []))
-    train, val = split_of(resolve("900", ["module=DeepMIRUNet"]))
+        split_of(resolve(task, Overrides.parse([])))
+    train, val = split_of(resolve(task, Overrides.parse(["module=DeepMIRUNet"])))
     assert {*train, *val} == {"sub-01", "sub-02", "sub-03"}

@@ -7,13 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+from by_name import evaluate, predict, sweep
 from test_inference_workflow import (  # noqa: F401 - fixtures
     GRID,
     LESIONS,
     blob_trainer,
     contents,
     model_folder,
-    predict,
     table,
     task,
     write_scan,
@@ -27,7 +27,6 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, voxels_of_instances, write_image
 from cmb_plugin.regions import localisation, sources
-from cmb_plugin.workflows.evaluate import evaluate, sweep
 
 pytestmark = pytest.mark.usefixtures("blob_trainer")
 
@@ -161,10 +160,10 @@ def test_the_sweep_chooses_rules_on_placed_validation_scans_and_metrics_ignore_w
     chosen = read_json(model_folder(tmp_path).fold(0).operating_point)["removal"]
     expected = ("parcellation", 1, 5.0)  # one lesion is too few to leave the default
     assert (chosen["source"], chosen["n_lesions"], chosen["ventricle_mm"]) == expected
-    measured = evaluate("900", fold=0, words=["eval_cfg.operating_point=0.5"]).metrics
+    measured = evaluate("900", fold=0, overrides=["eval_cfg.operating_point=0.5"]).metrics
     assert (measured["sensitivity"], measured["fp_per_scan"]) == (1.0, 0.0)
     predict("900", fold=0, split="val")  # without regions the second blob is reported
-    assert evaluate("900", fold=0, words=["eval_cfg.operating_point=0.5"]).metrics["fp_per_scan"] == 1.0
+    assert evaluate("900", fold=0, overrides=["eval_cfg.operating_point=0.5"]).metrics["fp_per_scan"] == 1.0
 
 
 def test_auto_takes_parcellations_beside_the_scans(task, parcellations, tmp_path):  # noqa: F811

@@ -3,12 +3,12 @@
 import csv
 import json
 import shutil
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from blob_detector import BlobDetector, blob
+from by_name import predict
 
 from cmb_plugin.commands.boxes2nii import main as boxes2nii
 from cmb_plugin.commands.predict import main as predict_command
@@ -24,10 +24,8 @@ from cmb_plugin.planning import Anchors, Architecture, Plan
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import Normalisation, Preprocessing, preprocess_case, save_case
 from cmb_plugin.settings import write_settings
-from cmb_plugin.workflows import predict as workflow
 
 GRID = Grid((24, 30, 30), (1.5, 1.0, 1.0), (5.0, 6.0, 7.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
-predict = partial(workflow.predict, workers=0)  # starting a process takes longer than the whole case
 LESIONS = [(8.3, 9.6, 20.4), (15.0, 21.2, 9.9)]
 RECIPE = Preprocessing((1.5, 1.0, 1.0), normalisation=(Normalisation("none"),))
 

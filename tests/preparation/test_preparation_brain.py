@@ -30,6 +30,7 @@ from cmb_plugin.preparation import (
 from cmb_plugin.preparation.brain import otsu
 from cmb_plugin.preparation.case import showing_brain
 from cmb_plugin.regions.sources import region_source
+from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.prep import prepare
 
 RECIPE = Preprocessing((2.5, 2.0, 2.0), normalisation=(Normalisation("robust"),), brain_channel=0)
@@ -204,7 +205,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFolder:
 
 def prep(task: TaskFolder) -> Plan:
     words = ["planner=D3CMB", "planner_cfg.gpu_memory_gb=2", "planner_cfg.brain_margin_mm=1.5"]
-    report = prepare(str(task.root), words, workers=0)
+    report = prepare(task, Overrides.parse(words), workers=0)
     assert report.exit_code == 0
     for case in report.cases:
         assert (case.lesions_after or 0) + len(case.outside) == case.lesions_before
@@ -219,10 +220,10 @@ def test_masks_of_the_task_are_used_and_a_changed_one_is_noticed(task: TaskFolde
     assert shapes["sub-01"] < shapes["sub-03"]  # without a mask, and too small for an estimate, it is kept whole
     assert len(Plan.load(task.plan("D3CMB_3d")).polarity) == 2
     assert not any(
-        case.fresh for case in prepare(str(task.root), ["plan=" + str(task.plan(plan.name))], workers=0).cases
+        case.fresh for case in prepare(task, Overrides.parse([f"plan={task.plan(plan.name)}"]), workers=0).cases
     )
     (task.extra("brain", "Tr") / "sub-01.nii.gz").unlink()
-    again = prepare(str(task.root), ["plan=" + str(task.plan(plan.name))], workers=0)
+    again = prepare(task, Overrides.parse([f"plan={task.plan(plan.name)}"]), workers=0)
     assert [case.case_id for case in again.cases if case.fresh] == ["sub-01"]
 
 

@@ -18,6 +18,7 @@ from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import planners
 from cmb_plugin.preparation import Fingerprint, ScanSource, StoredCase, input_cases, prepared_cases, prepared_scans
+from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.prep import PrepReport, prepare
 
 PLAN = "D3CMB_3d"
@@ -37,7 +38,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFolder:
 
 def prep(task: TaskFolder, *overrides: str, **options: bool) -> PrepReport:
     budget = [] if any(word.startswith("plan=") for word in overrides) else [BUDGET]
-    return prepare(str(task.root), [*budget, *overrides], workers=0, **options)  # type: ignore[arg-type]
+    return prepare(task, Overrides.parse([*budget, *overrides]), workers=0, **options)  # type: ignore[arg-type]
 
 
 def test_everything_is_prepared_and_every_lesion_counted(task: TaskFolder) -> None:

@@ -11,12 +11,13 @@ from task_rules import assert_task_folder
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import cls2fg, seg2det
+from cmb_plugin.commands.names import find_task
 from cmb_plugin.conversion import BoxLabel, Counted, choose_test, draw_boxes, instances_of_mask
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, boxes_of_instances, read_mask, write_image
-from cmb_plugin.paths import TaskFolder, find_task
+from cmb_plugin.paths import TaskFolder
 
 
 @pytest.mark.parametrize(("connectivity", "pieces"), [(6, 3), (18, 2), (26, 1)])

@@ -11,11 +11,13 @@ import pytest
 from miniatures import Scan
 from task_rules import assert_task_folder
 
-from cmb_plugin.conversion.workflow import ConversionReport, convert
+from cmb_plugin.commands.names import new_task
+from cmb_plugin.conversion.workflow import ConversionReport, ConvertOptions, convert
 from cmb_plugin.dataset import Dataset, check_dataset, read_truth
 from cmb_plugin.files import read_json
 from cmb_plugin.images import boxes_of_instances, read_grid, read_scan
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.settings import Overrides
 
 Convert = Callable[..., ConversionReport]
 
@@ -28,7 +30,9 @@ def phantoms() -> list[Scan]:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
     monkeypatch.setenv("det_data", str(tmp_path / "data"))
-    return lambda name, source, *words, **options: convert(name, source, "Task902_Back", words, **options)
+    return lambda name, source, *words, **options: convert(
+        name, source, new_task("Task902_Back"), Overrides.parse(words), ConvertOptions(**options)
+    )
 
 
 def converted(task: TaskFolder) -> dict[str, np.ndarray]:

@@ -13,14 +13,16 @@ from scipy.io import savemat
 from scipy.ndimage import gaussian_filter, shift
 
 from cmb_plugin.commands import convert as command
+from cmb_plugin.commands.names import new_task
 from cmb_plugin.conversion import read_source
 from cmb_plugin.conversion.grids import bring
 from cmb_plugin.conversion.reading import SourceImage
-from cmb_plugin.conversion.workflow import ConversionReport, convert
+from cmb_plugin.conversion.workflow import ConversionReport, ConvertOptions, convert
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_scan
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.settings import Overrides
 
 Convert = Callable[..., ConversionReport]
 GRID = Grid((12, 20, 24), (2.0, 1.0, 1.1), (5.0, -7.0, 9.0), (0.96, 0.28, 0.0, -0.28, 0.96, 0.0, 0.0, 0.0, 1.0))
@@ -29,7 +31,9 @@ GRID = Grid((12, 20, 24), (2.0, 1.0, 1.1), (5.0, -7.0, 9.0), (0.96, 0.28, 0.0, -
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
     monkeypatch.setenv("det_data", str(tmp_path / "data"))
-    return lambda name, source, *words, **options: convert(name, source, "Task903_Odd", words, **options)
+    return lambda name, source, *words, **options: convert(
+        name, source, new_task("Task903_Odd"), Overrides.parse(words), ConvertOptions(**options)
+    )
 
 
 def reasons(report: ConversionReport) -> str:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from tiny_task import make_tiny_task
 
+from cmb_plugin.commands.names import find_task
+from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.prep import prepare
 from cmb_plugin.workflows.train import resolve
 
@@ -21,7 +23,7 @@ def test_the_command_trains_the_default_model_in_two_processes(tmp_path: Path, m
     monkeypatch.setenv("det_data", str(tmp_path / "data"))
     monkeypatch.setenv("det_models", str(tmp_path / "models"))
     make_tiny_task(tmp_path / "data", n_train=6, n_test=0)
-    prepare("900", PLAN, workers=0)
+    prepare(find_task("900"), Overrides.parse(PLAN), workers=0)
     words = [*WORDS, "trainer_cfg.devices=2", "trainer_cfg.accelerator=cpu", "model_cfg.hspl_start=0.5"]
     # A file, because Lightning starts the second process by running the first one's command again.
     script = tmp_path / "train.py"
@@ -30,7 +32,7 @@ def test_the_command_trains_the_default_model_in_two_processes(tmp_path: Path, m
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Trained ") == 1  # the second process keeps quiet
-    fold = resolve("900", words).fold
+    fold = resolve(find_task("900"), Overrides.parse(words)).fold
     weights = torch.load(fold.last, weights_only=True)["averaged_weights"]
     assert weights["network.prototypes.placed"] == 1
     assert all(torch.isfinite(value).all() for value in weights.values())

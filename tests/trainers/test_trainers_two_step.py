@@ -12,6 +12,7 @@ from dies_at import DiesAt
 from small_plan import PLAN
 from tiny_task import make_tiny_task
 
+from cmb_plugin.commands.names import find_model
 from cmb_plugin.commands.predict import main as nndet_predict
 from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
@@ -19,7 +20,6 @@ from cmb_plugin.dataset import boxes_file, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
-from cmb_plugin.paths import find_model
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import Batch, TrainerConfig, loop
 

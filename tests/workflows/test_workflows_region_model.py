@@ -8,6 +8,7 @@ from cmb_plugin.anatomy import Place
 from cmb_plugin.anatomy.learned import doubts, places_of
 from cmb_plugin.anatomy.storage import load_map
 from cmb_plugin.commands.eval import main as nndet_eval
+from cmb_plugin.commands.names import find_model, find_task
 from cmb_plugin.commands.predict import main as nndet_predict
 from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
@@ -15,7 +16,6 @@ from cmb_plugin.dataset import Case
 from cmb_plugin.evaluation import dice_intervals, dice_scores
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_grid, read_mask, read_scan, write_image
-from cmb_plugin.paths import find_model, find_task
 from cmb_plugin.regions.prediction import RegionModel
 
 MODEL = "AnatomyUNet_Anatomy_3d"

@@ -1,4 +1,4 @@
-"""The operating point: from which score on a detection is reported, chosen on validation."""
+"""The sweep: the score and the threshold from which on a detection is reported, chosen on validation scans."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
-    """The content of ``operating_point.json``: the score, and how it did on the scans that it was chosen on.
+class SweepResult:
+    """What a sweep chose, and how it did on the scans that it was chosen on.
 
     ``ranking`` names the score where the model gives several; ``froc_scores`` holds the FROC score of each of them.
     From ``possible_score`` on a detection that is not reported counts as possible (MARS): the lowest score with at most
@@ -72,7 +72,7 @@ class OperatingPoint:
 
 def find_operating_point(
     cases: Sequence[CaseResult], sweep: SweepConfig | None = None, config: EvaluationConfig | None = None
-) -> OperatingPoint:
+) -> SweepResult:
     """Chooses the score and its threshold on validation scans, matching by centre distance.
 
     Lesions of several classes have a threshold each, because one kind is told from its mimics more easily than another:
@@ -100,7 +100,7 @@ def find_operating_point(
     score, why = first or _choose(curve, sweep.rule, target)
     score = DEFAULT_OPERATING_POINT if score is None else score
     reached: dict[str, Any] = at_score(curve, score)
-    return OperatingPoint(
+    return SweepResult(
         score=score,
         rule=sweep.rule,
         target=target,

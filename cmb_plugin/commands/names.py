@@ -1,0 +1,170 @@
+"""What the names, numbers and paths of a command line mean: the only place that knows them as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.paths import ModelFolder, TaskFolder, data_root, models_root
+from cmb_plugin.plugins import suggest
+
+if TYPE_CHECKING:
+    import torch
+
+    from cmb_plugin.models.trained import TrainedModel
+    from cmb_plugin.regions.sources import RegionChoice
+
+ALL_FOLDS = -1  # nnDetection's number for all folds together
+REGION_FORMS = "auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], atlas:builtin, none"
+
+
+def find_task(task: str, root: Path | None = None) -> TaskFolder:
+    """The Task folder that ``task`` means: a number (``101``), a name (``CMB``), both (``Task101_CMB``) or a path.
+
+    Raises:
+        UserError: none or several fit.
+    """
+    if "/" in task and Path(task).is_dir():
+        return TaskFolder(Path(task).resolve())
+    root = root or data_root()
+    folders = sorted(path for path in root.glob("Task*") if path.is_dir()) if root.is_dir() else []
+    number = task.removeprefix("Task")
+    matches = [
+        folder
+        for folder in folders
+        if folder.name == task
+        or folder.name.partition("_")[2] == task
+        or (number.isdigit() and _task_number(folder) == int(number))
+    ]
+    if len(matches) == 1:
+        return TaskFolder(matches[0])
+    if matches:
+        raise UserError(f"'{task}' fits several tasks in {root}", remedy=f"name one: {_joined(matches)}")
+    hint = suggest(task, [folder.name for folder in folders])
+    raise UserError(f"no task '{task}' in {root}", remedy=f"set det_data to the folder that holds it; {hint}")
+
+
+def new_task(name: str, pattern: str = r"Task\d+_[A-Za-z0-9_.-]+", example: str = "Task101_CMB") -> TaskFolder:
+    """The Task folder in ``$det_data`` that a command shall fill.
+
+    Raises:
+        UserError: the name is no Task folder's.
+    """
+    if not re.fullmatch(pattern, name):
+        raise UserError(f"--task {name}: not the name of a Task folder", remedy=f"name it like {example}")
+    return TaskFolder(data_root() / name)
+
+
+def find_model(task: TaskFolder, model: str | None = None, root: Path | None = None) -> ModelFolder:
+    """The trained model that ``model`` means: its folder's name, a path, or None when there is only one, models of
+    regions not counted unless there are no others.
+
+    Raises:
+        UserError: none or several fit.
+    """
+    if model and "/" in model and Path(model).is_dir():
+        return ModelFolder(Path(model).resolve())
+    folder = (root or models_root()) / task.name
+    trained = sorted(path for path in folder.glob("*") if ModelFolder(path).trained_folds()) if folder.is_dir() else []
+    matches = [path for path in trained if model is None or path.name == model]
+    if len(matches) > 1:
+        matches = [path for path in matches if ModelFolder(path).target == "lesions"] or matches
+    if len(matches) == 1:
+        return ModelFolder(matches[0])
+    if len(matches) > 1:
+        raise UserError(f"{task.name} has several models in {folder}", remedy=f"name one: {_joined(matches)}")
+    for path in sorted(folder.glob("*")):
+        if model in (None, path.name) and ModelFolder(path).unfinished_folds():
+            ModelFolder(path).chosen_folds(None)  # tells how to finish it
+    if model:
+        hint = suggest(model, [path.name for path in trained])
+        raise UserError(
+            f"no trained model '{model}' in {folder}", remedy=f"train it with nndet_train {task.name}; {hint}"
+        )
+    raise UserError(
+        f"no trained model of {task.name} in {folder}", remedy=f"run nndet_train {task.name}, or set det_models"
+    )
+
+
+def find_folds(folder: ModelFolder, fold: int | None = None, checkpoint: str = "last") -> TrainedModel:
+    """The fold with a number, or all trained folds together (None or -1).
+
+    Raises:
+        UserError: there are none, or the fold is not trained; those that are, are listed.
+    """
+    from cmb_plugin.models.trained import TrainedModel
+
+    left_out = folder.unfinished_folds() if fold is None or fold == ALL_FOLDS else []
+    return TrainedModel(folder, tuple(folder.chosen_folds(fold)), checkpoint, tuple(left_out))
+
+
+def task_of_models(task: str, model: str | None) -> TaskFolder:
+    """As ``find_task``, but a task of which only models are here will do.
+
+    Raises:
+        UserError: there are neither scans nor models of it.
+    """
+    try:
+        return find_task(task)
+    except UserError:
+        model_is_path = model is not None and Path(model).is_dir()
+        if not (model_is_path or (models_root() / task).is_dir()):
+            raise
+        return TaskFolder(data_root() / task)
+
+
+def device_named(name: str) -> torch.device:
+    """``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used ({reason})", remedy="leave --device out, or use cpu") from None
+    return device
+
+
+def region_choice(text: str, task: TaskFolder) -> RegionChoice | None:
+    """What ``--regions`` means; None for ``none``.
+
+    Args:
+        text: ``auto``, ``model:NAME``, ``parcellation:DIR``, ``atlas:FILE[:LABELS.tsv]``, ``atlas:builtin``, ``none``.
+        task: whose region models ``model:NAME`` means.
+
+    Raises:
+        UserError: no such kind of source, or no such model.
+    """
+    from cmb_plugin.regions import sources
+
+    kind, _, rest = text.partition(":")
+    if text == "none":
+        return None
+    if text == sources.AUTO:
+        return partial(sources.automatic_source, task=task)
+    if kind == sources.MODEL and rest:
+        return partial(sources.model_source, folder=find_model(task, rest))
+    if kind == sources.PARCELLATION and rest:
+        return partial(sources.parcellation_source, folder=Path(rest))
+    if kind == sources.ATLAS and rest:
+        file, _, table = rest.partition(":")
+        return partial(sources.atlas_source, file=file, table=table)
+    raise UserError(f"--regions {text}: no known source of regions", remedy=f"known: {REGION_FORMS}")
+
+
+def _task_number(folder: Path) -> int:
+    match = re.match(r"Task(\d+)(?=_|$)", folder.name)  # not Task101FG_CMB, which nndet_cls2fg makes
+    return int(match[1]) if match else -1
+
+
+def _joined(folders: Iterable[Path]) -> str:
+    return ", ".join(folder.name for folder in folders)

@@ -1,0 +1,106 @@
+"""``TrainedModel``: folds of a model folder that work together, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cmb_plugin.dataset import read_splits
+from cmb_plugin.errors import UserError
+from cmb_plugin.inference import InferenceConfig
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
+from cmb_plugin.settings import read_settings, typed
+
+from .operating_point import OperatingPoint
+
+CHECKPOINTS = ("last", "best")
+PARTS = {"val": "Tr", "test": "Ts"}
+"""Where the scans of a split lie in the Task folder: ``imagesTr`` holds those that folds validate on."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Trained folds of one model.
+
+    Attributes:
+        folder: of the model.
+        folds: numbers of the folds that are used, at least one.
+        checkpoint: ``last`` or ``best``, of each fold.
+        left_out: further folds, whose training has not finished.
+    """
+
+    folder: ModelFolder
+    folds: tuple[int, ...]
+    checkpoint: str = "last"
+    left_out: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.checkpoint not in CHECKPOINTS:
+            raise UserError(f"unknown checkpoint '{self.checkpoint}'", remedy=f"known: {', '.join(CHECKPOINTS)}")
+
+    @property
+    def name(self) -> str:
+        """Name of the model folder."""
+        return self.folder.name
+
+    @property
+    def target(self) -> str:
+        """What it learned: ``lesions`` or ``regions``."""
+        return self.folder.target
+
+    @property
+    def fold_folders(self) -> dict[int, FoldFolder]:
+        """Number -> folder of the folds that are used."""
+        return {number: self.folder.fold(number) for number in self.folds}
+
+    @property
+    def place(self) -> FoldFolder:
+        """Where predictions and results of the folds together go: the fold itself, or ``consolidated``."""
+        return self.folder.fold(self.folds[0]) if len(self.folds) == 1 else self.folder.consolidated
+
+    @property
+    def title(self) -> str:
+        """``CMBRetinaUNet_D3CMB_3d, folds 0, 1``."""
+        return f"{self.name}, fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))}"
+
+    def each(self) -> list[TrainedModel]:
+        """Every fold alone."""
+        return [replace(self, folds=(number,)) for number in self.folds]
+
+    def inference_config(self) -> InferenceConfig:
+        """How scans are predicted, as the first fold was trained with.
+
+        Raises:
+            UserError: its settings cannot be read.
+        """
+        path = self.folder.fold(self.folds[0]).settings
+        return typed(InferenceConfig, read_settings(path).get("inference_cfg", {}), str(path))
+
+    def operating_point(self) -> OperatingPoint:
+        """What the sweeps of the folds chose, together; the default where there was none.
+
+        Raises:
+            UserError: a file holds no score.
+        """
+        return OperatingPoint.mean([OperatingPoint.load(fold.operating_point) for fold in self.fold_folders.values()])
+
+    def validation_cases(self, task: TaskFolder) -> Mapping[str, int]:
+        """Validation case -> number of the fold that was not trained on it, by the splits that each was trained with.
+
+        Raises:
+            UserError: a fold's splits cannot be read, or have no such fold.
+        """
+        cases: dict[str, int] = {}
+        for number, fold in self.fold_folders.items():
+            path = splits_file(task, fold)
+            splits = read_splits(path)
+            if number >= len(splits):
+                raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
+            cases |= dict.fromkeys(splits[number]["val"], number)
+        return cases
+
+
+def splits_file(task: TaskFolder, fold: FoldFolder) -> Path:
+    """The splits that a fold was trained with; those of the task where it has no copy."""
+    return fold.splits if fold.splits.is_file() else task.splits

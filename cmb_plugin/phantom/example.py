@@ -1,0 +1,79 @@
+"""``ExampleTask``: what a task gives that ``nndet_example`` can make, and what one run of it did."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cmb_plugin.paths import TaskFolder
+from cmb_plugin.workers import Outcome
+
+
+@dataclass(frozen=True)
+class ExampleOptions:
+    """What the options of ``nndet_example`` ask for; a task takes those that mean something to it.
+
+    Attributes:
+        train, test: number of cases.
+        healthy: share of the cases of each split that have no lesion.
+        protocol: kind of scan, several separated by commas, or ``mixed``; cases take them in turn.
+        modalities: names separated by commas; lesions are outlined on the first.
+        classes: names separated by commas.
+        seed: the same seed gives the same files.
+    """
+
+    train: int = 16
+    test: int = 8
+    healthy: float = 0.3
+    protocol: str = "demo"
+    modalities: str = "swi,phase"
+    classes: str = "cmb"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ExampleReport:
+    """What a run did.
+
+    Attributes:
+        task: the folder.
+        outcomes: of the cases that were made in this run; ``result`` is the number of lesions.
+        skipped: number of cases that were there already.
+    """
+
+    task: TaskFolder
+    outcomes: list[Outcome[tuple[str, int], int]]
+    skipped: int
+
+
+class ExampleTask(ABC):
+    """A synthetic data set that is written as a Task folder.
+
+    Class attributes:
+        folder: name of the Task folder where the user gives none.
+    """
+
+    folder: ClassVar[str]
+
+    @abstractmethod
+    def settings(self, options: ExampleOptions) -> Any:
+        """Everything that decides what the folder holds.
+
+        Raises:
+            UserError: an unknown name, or a number out of range.
+        """
+
+    @abstractmethod
+    def write(self, task: TaskFolder, settings: Any, *, workers: int = 0, overwrite: bool = False) -> ExampleReport:
+        """Fills ``task``; finished cases of the same settings are kept.
+
+        Args:
+            task: the folder.
+            settings: from ``settings``.
+            workers: processes; 0 or 1 works in this one.
+            overwrite: replace cases made with other settings.
+
+        Raises:
+            UserError: the folder holds something else.
+        """

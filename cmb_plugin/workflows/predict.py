@@ -114,9 +114,8 @@ def predict(
     # What prepares scans in the background takes a core from the network where the network runs on the cores.
     workers = min(3, default_workers() - 1) if options.workers is None else options.workers
     if scans.split != "val" and model.left_out:
-        log(
-            f"Note: left out, since not finished: fold {', '.join(map(str, model.left_out))}; train.mode=resume goes on"
-        )
+        numbers = ", ".join(map(str, model.left_out))
+        log(f"Note: left out, since not finished: fold {numbers}; train.mode=resume goes on")
     report = PredictReport()
     groups = model.each() if scans.split == "val" else [model]
     for group in groups:

@@ -1,10 +1,10 @@
 """Where in the brain: region maps from a model, a parcellation or an atlas, and the place of each detection."""
 
 from .atlas import Atlas, atlas_regions, read_atlas
+from .label_tables import LabelTable, load_table
 from .locate import locate
 from .parcellation import find_parcellation, parcellation_regions
 from .regions import GROUPS, NOT_TISSUE, UNKNOWN, Place, RegionMap
-from .tables import LabelTable, load_table
 
 __all__ = [
     "GROUPS",

@@ -12,10 +12,10 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_stored
 from cmb_plugin.preparation import estimate_brain
 
+from .label_tables import BUILT_IN, DATA, LabelTable, as_labels, load_table, unknown_labels
 from .regions import CODES, GROUPS, Place, RegionMap, codes_of
 from .registration import register
 from .resampling import resample_labels
-from .tables import BUILT_IN, DATA, LabelTable, as_labels, load_table, unknown_labels
 from .white_matter import divide_white_matter
 
 COARSE = "builtin"

@@ -9,9 +9,9 @@ import numpy as np
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, Grid, image_stem, read_stored
 
+from .label_tables import LabelTable, as_labels, load_table, unknown_labels
 from .regions import CODES, RegionMap
 from .resampling import resample_labels
-from .tables import LabelTable, as_labels, load_table, unknown_labels
 from .white_matter import divide_white_matter
 
 ENDINGS = ("", "_aparc+aseg", "_aparc.DKTatlas+aseg.deep", "_aparc.DKTatlas+aseg", "_wmparc", "_synthseg", "_aseg")

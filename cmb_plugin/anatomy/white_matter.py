@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
+from .label_tables import FIRST_FREE, LabelTable
 from .regions import Place
-from .tables import FIRST_FREE, LabelTable
 
 PERIVENTRICULAR_MM = 10.0
 """White matter as near as this to the lateral or third ventricle is deep. MARS (Gregoire et al. 2009) counts "deep and

@@ -22,10 +22,10 @@ from cmb_plugin.images import (
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import modality_kind, modality_polarity, work_key
 
-from .crops import write_crops
 from .evidence import Readings, score_readings
 from .grids import bring, bring_instances
 from .instances import Drawn, draw_boxes, draw_points, file_error, instances_of_mask
+from .pictures import write_crops
 from .reading import SourceImage, read_source, source_exists
 from .source import BoxLabel, ConvertConfig, Healthy, MaskLabel, PointLabel, SourceCase
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmb_plugin.anatomy import GROUPS, NOT_TISSUE, load_table
-from cmb_plugin.anatomy.tables import as_labels, unknown_labels
+from cmb_plugin.anatomy.label_tables import as_labels, unknown_labels
 from cmb_plugin.errors import UserError
 
 # FastSurferCNN/config/FastSurfer_ColorLUT.tsv (Deep-MI/FastSurfer): the labels below 1000.

@@ -8,30 +8,42 @@ from typing import ClassVar
 import numpy as np
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.planning import Anchors, Architecture, Plan, PlannerConfig, estimate_unet_gb, plan_topology
+from cmb_plugin.planning import (
+    Architecture,
+    NetworkPlanner,
+    Plan,
+    PlannerConfig,
+    Spacing,
+    Triple,
+    brain_notes,
+    brain_preprocessing,
+    estimate_unet_gb,
+    plan_topology,
+    shape_around_brain,
+)
 from cmb_plugin.plugins import register_planner, suggest
-from cmb_plugin.preparation import Fingerprint, brain_channel, target_shape
-
-from .d3cmb import D3CMB, D3CMBConfig
-from .d3v001 import Spacing, Triple
+from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Preprocessing, brain_channel, target_shape
 
 
 @dataclass
-class AnatomyConfig(D3CMBConfig):
-    """Settings of ``Anatomy``; those of anchors and detection levels mean nothing to it.
+class AnatomyConfig(PlannerConfig):
+    """Settings of ``Anatomy``.
 
     Attributes:
+        brain_margin_mm: kept around the brain when a scan is cropped to it.
         modalities: names of the modalities that the network sees; null takes the one that shows the brain best, so that
             the model serves every scan that has it.
     """
 
+    brain_margin_mm: float = 12.0
     modalities: list[str] | None = None
 
 
 @register_planner
-class Anatomy(D3CMB):
+class Anatomy(NetworkPlanner):
     """Plans the segmentation of ``regionsTr``: where a voxel lies in the brain, which a small piece of the brain does
-    not tell. So voxels are coarse and a patch holds a whole brain. What it does not say is as in ``D3CMB``.
+    not tell. So voxels are coarse and a patch holds a whole brain. Networks are small, so that a CPU trains them in
+    minutes: they give way to less memory and do not grow with more.
 
     Attributes:
         coarse_mm: side of a voxel. Borders between regions are found more exactly than this, since probabilities are
@@ -40,10 +52,11 @@ class Anatomy(D3CMB):
 
     config_class: ClassVar[type[PlannerConfig]] = AnatomyConfig
     coarse_mm: ClassVar[float] = 3.0
+    start_side: ClassVar[int] = 96
     floor_side: ClassVar[int] = 32
     batch_size: ClassVar[int] = 2
-    least_batch: ClassVar[int] = 1
     base_features: ClassVar[int] = 16
+    covered: ClassVar[str] = "the largest scan"
 
     config: AnatomyConfig
 
@@ -51,8 +64,14 @@ class Anatomy(D3CMB):
         channels = self.channels(fingerprint)
         seen = replace(fingerprint.of_channels(channels), classes=fingerprint.regions)
         plan = super().plan(seen)
-        notes = tuple(note.replace("a median scan", "the largest scan") for note in plan.notes)
+        learned = f"Learns {', '.join(plan.classes)} from regionsTr on {', '.join(plan.modalities)}."
+        notes = (*plan.notes, learned, *brain_notes(plan, seen))
         return replace(plan, target="regions", channels=channels, notes=notes)
+
+    def check_config(self, fingerprint: Fingerprint) -> None:
+        super().check_config(fingerprint)
+        if self.config.brain_margin_mm < 0:
+            raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
 
     def channels(self, fingerprint: Fingerprint) -> tuple[int, ...]:
         """Numbers of the modalities that the network sees: the one that shows the brain; all where none does.
@@ -84,11 +103,16 @@ class Anatomy(D3CMB):
         largest: np.ndarray = np.max(shapes, axis=0)
         return largest
 
-    def finest_level(self, spacing: Spacing, fingerprint: Fingerprint) -> int:
-        return 0
+    def kept_shape(self, case: CaseFingerprint) -> Triple:
+        """Voxels of the brain's block and its margin, within what is not empty."""
+        return shape_around_brain(case, self.config.brain_margin_mm)
+
+    def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
+        """Cropped to the brain, each modality normalised by what it measures."""
+        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm)
 
     def architecture(
-        self, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int, finest_level: int
+        self, fingerprint: Fingerprint, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int
     ) -> Architecture:
         """A U-Net for a patch: no level carries anchors."""
         strides, kernels, _ = plan_topology(spacing, patch)
@@ -102,20 +126,5 @@ class Anatomy(D3CMB):
             detection_levels=(),
         )
 
-    def growth(self, finest_level: int) -> list[Triple]:
-        """Nothing grows: regions are learned by small networks, and a CPU shall train them in minutes."""
-        return []
-
     def estimate_gb(self, architecture: Architecture, patch: Triple, batch: int, fingerprint: Fingerprint) -> float:
         return estimate_unet_gb(architecture, patch, batch, len(fingerprint.modalities), len(fingerprint.classes))
-
-    def fit_anchors(
-        self, box_sizes: np.ndarray, spacing: Spacing, architecture: Architecture
-    ) -> tuple[Anchors, list[str]]:
-        return Anchors(()), []
-
-    def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
-        return (), []
-
-    def grid_notes(self, plan: Plan, fingerprint: Fingerprint) -> list[str]:
-        return [f"Learns {', '.join(plan.classes)} from regionsTr on {', '.join(plan.modalities)}."]

@@ -14,29 +14,23 @@ from cmb_plugin.planning import (
     Architecture,
     Plan,
     PlannerConfig,
+    Spacing,
+    Triple,
+    brain_notes,
+    brain_preprocessing,
     default_free_anchors,
     fit_by_size,
     fit_free_anchors,
+    shape_around_brain,
 )
 from cmb_plugin.plugins import register_planner
-from cmb_plugin.preparation import (
-    CaseFingerprint,
-    Fingerprint,
-    Normalisation,
-    Preprocessing,
-    brain_channel,
-    find_scheme,
-    modality_kind,
-    modality_polarity,
-)
+from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Preprocessing, modality_polarity
 
-from .d3v001 import D3V001, Spacing, Triple
-
-SCHEMES = {"phase": "phase", "susceptibility": "qsm"}
+from .d3v001 import D3V001, D3V001Config
 
 
 @dataclass
-class D3CMBConfig(PlannerConfig):
+class D3CMBConfig(D3V001Config):
     """Settings of ``D3CMB``.
 
     Attributes:
@@ -87,15 +81,14 @@ class D3CMB(D3V001):
     def plan(self, fingerprint: Fingerprint) -> Plan:
         plan = super().plan(fingerprint)
         polarity, notes = self.polarity(fingerprint)
-        notes = [*self.grid_notes(plan, fingerprint), *notes, *self.unit_notes(fingerprint)]
-        notes += self.brain_notes(plan, fingerprint)
+        notes = [*self.grid_notes(plan, fingerprint), *notes, *brain_notes(plan, fingerprint)]
         return replace(plan, polarity=polarity, notes=(*plan.notes, *notes))
 
     def check_config(self, fingerprint: Fingerprint) -> None:
         super().check_config(fingerprint)
         if self.config.anchors < 1:
             raise UserError(f"planner_cfg.anchors={self.config.anchors} is too small", remedy="give 1 or more")
-        if self.config.anchors_per_axis != PlannerConfig.anchors_per_axis:
+        if self.config.anchors_per_axis != D3V001Config.anchors_per_axis:
             raise UserError(
                 "planner_cfg.anchors_per_axis is D3V001's", remedy="give planner_cfg.anchors=N, all of them free"
             )
@@ -152,11 +145,11 @@ class D3CMB(D3V001):
             return spacing
         return max(spacing[0], 2 * max(spacing[1:])), spacing[1], spacing[2]
 
-    def sizes(self, finest_level: int) -> Triple:
+    def sizes(self, fingerprint: Fingerprint, spacing: Spacing) -> Triple:
         """As in ``D3V001``, but the pyramid is twice as wide as the encoder's stage where detection begins."""
-        batch, base, pyramid = super().sizes(finest_level)
+        batch, base, pyramid = super().sizes(fingerprint, spacing)
         if self.config.pyramid_channels is None:
-            pyramid = min(pyramid, base * 2 ** (finest_level + 1))
+            pyramid = min(pyramid, base * 2 ** (self.finest_level(spacing, fingerprint) + 1))
         return batch, base, pyramid
 
     def fit_to_memory(
@@ -168,9 +161,8 @@ class D3CMB(D3V001):
         patch, batch, architecture, estimate, notes = fitted
         if config.patch_size is None and patch != self.first_patch(spacing, median_shape):
             return fitted
-        finest = self.finest_level(spacing, fingerprint)
-        for larger, base, pyramid in self.growth(finest):
-            wider = self.architecture(spacing, patch, base, pyramid, finest)
+        for larger, base, pyramid in self.growth(fingerprint, spacing):
+            wider = self.architecture(fingerprint, spacing, patch, base, pyramid)
             need = self.estimate_gb(wider, patch, larger, fingerprint)
             if need > budget:
                 break
@@ -178,10 +170,10 @@ class D3CMB(D3V001):
                 batch, architecture, estimate = larger, wider, need
         return patch, batch, architecture, estimate, notes
 
-    def growth(self, finest_level: int) -> list[Triple]:
+    def growth(self, fingerprint: Fingerprint, spacing: Spacing) -> list[Triple]:
         """Batch, first width and pyramid in the order in which they grow; what the user gives stays."""
         config = self.config
-        batch, base, pyramid = self.sizes(finest_level)
+        batch, base, pyramid = self.sizes(fingerprint, spacing)
         batches = [batch] if config.batch_size else [size for size in self.batches if size >= batch]
         widths = [base] if config.base_features else [width for width in self.widths if width >= base]
         steps = [(size, base, pyramid) for size in batches]
@@ -209,42 +201,11 @@ class D3CMB(D3V001):
 
     def kept_shape(self, case: CaseFingerprint) -> Triple:
         """Voxels of the brain's block and its margin, within what is not empty."""
-        if case.brain_shape is None:
-            return case.cropped_shape
-        margin = self.config.brain_margin_mm
-        kept = [
-            min(whole, brain + 2 * math.ceil(margin / side))
-            for whole, brain, side in zip(case.cropped_shape, case.brain_shape, case.spacing, strict=True)
-        ]
-        return kept[0], kept[1], kept[2]
+        return shape_around_brain(case, self.config.brain_margin_mm)
 
     def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
-        return Preprocessing(
-            spacing,
-            transpose,
-            self.normalisation(fingerprint),
-            brain_channel=brain_channel(fingerprint.modalities),
-            brain_margin_mm=self.config.brain_margin_mm,
-        )
-
-    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
-        """By the modality's name; one that says nothing is a phase if its values run from -pi to pi, else a
-        magnitude."""
-        steps = []
-        for index, name in enumerate(fingerprint.modalities):
-            kind = modality_kind(name)
-            if kind == "unknown" and _runs_over_a_turn(fingerprint, index):
-                kind = "phase"
-            scheme = SCHEMES.get(kind, "robust")
-            unit, _ = find_scheme(scheme).unit(fingerprint.cases, index)
-            steps.append(Normalisation(scheme, unit=unit))
-        return tuple(steps)
-
-    def unit_notes(self, fingerprint: Fingerprint) -> list[str]:
-        """What there is to say about the units that the modalities are stored in."""
-        steps = enumerate(zip(fingerprint.modalities, self.normalisation(fingerprint), strict=True))
-        notes = [(name, find_scheme(step.scheme).unit(fingerprint.cases, index)[1]) for index, (name, step) in steps]
-        return [f"{name}: {note}" for name, note in notes if note]
+        """Cropped to the brain, each modality normalised by what it measures."""
+        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm)
 
     def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
         """How a microbleed shows in each modality: by its name; where that says nothing, by the training lesions. And
@@ -278,21 +239,3 @@ class D3CMB(D3V001):
             given = self.config.finest_level is not None or self.config.spacing is not None
             note += ", as the settings have it" if given else "; the scans are no finer"
         return [f"{note}."]
-
-    def brain_notes(self, plan: Plan, fingerprint: Fingerprint) -> list[str]:
-        """Where the brain comes from."""
-        if plan.preprocessing.brain_channel is None:
-            return ["No modality shows where the brain is: scans are cropped to what is not empty."]
-        cases = fingerprint.cases
-        given = sum(case.brain_given for case in cases)
-        missing = sum(case.brain_shape is None for case in cases)
-        name = fingerprint.modalities[plan.preprocessing.brain_channel]
-        note = f"Brain: mask given for {given} of {len(cases)} training scans, else estimated on {name}"
-        return [note + (f"; not found in {missing}, which are kept whole." if missing else ".")]
-
-
-def _runs_over_a_turn(fingerprint: Fingerprint, modality: int) -> bool:
-    """Whether values run from near -pi to near pi and no further, as those of phase in noise do."""
-    low = np.median([case.percentiles[modality][0] for case in fingerprint.cases])
-    high = np.median([case.percentiles[modality][2] for case in fingerprint.cases])
-    return bool(-math.pi * 1.01 <= low < -2.8 and 2.8 < high <= math.pi * 1.01)

@@ -8,8 +8,10 @@ from .anchors import (
     fit_by_size,
     fit_free_anchors,
 )
+from .brain import brain_notes, brain_preprocessing, shape_around_brain
 from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
-from .plan import AnchorFit, Anchors, Architecture, Plan
+from .network_planner import NetworkPlanner, by
+from .plan import AnchorFit, Anchors, Architecture, Plan, Spacing, Triple
 from .planner import Planner, PlannerConfig
 from .storage import load_fitting_plan, write_plan
 from .topology import build_architecture, plan_topology, shrink_patch
@@ -19,11 +21,17 @@ __all__ = [
     "AnchorFit",
     "Anchors",
     "Architecture",
+    "NetworkPlanner",
     "Plan",
     "Planner",
     "PlannerConfig",
+    "Spacing",
+    "Triple",
     "anchor_quality",
+    "brain_notes",
+    "brain_preprocessing",
     "build_architecture",
+    "by",
     "default_anchors",
     "default_free_anchors",
     "estimate_training_gb",
@@ -34,6 +42,7 @@ __all__ = [
     "fit_free_anchors",
     "load_fitting_plan",
     "plan_topology",
+    "shape_around_brain",
     "shrink_patch",
     "write_plan",
 ]

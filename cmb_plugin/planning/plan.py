@@ -15,6 +15,7 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.preparation.recipe import Preprocessing
 
 Triple = tuple[int, int, int]
+Spacing = tuple[float, float, float]
 T = TypeVar("T")
 POLARITIES = ("dark", "bright", "signed", "unknown")
 TARGETS = ("lesions", "regions")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,33 +19,25 @@ class PlannerConfig:
     Attributes:
         gpu_memory_gb: memory to plan for, the same by default wherever planning runs; ``auto`` takes that of this
             machine's CUDA device, or 2 without one.
-        finest_level: first stage with anchors; 2 is nnDetection's P2, 1 finds smaller lesions and costs memory and
-            time; null is the planner's own rule, as in all that follows.
-        detection_levels: number of stages with anchors, as far as the network has them.
-        base_features: channels of the first stage; they double per stage ...
+        base_features: channels of the first stage; they double per stage ... Null is the planner's own rule, as in all
+            that follows.
         max_features: ... up to this.
-        pyramid_channels: channels of the maps that the heads read.
         batch_size: patches per step.
         patch_size: voxels along the network's axes; null finds the largest that fits.
         spacing: mm along z, y, x of the body (superior, posterior, left); null takes the data set's median.
-        anchors_per_axis: lengths of anchors along each axis; all combinations are used, 27 for 3.
         seed: of everything that is drawn at random in planning.
     """
 
     gpu_memory_gb: float | int | str = DEFAULT_BUDGET_GB
-    finest_level: int | None = None
-    detection_levels: int = 4
     base_features: int | None = None
     max_features: int = 320
-    pyramid_channels: int | None = None
     batch_size: int | None = None
     patch_size: list[int] | None = None
     spacing: list[float] | None = None
-    anchors_per_axis: int = 3
     seed: int = 0
 
 
-class Planner:
+class Planner(ABC):
     """Base class of planners: make a subclass, register it with ``@register_planner``, choose it with ``-o
     planner=NAME``.
 
@@ -64,10 +57,10 @@ class Planner:
         """``{planner}_{mode}``, for instance ``D3V001_3d``."""
         return f"{cls.__name__}_{cls.mode}"
 
+    @abstractmethod
     def plan(self, fingerprint: Fingerprint) -> Plan:
         """The plan for a data set. The same fingerprint, settings and budget give the same plan.
 
         Raises:
             UserError: a setting cannot be followed.
         """
-        raise NotImplementedError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.planning import Plan, PlannerConfig
+from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import planners
 from cmb_plugin.preparation import CaseFingerprint, Fingerprint
 
@@ -37,8 +37,8 @@ def data_set(*cases: CaseFingerprint, modalities: tuple[str, ...] = ("swi",)) ->
 
 
 def planned(fingerprint: Fingerprint, **config: object) -> Plan:
-    settings = PlannerConfig(**{"gpu_memory_gb": 4.0, **config})  # type: ignore[arg-type]
-    plan: Plan = planners.get("D3V001")(settings).plan(fingerprint)
+    planner = planners.get("D3V001")
+    plan: Plan = planner(planner.config_class(**{"gpu_memory_gb": 4.0, **config})).plan(fingerprint)
     assert plan.problem() == ""
     return plan
 

@@ -1,0 +1,81 @@
+"""What planners of brain scans share: the crop to the brain, and intensities by what a modality measures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from cmb_plugin.preparation import (
+    CaseFingerprint,
+    Fingerprint,
+    Normalisation,
+    Preprocessing,
+    brain_channel,
+    find_scheme,
+    modality_kind,
+)
+
+from .plan import Plan, Spacing, Triple
+
+SCHEMES = {"phase": "phase", "susceptibility": "qsm"}
+
+
+def shape_around_brain(case: CaseFingerprint, margin_mm: float) -> Triple:
+    """Voxels of the brain's block and its margin, within what is not empty; the body's axes."""
+    if case.brain_shape is None:
+        return case.cropped_shape
+    kept = [
+        min(whole, brain + 2 * math.ceil(margin_mm / side))
+        for whole, brain, side in zip(case.cropped_shape, case.brain_shape, case.spacing, strict=True)
+    ]
+    return kept[0], kept[1], kept[2]
+
+
+def brain_preprocessing(
+    fingerprint: Fingerprint, spacing: Spacing, transpose: Triple, margin_mm: float
+) -> Preprocessing:
+    """The recipe that crops a scan to its brain and a margin, and normalises each modality by what it measures."""
+    return Preprocessing(
+        spacing,
+        transpose,
+        _normalisation(fingerprint),
+        brain_channel=brain_channel(fingerprint.modalities),
+        brain_margin_mm=margin_mm,
+    )
+
+
+def _normalisation(fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+    """By the modality's name; one that says nothing is a phase if its values run from -pi to pi, else a magnitude."""
+    steps = []
+    for index, name in enumerate(fingerprint.modalities):
+        kind = modality_kind(name)
+        if kind == "unknown" and _runs_over_a_turn(fingerprint, index):
+            kind = "phase"
+        scheme = SCHEMES.get(kind, "robust")
+        unit, _ = find_scheme(scheme).unit(fingerprint.cases, index)
+        steps.append(Normalisation(scheme, unit=unit))
+    return tuple(steps)
+
+
+def brain_notes(plan: Plan, fingerprint: Fingerprint) -> list[str]:
+    """What there is to say about such a recipe: the units that the modalities are stored in, and where the brain comes
+    from."""
+    steps = enumerate(zip(fingerprint.modalities, plan.preprocessing.normalisation, strict=True))
+    units = [(name, find_scheme(step.scheme).unit(fingerprint.cases, index)[1]) for index, (name, step) in steps]
+    notes = [f"{name}: {note}" for name, note in units if note]
+    if plan.preprocessing.brain_channel is None:
+        return [*notes, "No modality shows where the brain is: scans are cropped to what is not empty."]
+    cases = fingerprint.cases
+    given = sum(case.brain_given for case in cases)
+    missing = sum(case.brain_shape is None for case in cases)
+    name = fingerprint.modalities[plan.preprocessing.brain_channel]
+    note = f"Brain: mask given for {given} of {len(cases)} training scans, else estimated on {name}"
+    return [*notes, note + (f"; not found in {missing}, which are kept whole." if missing else ".")]
+
+
+def _runs_over_a_turn(fingerprint: Fingerprint, modality: int) -> bool:
+    """Whether values run from near -pi to near pi and no further, as those of phase in noise do."""
+    low = np.median([case.percentiles[modality][0] for case in fingerprint.cases])
+    high = np.median([case.percentiles[modality][2] for case in fingerprint.cases])
+    return bool(-math.pi * 1.01 <= low < -2.8 and 2.8 < high <= math.pi * 1.01)

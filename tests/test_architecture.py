@@ -69,6 +69,68 @@ def test_plugins_import_the_engine_absolutely_and_other_folders_never() -> None:
     assert not offences
 
 
+PUBLIC_PACKAGES = (
+    *("anatomy", "boxes", "conversion", "dataset", "evaluation", "images", "inference", "networks", "phantom"),
+    *("planning", "preparation", "training"),
+)
+PUBLIC_MODULES = (
+    *("detections", "errors", "files", "paths", "plugins", "settings", "workers"),
+    "reporting.figures",  # by its own name, because it costs matplotlib
+)
+THIRD_PARTY = ROOT / "tests" / "third_party"
+
+
+def private_imports(path: Path) -> list[str]:
+    """Imports of the engine in a plugin's file that are not of a name in a public package's ``__all__``, or of a name
+    without underscore in a public module."""
+    offences = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            offences += [alias.name for alias in node.names if begins_with(alias.name, "cmb_plugin")]
+        elif isinstance(node, ast.ImportFrom) and not node.level and begins_with(node.module or "", "cmb_plugin"):
+            package = str(node.module).partition(".")[2]
+            names = {alias.name for alias in node.names}
+            if package in PUBLIC_PACKAGES:
+                names -= exported(package)
+            elif package in PUBLIC_MODULES:
+                names = {name for name in names if name.startswith("_")}
+            offences += [f"{node.module}.{name}" for name in sorted(names)]
+    return offences
+
+
+def exported(package: str) -> set[str]:
+    """The names in ``__all__`` of a package of the engine."""
+    tree = ast.parse((ENGINE / package / "__init__.py").read_text(encoding="utf-8"))
+    lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+    return set(ast.literal_eval(lists[0]))
+
+
+@pytest.mark.parametrize("folder", [*PLUGIN_FOLDERS, THIRD_PARTY], ids=str)
+def test_plugins_need_nothing_private(folder: str | Path) -> None:
+    """So what they do, a package outside the repository can do."""
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert len(files) > 2
+    assert not [f"{path.relative_to(ROOT)}: {name}" for path in files for name in private_imports(path)]
+
+
+def test_private_imports_are_seen(tmp_path: Path) -> None:
+    file = tmp_path / "some.py"
+    file.write_text(
+        "import cmb_plugin.boxes\nfrom cmb_plugin import commands\nfrom cmb_plugin.boxes import box_centres, atss\n"
+        "from cmb_plugin.boxes.coding import decode\nfrom cmb_plugin.files import read_json, _secret\n"
+        "from cmb_plugin.workflows import predict\n",
+        encoding="utf-8",
+    )
+    assert private_imports(file) == [
+        "cmb_plugin.boxes",
+        "cmb_plugin.commands",
+        "cmb_plugin.boxes.atss",
+        "cmb_plugin.boxes.coding.decode",
+        "cmb_plugin.files._secret",
+        "cmb_plugin.workflows.predict",
+    ]
+
+
 def test_the_import_finder_sees_every_form_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     file = tmp_path / "cmb_plugin" / "boxes" / "some.py"

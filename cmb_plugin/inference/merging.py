@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from cmb_plugin.boxes import batched_nms, clip_boxes, nonempty, weighted_box_clustering
-from cmb_plugin.detections import SCORE_PREFIX, Detections
+from cmb_plugin.detections import SCORE_PREFIX, Detections, fold_column
 
 from .config import InferenceConfig
 from .detector import PatchDetections
 from .tiling import Tiling, Triple, gaussian_at
 
 WEIGHT = "_weight"  # column that carries the trust in a detection until everything is merged
+VIEW = "_view"  # and the number of the view that it comes from
 MIN_SIDE = 0.01  # voxels; what is thinner after clipping lies outside the scan
 
 
@@ -62,18 +64,24 @@ def merge_tiles(parts: Sequence[Detections], config: InferenceConfig) -> Detecti
     return found[kept.numpy()].by_score()
 
 
-def merge_views(views: Sequence[Detections], config: InferenceConfig) -> Detections:
+def merge_views(views: Sequence[Detections], config: InferenceConfig, folds: int = 1) -> Detections:
     """Detections of all views of one scan -> one list, highest score first.
 
     Weighted box clustering; a lesion that only some of the views saw scores lower. Further columns are averaged over
-    the views, weighted by score and trust; of words the most trusted view's is kept.
+    the views, weighted by score and trust; of words the most trusted view's is kept. What each fold of an ensemble gave
+    a detection is kept in the columns ``fold_column`` of each score, because the folds' thresholds are for that.
+
+    Args:
+        views: of the first fold all mirrorings, then those of the next.
+        config: how they are merged.
+        folds: how many there are.
     """
-    found = Detections.concatenate(views)
+    found = Detections.concatenate([_numbered(view, number) for number, view in enumerate(views)])
     if not len(found):
         return found
-    weights = found.columns.pop(WEIGHT)
+    weights, view = found.columns.pop(WEIGHT), found.columns.pop(VIEW)
     if len(views) > 1:
-        found = _clustered(found, weights, len(views), config)
+        found = _clustered(found, weights, view, len(views), folds, config)
     return found[found.scores >= config.min_score].by_score()
 
 
@@ -91,7 +99,26 @@ def strongest(detections: Detections, most: int, ranking: str | None = None) -> 
     return detections[np.sort(np.argsort(-scores, kind="stable")[:most])]
 
 
-def _clustered(found: Detections, weights: np.ndarray, n_views: int, config: InferenceConfig) -> Detections:
+def _numbered(view: Detections, number: int) -> Detections:
+    return dataclasses.replace(view, columns={**view.columns, VIEW: np.full(len(view), number)})
+
+
+def _scores_of_folds(
+    found: Detections, view: np.ndarray, index: np.ndarray, n_views: int, folds: int
+) -> dict[str, np.ndarray]:
+    """For each score the column [clusters, folds]: the mean over a fold's mirrorings of the highest score that the
+    mirroring gave, 0 where it saw nothing. Of one mirroring it is what the fold alone would report."""
+    columns = {}
+    for ranking in (None, *found.rankings):
+        highest = np.zeros((index.max() + 1, n_views), dtype=np.float32)
+        np.maximum.at(highest, (index, view), found.scores if ranking is None else found.columns[ranking])
+        columns[fold_column(ranking)] = highest.reshape(len(highest), folds, -1).mean(axis=2)
+    return columns
+
+
+def _clustered(
+    found: Detections, weights: np.ndarray, view: np.ndarray, n_views: int, folds: int, config: InferenceConfig
+) -> Detections:
     clusters = weighted_box_clustering(
         torch.from_numpy(found.boxes),
         torch.from_numpy(found.scores),
@@ -106,6 +133,8 @@ def _clustered(found: Detections, weights: np.ndarray, n_views: int, config: Inf
     mean = _column_of_clusters(found.scores, index, importance)
     for name in (name for name in columns if name.startswith(SCORE_PREFIX)):
         columns[name] = columns[name] * (clusters.scores.numpy() / np.maximum(mean, 1e-12))
+    if folds > 1:
+        columns |= _scores_of_folds(found, view, index, n_views, folds)
     merged = Detections(clusters.boxes.numpy(), clusters.scores.numpy(), clusters.labels.numpy(), columns)
     # Mean boxes can overlap although the boxes that their clusters began with did not.
     return merged[batched_nms(clusters.boxes, clusters.scores, clusters.labels, config.nms_iou).numpy()]

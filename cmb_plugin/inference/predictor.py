@@ -79,7 +79,7 @@ def predict_array(
     most = max(LEAST_OF_A_VIEW, 2 * settings.max_detections)
     kept = [strongest(view, most, ranking) for view in per_view]
     beyond = max(len(view) for view in per_view) - max(len(view) for view in kept)
-    merged = merge_views(kept, settings)
+    merged = merge_views(kept, settings, len(members))
     detections = strongest(merged, settings.max_detections, ranking)
     dropped = beyond + len(merged) - len(detections)
     return Prediction(detections, foreground.result() if foreground else None, dropped)

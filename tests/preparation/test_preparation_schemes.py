@@ -12,7 +12,7 @@ from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
 from cmb_plugin.dataset import Dataset
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import Mapping, read_scan
+from cmb_plugin.images import Grid, Mapping, read_scan
 from cmb_plugin.plugins import normalisations, planners, register_normalisation
 from cmb_plugin.preparation import (
     Normalisation,
@@ -68,7 +68,7 @@ def test_a_scheme_of_the_users_own_goes_through_prep_train_and_predict(
     (tmp_path / "my_scheme.py").write_text(SCHEME, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     task = make_tiny_task(tmp_path / "data", n_train=3, n_test=2, modalities=("swi",))
-    assert nndet_prep(["900", "-np", "2", "-o", IMPORTS, "planner=Ranged", *PLAN]) == 0
+    assert nndet_prep(["900", "-np", "0", "-o", IMPORTS, "planner=Ranged", *PLAN]) == 0
     largest = max(read_scan(case.images[0])[0].max() for case in Dataset.load(task).cases("Tr"))
     test_case = Dataset.load(task).cases("Ts")[0]
     image, grid = read_images(test_case)
@@ -79,6 +79,7 @@ def test_a_scheme_of_the_users_own_goes_through_prep_train_and_predict(
     normalisations._registered.pop("OfItsRange")  # as in a new process: the model's settings name the module
     sys.modules.pop("my_scheme")
     model = next((tmp_path / "models" / task.name).iterdir()).name
+    # Two scans for two processes, which are spawned and know nothing of what was registered here.
     arguments = ["900", model, "--input", str(task.images("Ts")), "--output", str(tmp_path / "found"), "-npp", "2"]
     assert nndet_predict(arguments) == 0
     assert len(list((tmp_path / "found").glob("*_boxes.json"))) == 2
@@ -97,8 +98,6 @@ def test_a_scheme_says_how_it_is_resampled_and_whether_it_shows_the_brain() -> N
     angles = np.random.default_rng(0).uniform(-6, 6, (1, 10, 12, 12)).astype(np.float32)
     masked = Normalisation("Halved", masked=True)
     np.testing.assert_array_equal(normalise(angles, (masked,)), angles / 2)
-    from cmb_plugin.images import Grid
-
     case = preprocess_case(
         angles, Grid((10, 12, 12), (1.0, 1.0, 1.0)), None, Preprocessing((2.0, 1.0, 1.0), normalisation=(masked,))
     )

@@ -105,9 +105,9 @@ def show(report: PrepReport, console: Console) -> None:
     for column in ("", "cases", "new", "healthy", f"{report.plan.target} before", "after", "redrawn", "outside"):
         cases.add_column(column, justify="right" if column else "left")
     for split, name in (("Tr", "training"), ("Ts", "test")):
-        found = report.of(split)
-        if found:
-            cases.add_row(name, *_counts(found))
+        prepared = report.of(split)
+        if prepared:
+            cases.add_row(name, *_counts(prepared))
     console.print(cases)
     plan = Table(title="Plan", title_justify="left", show_header=False)
     for key, value in _plan_rows(report):

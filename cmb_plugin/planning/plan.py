@@ -59,7 +59,7 @@ class AnchorFit:
     """How well anchors fit the lesions of one size.
 
     Attributes:
-        diameter: the range of diameters in mm in words; of the box within the slice, geometric mean of its two sides.
+        diameter: the range of diameters in mm as text; of the box within the slice, geometric mean of its two sides.
         lesions: number of training lesions of that size.
         mean_best_iou: as ``Anchors.mean_best_iou``, of these lesions; None without any.
         min_best_iou: the worst of them at its worst place.
@@ -81,7 +81,7 @@ class Anchors:
         mean_best_iou: mean over the training boxes of the best IoU with any anchor, at random places on the lattice of
             anchor centres; None without boxes.
         min_best_iou: the worst box at its worst place.
-        by_size: the same for lesions of each size; empty for planners that do not say.
+        by_size: the same for lesions of each size; empty where not planned.
     """
 
     sizes: tuple[tuple[tuple[float, float, float], ...], ...]
@@ -108,7 +108,7 @@ class Plan:
         memory_gb: budget that the plan was made for.
         memory_estimate_gb: estimated need of one training step.
         notes: sentences that say why something was chosen, for the reader of the file.
-        polarity: for each modality how a microbleed shows, one of ``POLARITIES``; empty for planners that do not say.
+        polarity: for each modality how a microbleed shows, one of ``POLARITIES``; empty where not planned.
         target: what is learned, one of ``TARGETS``: the lesions of ``labelsTr``, or the regions of ``regionsTr``.
         channels: number of the data set's modality that each channel is; empty for all of them in their order.
     """
@@ -160,14 +160,14 @@ class Plan:
     def case(self, case: Case) -> Case:
         """The files of a case that this plan reads: its modalities, and as the label what is to be learned."""
         missing = self.used([number in case.missing for number in range(len(case.images))])
-        lacking = tuple(channel for channel, is_missing in enumerate(missing) if is_missing)
-        case = dataclasses.replace(case, images=self.used(case.images), missing=lacking)
+        absent = tuple(channel for channel, is_missing in enumerate(missing) if is_missing)
+        case = dataclasses.replace(case, images=self.used(case.images), missing=absent)
         if self.target == "lesions":
             return case
         return dataclasses.replace(case, label=case.extra("regions") if case.split else None, classes_file=None)
 
     def problem(self) -> str:
-        """What in the plan cannot be followed, in words; empty when all is well."""
+        """What in the plan cannot be followed, as text; empty when all is well."""
         net, recipe = self.architecture, self.preprocessing
         stages = len(net.features)
         if stages == 0 or {len(net.strides), len(net.kernels), len(net.convs_per_stage)} != {stages}:

@@ -111,10 +111,10 @@ def _largest(mask: np.ndarray) -> np.ndarray | None:
 
 def _closed(mask: np.ndarray, sides: Sequence[float]) -> np.ndarray:
     """Closed by ``CLOSE_MM`` and filled."""
-    room = [int(CLOSE_MM / side) + 2 for side in sides]
-    wide = np.pad(mask, [(n, n) for n in room])
+    border = [int(CLOSE_MM / side) + 2 for side in sides]
+    wide = np.pad(mask, [(n, n) for n in border])
     wide = _distance(wide, sides) <= CLOSE_MM
     wide = ndimage.distance_transform_edt(wide, sampling=sides) > CLOSE_MM
-    inner = wide[tuple(slice(n, -n) for n in room)]
+    inner = wide[tuple(slice(n, -n) for n in border)]
     filled: np.ndarray = ndimage.binary_fill_holes(inner | mask)
     return filled

@@ -86,7 +86,7 @@ def common_unit(extremes: Sequence[tuple[float, float]]) -> tuple[str | None, st
         extremes: smallest and largest value of each scan; scans without this modality, of two zeros, do not count.
 
     Returns:
-        the unit, None where scans differ in it; and what there is to say about it, or nothing.
+        the unit, None where scans differ in it; and a sentence for the plan's notes, or an empty one.
     """
     known = [pair for pair in extremes if pair != (0.0, 0.0)]
     if not known:

@@ -23,7 +23,7 @@ def read_images(case: Case) -> tuple[np.ndarray, Grid]:
         float32 [C, z, y, x] and the grid; channels that the case does without are 0.
 
     Raises:
-        UserError: a modality is missing, unreadable, lies elsewhere than the first, or holds one value everywhere.
+        UserError: a modality is missing, unreadable, on another grid than the first, or holds one value everywhere.
     """
     images: dict[Path, np.ndarray] = {}
     grid: Grid | None = None
@@ -49,7 +49,7 @@ def read_labels(case: Case, n_classes: int, grid: Grid) -> Labels:
     """The labels of a case whose scan lies on ``grid``.
 
     Raises:
-        UserError: as ``Case.read_labels``; or the mask lies elsewhere, or its numbers are too high to be stored.
+        UserError: as ``Case.read_labels``; or the mask lies on another grid, or its numbers are too high to be stored.
     """
     labels = case.read_labels(n_classes)
     if not labels.grid.same_as(grid):
@@ -70,7 +70,7 @@ def read_regions(case: Case, n_regions: int, grid: Grid) -> Labels:
         numbers 1 .. ``n_regions`` in the place of instances; number n is class n - 1.
 
     Raises:
-        UserError: the mask is unreadable, lies elsewhere, is empty, or holds a number without a name.
+        UserError: the mask is unreadable, on another grid, empty, or holds a number without a name.
     """
     assert case.label is not None, "the plan's view of the case has no region mask"
     mask, own = read_mask(case.label)
@@ -95,7 +95,7 @@ def read_brain(case: Case, grid: Grid) -> np.ndarray | None:
     None without such a file, and for a scan that belongs to no Task folder.
 
     Raises:
-        UserError: the mask is unreadable or lies elsewhere.
+        UserError: the mask is unreadable or lies on another grid.
     """
     path = brain_file(case)
     if path is None:

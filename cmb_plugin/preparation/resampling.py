@@ -126,7 +126,7 @@ def _coverages(mask: np.ndarray, shape: Triple) -> list[tuple[int, tuple[Triple,
     voxel there."""
     from scipy.ndimage import find_objects
 
-    found = []
+    coverages = []
     for number, place in enumerate(find_objects(mask), start=1):
         if place is None:
             continue
@@ -136,8 +136,8 @@ def _coverages(mask: np.ndarray, shape: Triple) -> list[tuple[int, tuple[Triple,
             first, weights = _overlaps(part.start, part.stop, old, new)
             coverage = np.moveaxis(np.tensordot(weights, coverage, axes=(1, axis)), 0, axis)
             corner.append(first)
-        found.append((number, ((corner[0], corner[1], corner[2]), coverage)))
-    return found
+        coverages.append((number, ((corner[0], corner[1], corner[2]), coverage)))
+    return coverages
 
 
 def _overlaps(start: int, stop: int, old: int, new: int) -> tuple[int, np.ndarray]:

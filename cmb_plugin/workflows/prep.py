@@ -89,7 +89,7 @@ class Failure:
 
 @dataclass
 class PrepReport:
-    """Everything that ``prepare`` found and did.
+    """Everything that ``prepare`` measured and did.
 
     Attributes:
         task: the Task folder.
@@ -206,15 +206,15 @@ def _without(items: Sequence[Item], failures: Sequence[Failure]) -> list[Item]:
 def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple[Fingerprint, list[Failure]]:
     """Measures the training cases; what an earlier run measured is taken from there."""
     pieces = dataset.task.preprocessed / "fingerprint"
-    found = {item: load_piece(pieces / f"{item.case.case_id}.json", _fingerprint_key(item.case)) for item in items}
+    measured = {item: load_piece(pieces / f"{item.case.case_id}.json", _fingerprint_key(item.case)) for item in items}
     outcomes = run_cases(
         partial(_fingerprint_case, dataset=dataset, pieces=pieces),
-        [item for item in items if found[item] is None],
+        [item for item in items if measured[item] is None],
         workers=workers,
         description=f"Measuring {dataset.task.name}",
     )
-    found |= {outcome.item: outcome.result for outcome in outcomes}
-    cases = tuple(case for case in found.values() if case is not None)
+    measured |= {outcome.item: outcome.result for outcome in outcomes}
+    cases = tuple(case for case in measured.values() if case is not None)
     fingerprint = Fingerprint(dataset.task.name, dataset.modalities, dataset.classes, cases, dataset.regions)
     fingerprint.save(dataset.task.fingerprint)
     return fingerprint, _failures(outcomes)

@@ -45,7 +45,13 @@ class Ranged(D3CMB):
         return (Normalisation("OfItsRange", unit=OfItsRange().unit(fingerprint.cases, 0)[0]),)
 """
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
-SHORT = ["train=demo", "trainer_cfg.epochs=1", "trainer_cfg.steps_per_epoch=2", "trainer_cfg.swa_epochs=0"]
+SHORT = [
+    "module=RetinaUNetV001",
+    "train=demo",
+    "trainer_cfg.epochs=1",
+    "trainer_cfg.steps_per_epoch=2",
+    "trainer_cfg.swa_epochs=0",
+]
 IMPORTS = "additional_imports=[my_scheme]"
 
 
@@ -67,7 +73,7 @@ def test_a_scheme_of_the_users_own_goes_through_prep_train_and_predict(
     monkeypatch.setenv("det_models", str(tmp_path / "models"))
     (tmp_path / "my_scheme.py").write_text(SCHEME, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    task = make_tiny_task(tmp_path / "data", n_train=3, n_test=2, modalities=("swi",))
+    task = make_tiny_task(tmp_path / "data", n_train=3, n_test=2, modalities=("swi",), shape=(16, 24, 24))
     assert nndet_prep(["900", "-np", "0", "-o", IMPORTS, "planner=Ranged", *PLAN]) == 0
     largest = max(read_scan(case.images[0])[0].max() for case in Dataset.load(task).cases("Tr"))
     test_case = Dataset.load(task).cases("Ts")[0]
@@ -81,6 +87,7 @@ def test_a_scheme_of_the_users_own_goes_through_prep_train_and_predict(
     model = next((tmp_path / "models" / task.name).iterdir()).name
     # Two scans for two processes, which are spawned and know nothing of what was registered here.
     arguments = ["900", model, "--input", str(task.images("Ts")), "--output", str(tmp_path / "found"), "-npp", "2"]
+    arguments += ["-o", "inference_cfg.overlap=0.1", "inference_cfg.tta=1"]
     assert nndet_predict(arguments) == 0
     assert len(list((tmp_path / "found").glob("*_boxes.json"))) == 2
 

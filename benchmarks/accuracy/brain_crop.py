@@ -82,12 +82,12 @@ def needed_margin(brain: np.ndarray | None, mask: np.ndarray, spacing: tuple[flo
     return float(max(n * side for n, side in zip(short, spacing, strict=True)))
 
 
-def phantoms(cases: int) -> None:
+def phantoms(protocols: Sequence[str], cases: int) -> None:
     """One row per protocol and change."""
     heads = (f"beyond {margin:g} mm" for margin in MARGINS)
     needed = ("lesions need, mm", "brain needs, mm")
     print(table_head("protocol", "image", "scans", "not found", "lesions", *heads, *needed))
-    for protocol in PROTOCOLS:
+    for protocol in protocols:
         config = PhantomConfig((protocol,), ("swi",), ("cmb",))
         made = [make_case(3, index, config) for index in range(cases)]
         for name, change in CHANGES.items():
@@ -126,13 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table."""
     arguments = parser(__doc__)
     arguments.add_argument("--cases", type=int, default=4, help="phantoms per protocol (default: %(default)s)")
+    arguments.add_argument("--protocols", nargs="+", default=PROTOCOLS, metavar="NAME", help="default: all six")
     arguments.add_argument("--labels", nargs=2, type=Path, metavar=("LABELS", "BRAIN"), help="a head of tissue labels")
     args = arguments.parse_args(argv)
     print(measured_on("numpy", "scipy") + "\n")
     if args.labels:
         labelled_head(*args.labels)
     else:
-        phantoms(args.cases)
+        phantoms(args.protocols, args.cases)
     return 0
 
 

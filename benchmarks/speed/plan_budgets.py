@@ -35,13 +35,15 @@ def fingerprint(protocol: str, modalities: tuple[str, ...], lesions: int = 40) -
     """A data set of one scan with the protocol's voxel, matrix and lesions."""
     known = PROTOCOLS[protocol]
     diameters = [known.lesions.diameter((i + 0.5) / lesions) for i in range(lesions)]
-    sizes = tuple(tuple(max(1, round(diameter / side)) * side for side in known.spacing) for diameter in diameters)
-    brain = tuple(
+    dz, dy, dx = known.spacing
+    voxels = [[max(1, round(diameter / side)) for side in known.spacing] for diameter in diameters]
+    sizes = tuple((z * dz, y * dy, x * dx) for z, y, x in voxels)
+    z, y, x = (
         min(whole, round(mm / side)) for mm, whole, side in zip(BRAIN_MM, known.shape, known.spacing, strict=True)
     )
     case = CaseFingerprint(
         "a", known.shape, known.spacing, known.shape, "SPL", sizes, (10,) * lesions, (0,) * lesions,
-        ((0.0, 0.0, 0.0),) * len(modalities), brain,
+        ((0.0, 0.0, 0.0),) * len(modalities), (z, y, x),
     )  # fmt: skip
     return Fingerprint("Task", modalities, ("cmb",), (case,))
 

@@ -29,7 +29,7 @@ from cmb_plugin.preparation import (
 )
 from cmb_plugin.preparation.brain import otsu
 from cmb_plugin.preparation.case import showing_brain
-from cmb_plugin.regions.sources import region_source
+from cmb_plugin.regions.sources import BUILT_IN, Surroundings, atlas_source
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.prep import prepare
 
@@ -259,7 +259,7 @@ def test_what_is_kept_of_an_unprepared_scan_knows_its_brain_mask(task: TaskFolde
 def test_kept_region_maps_know_the_version_of_the_registration(
     task: TaskFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = region_source("atlas:builtin", task, task.images("Tr"), 0)
+    source = atlas_source(Surroundings(task.images("Tr")), BUILT_IN)
     case = Dataset.load(task).cases("Tr")[0]
     before = source.key(case)
     assert source.key(case) == before

@@ -62,7 +62,8 @@ def test_it_goes_through_all_commands(installed: Path, tmp_path: Path) -> None:
     nndet("consolidate", "--num_folds", "1")
     packed = fold.parent / "consolidated" / fold.parent.name
     kept = {path.name for path in (packed / "fold0").iterdir()}
-    assert kept == {"model_last.ckpt", "plan.json", "settings.yaml", "operating_point.json", "calibration.json"}
+    needed = {"model_last.ckpt", "training.json", "plan.json", "settings.yaml", "operating_point.json"}
+    assert kept == {*needed, "calibration.json"}
 
     elsewhere = tmp_path / "handed_over"
     shutil.move(packed, elsewhere)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
@@ -73,7 +74,18 @@ _additional: dict[str, None] = {}
 
 def additional_imports() -> list[str]:
     """The modules that ``import_additional`` has imported, in that order."""
-    return list(_additional)
+    return [module for module in _additional if module in sys.modules]
+
+
+def import_as_parent(modules: Iterable[str]) -> None:
+    """Imports in a spawned process what its parent has imported with ``import_additional``.
+
+    Never an error, for the process would die of it again and again: a plugin that is missed is named where it is
+    looked up.
+    """
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
 
 
 def import_additional(modules: Iterable[str]) -> None:

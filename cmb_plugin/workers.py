@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from .errors import UserError
-from .plugins import additional_imports, import_additional
+from .plugins import additional_imports, import_as_parent
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -189,7 +189,7 @@ def _executor(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=import_additional,  # a spawned process knows no plugin that was registered by a decorator
+        initializer=import_as_parent,  # a spawned process knows no plugin that was registered by a decorator
         initargs=(additional_imports(),),
     )
 

@@ -6,6 +6,7 @@ import pytest
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.plugins import Registry, import_additional, planners, tasks, trainers
+from cmb_plugin.workers import run_cases
 
 
 def test_own_plugins_are_found_through_entry_points():
@@ -39,6 +40,24 @@ def test_a_users_module_registers_through_the_decorator(tmp_path, monkeypatch):
     assert trainers.get("Mine").__name__ == "Mine"
     assert "Mine" in trainers.names()
     del trainers._registered["Mine"]
+
+
+def _known_trainers(_):
+    return trainers.names()
+
+
+def test_spawned_processes_know_the_users_plugins_and_survive_one_that_is_gone(tmp_path, monkeypatch):
+    for name in ("stays", "goes"):
+        code = f"from cmb_plugin.plugins import register_trainer\n@register_trainer\nclass Of{name}: pass\n"
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    import_additional(["stays", "goes"])
+    (tmp_path / "goes.py").unlink()
+    outcomes = run_cases(_known_trainers, [1, 2], workers=2)
+    assert [{"Ofstays", "Ofgoes"} & set(outcome.result or ()) for outcome in outcomes] == [{"Ofstays"}] * 2
+    for name in ("stays", "goes"):
+        del trainers._registered[f"Of{name}"], sys.modules[name]
 
 
 def test_a_missing_module_is_the_users_error_but_a_missing_import_inside_it_is_not(tmp_path, monkeypatch):

@@ -129,8 +129,8 @@ class Overrides:
                     f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type"
                 ) from None
         objects = {name: OmegaConf.to_object(config) for name, config in result.items()}
-        for name, group in objects.items():
-            check_ranges(group, name)
+        for name, changed in objects.items():
+            check_ranges(changed, name)
         return objects
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from benchmarks.tools.markdown import table_head, table_row
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.names import find_task
 from cmb_plugin.dataset import Case, Dataset
 from cmb_plugin.files import read_json
 from cmb_plugin.images import read_mask
-from cmb_plugin.paths import find_task
 from cmb_plugin.planning import Plan, fit_by_size
 from cmb_plugin.plugins import planners
 from cmb_plugin.preparation import CaseFingerprint, Fingerprint, fingerprint_case

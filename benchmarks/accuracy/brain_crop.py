@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.tools.markdown import table_head, table_row
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.errors import UserError
 from cmb_plugin.images import read_mask
 from cmb_plugin.phantom import PhantomConfig, make_case
 from cmb_plugin.preparation import estimate_brain, foreground_extent
@@ -129,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--protocols", nargs="+", default=PROTOCOLS, metavar="NAME", help="default: all six")
     arguments.add_argument("--labels", nargs=2, type=Path, metavar=("LABELS", "BRAIN"), help="a head of tissue labels")
     args = arguments.parse_args(argv)
+    if args.cases < 1:
+        raise UserError(f"--cases {args.cases}: there is nothing to measure", remedy="give 1 or more")
     print(measured_on("numpy", "scipy") + "\n")
     if args.labels:
         labelled_head(*args.labels)

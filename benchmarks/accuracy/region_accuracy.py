@@ -19,15 +19,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from benchmarks.tools.markdown import table_head, table_row
+from benchmarks.tools.measured import source_named
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.anatomy import GROUPS, RegionMap
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.names import find_task
 from cmb_plugin.dataset import Case, Dataset, read_lesion_facts
 from cmb_plugin.errors import UserError
-from cmb_plugin.paths import find_task
-from cmb_plugin.preparation import brain_channel
 from cmb_plugin.regions.agreement import FAR_MM, LesionPlace, RegionAgreement, compare
-from cmb_plugin.regions.sources import RegionSource, region_source
+from cmb_plugin.regions.sources import RegionSource
 
 
 class Maps:
@@ -70,8 +70,7 @@ def row(name: str, agreement: RegionAgreement, ids: Sequence[str]) -> str:
 
 def report(source: str, dataset: Dataset, split: str, cases: Sequence[Case], each: bool) -> None:
     """Prints the table of one source, its intervals and what a map costs."""
-    channel = brain_channel(dataset.modalities) or 0
-    maps = Maps(region_source(source, dataset.task, dataset.task.images(split), channel), cases)
+    maps = Maps(source_named(source, dataset, split), cases)
     agreement = compare(maps, dataset, GROUPS)
     metrics = agreement.metrics(dataset.patients([case.case_id for case in cases]))
     print(f"\n{source}: {len(agreement.dice)} scans, {len(agreement.doubts)} of them not trusted\n")

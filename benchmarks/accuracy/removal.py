@@ -19,29 +19,30 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tools.markdown import table_head, table_row
+from benchmarks.tools.measured import source_named
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.anatomy import Place, RegionMap, locate
 from cmb_plugin.anatomy.learned import places_of
 from cmb_plugin.anatomy.rules import choose_rules, remove_impossible
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.names import find_folds, find_model, find_task
 from cmb_plugin.dataset import Case, Dataset, Truth
 from cmb_plugin.detections import Detections
 from cmb_plugin.evaluation import CaseResult, Estimate, EvaluationConfig, bootstrap, subject_counts
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan
-from cmb_plugin.models.scored_cases import SPLITS
-from cmb_plugin.paths import find_task
+from cmb_plugin.models.scored_cases import PredictionSet
+from cmb_plugin.models.trained import PARTS
 from cmb_plugin.preparation import brain_channel, estimate_brain
 from cmb_plugin.regions.removal import lesion_boxes
-from cmb_plugin.regions.sources import RegionSource, region_source
-from cmb_plugin.workflows.evaluate import load_split
+from cmb_plugin.regions.sources import RegionSource
 
 SENSITIVITIES = (0.7, 0.75, 0.8)
 STEP_MM = 1.5
 Scans = dict[str, list[CaseResult]]  # by model
 
 
-def source_of(words: str, dataset: Dataset) -> RegionSource:
+def source_of(name: str, dataset: Dataset) -> RegionSource:
     """A source of the command line, or one of this script's own."""
     channel = brain_channel(dataset.modalities) or 0
 
@@ -49,18 +50,18 @@ def source_of(words: str, dataset: Dataset) -> RegionSource:
         path = case.extra("regions")
         assert path is not None, f"{case.case_id} has no regions"
         labels, grid = read_mask(path)
-        return RegionMap(labels.astype(np.uint16), grid, places_of(dataset.regions), words)
+        return RegionMap(labels.astype(np.uint16), grid, places_of(dataset.regions), name)
 
     def brain(case: Case) -> RegionMap:
         image, grid = read_scan(case.images[channel])
         found = estimate_brain(np.nan_to_num(image), grid.spacing)
         labels = np.zeros(grid.shape, np.uint16) if found is None else found.astype(np.uint16)
-        return RegionMap(labels, grid, {0: Place("outside"), 1: Place("lobar")}, words, trusted=found is not None)
+        return RegionMap(labels, grid, {0: Place("outside"), 1: Place("lobar")}, name, trusted=found is not None)
 
     own = {"truth": truth, "brain": brain}
-    if words in own:
-        return RegionSource(words, own[words], lambda case: ())
-    return region_source(words, dataset.task, dataset.task.images("Ts"), channel)
+    if name in own:
+        return RegionSource(name, own[name], lambda case: ())
+    return source_named(name, dataset, "Ts")
 
 
 def thinned(regions: RegionMap) -> RegionMap:
@@ -140,10 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs, placed = {}, {}
     for split in scans:
         truths: dict[str, Truth] = {}
-        files = {case.case_id: case for case in dataset.cases(SPLITS[split])}
+        files = {case.case_id: case for case in dataset.cases(PARTS[split])}
         for model in args.models:
             # All candidates are wanted: predictions of nndet_predict --regions lack what it removed.
-            scans[split][model], configs[model] = load_split(args.task, model, args.fold, split, truths=truths)
+            folds = find_folds(find_model(dataset.task, model), args.fold)
+            scored = PredictionSet.of_model(dataset, folds, split).read(truths=truths)
+            scored.check_complete()
+            scans[split][model], configs[model] = scored.cases, scored.at_operating_point(EvaluationConfig())[0]
         placed[split] = place(
             scans[split], files, source, args.cache / args.regions.replace("/", "_").replace(":", "_")
         )

@@ -29,13 +29,14 @@ from cmb_plugin.trainers.cmb.replay import MimicPatches
 from benchmarks.tools.markdown import table_head, table_row
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.names import find_model, find_task
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig, predict_array
 from cmb_plugin.networks import autocast
-from cmb_plugin.paths import ModelFolder, TaskFolder, find_model, find_task
+from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
-from cmb_plugin.settings import read_settings
+from cmb_plugin.settings import Overrides, read_settings
 from cmb_plugin.training import Batch, DetectionModule, PreparedCases, TrainingModule
 from cmb_plugin.training.patches import collate
 from cmb_plugin.workflows.train import resolve
@@ -179,10 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     folder, device = find_task(args.task), torch.device(args.device)
     everything = [] if args.models else ["model_cfg.score_threshold=0"]
-    modules = {
-        row: resolve(args.task, [*words, f"plan={args.plan}", "train=demo", *everything, *args.overrides]).module()
-        for row, words in ROWS.items()
-    }
+    shared = [f"plan={args.plan}", "train=demo", *everything, *args.overrides]
+    modules = {row: resolve(folder, Overrides.parse([*own, *shared])).module() for row, own in ROWS.items()}
     measure(args, folder, modules, device)
     return 0
 

@@ -28,7 +28,6 @@ from cmb_plugin.benchmark.entries import Benchmark
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.errors import UserError
-from cmb_plugin.paths import find_task
 from cmb_plugin.plugins import suggest
 
 from .ablation_report import write_report
@@ -76,7 +75,7 @@ def run_and_report(benchmark: Benchmark, args: argparse.Namespace, marker: str) 
     """Returns the exit code."""
     failed = run(benchmark).failed
     if "eval" in benchmark.phases:
-        task = find_task(benchmark.tasks[0])
+        (task,) = benchmark.tasks
         files = write_report(
             benchmark.entries(task),
             benchmark.output / task.name,

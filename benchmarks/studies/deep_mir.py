@@ -34,7 +34,7 @@ from cmb_plugin.dataset import Dataset, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import write_image
-from cmb_plugin.paths import TaskFolder, find_task
+from cmb_plugin.paths import TaskFolder
 
 from .deep_mir_report import Combination, write_report
 
@@ -62,7 +62,7 @@ def of_first_class(source: Dataset, target: TaskFolder) -> None:
 def predictions_of(benchmark: Benchmark) -> list[Combination]:
     """Every finished network with every combination of modalities, all of them first."""
     found = []
-    for task in map(find_task, benchmark.tasks):
+    for task in benchmark.tasks:
         names = Dataset.load(task).modalities
         for entry in benchmark.entries(task):
             for size in range(len(names), 0, -1):
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     benchmark = benchmark_of(args := arguments.parse_args(argv), "deep_mir")
     if len(benchmark.tasks) > 1 or len(benchmark.methods) > 1:
         raise UserError("a study is of one task and one model", remedy="call it for each, with an --output of its own")
-    several = Dataset.load(find_task(benchmark.tasks[0]))
+    several = Dataset.load(benchmark.tasks[0])
     single = TaskFolder(several.task.root.parent / args.single)
     of_first_class(several, single)
     training = dataclasses.replace(benchmark, phases=tuple(p for p in benchmark.phases if p != "eval"))
@@ -105,12 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not single.splits.is_file():
         single.splits.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(several.task.splits, single.splits)
-    failed |= run(dataclasses.replace(training, tasks=(str(single.root),))).failed
-    combinations_ = predictions_of(dataclasses.replace(benchmark, tasks=(str(several.task.root), str(single.root))))
+    failed |= run(dataclasses.replace(training, tasks=(single,))).failed
+    combinations_ = predictions_of(dataclasses.replace(benchmark, tasks=(several.task, single)))
     complete = True
     if "predict" in benchmark.phases:
         commands = Commands(benchmark.jobs, print)
-        complete = all(commands.work_off(lambda one: predict(one, commands), combinations_))
+        complete = all(commands.run_all(lambda one: predict(one, commands), combinations_))
     if "eval" in benchmark.phases:
         for path in write_report(combinations_, benchmark.output, args.page, benchmark.resamples):
             print(f"wrote {path}")

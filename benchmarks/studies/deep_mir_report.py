@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.tools.markdown import put_between_markers, table_head, table_row
+from benchmarks.tools.measured import scored_folder
 from cmb_plugin.benchmark.entries import Entry, measured_cases, trained_steps
 from cmb_plugin.benchmark.machine import made_with
 from cmb_plugin.benchmark.table import ESTIMATE, show, written
@@ -24,7 +25,6 @@ from cmb_plugin.evaluation import (
 )
 from cmb_plugin.files import read_json, write_text
 from cmb_plugin.tabular import as_csv
-from cmb_plugin.workflows.evaluate import load_predictions
 
 PUBLISHED = {  # Rashid et al. 2021, over their combinations of modalities: sensitivity, precision
     "cmb": ("0.84-0.88", "0.40-0.59"),
@@ -114,13 +114,8 @@ def load(one: Combination, dataset: Dataset, truths: dict[str, Truth]) -> tuple[
     entry = one.entry
     held_out = read_json(entry.task.splits)[entry.fold]["val"]
     validation = [case for case in dataset.cases("Tr") if case.case_id in held_out]
-    scans = []
-    for cases, folder in ((measured_cases(entry.task, entry.fold), one.test), (validation, one.validation)):
-        loaded, _, missing = load_predictions(dataset, cases, folder, (), truths)
-        if missing:
-            raise UserError(f"{folder}: no predictions of {missing[0]}", remedy="run again without --only eval")
-        scans.append(loaded)
-    return scans[0], scans[1]
+    test = scored_folder(dataset, measured_cases(entry.task, entry.fold), one.test, "test", truths)
+    return test.cases, scored_folder(dataset, validation, one.validation, "val", truths).cases
 
 
 def count(

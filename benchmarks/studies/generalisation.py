@@ -21,7 +21,7 @@ from cmb_plugin.commands.cli import command
 from cmb_plugin.dataset import Case, Dataset, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
-from cmb_plugin.paths import TaskFolder, find_task
+from cmb_plugin.paths import TaskFolder
 
 from .ablation import run_and_report, study, study_options
 
@@ -81,10 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--test-protocols", default="valdo1,valdo3", help="(default: %(default)s)")
     args = arguments.parse_args(argv)
     benchmark = study(args, "generalisation")
-    source = Dataset.load(find_task(benchmark.tasks[0]))
+    source = Dataset.load(benchmark.tasks[0])
     target = TaskFolder(source.task.root.parent / args.target)
     build(source, target, args.train_protocols.split(","), args.test_protocols.split(","))
-    return run_and_report(dataclasses.replace(benchmark, tasks=(str(target.root),)), args, "generalisation")
+    return run_and_report(dataclasses.replace(benchmark, tasks=(target,)), args, "generalisation")
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from benchmarks.tools.markdown import table_head, table_row
 from benchmarks.tools.measured_on import measured_on
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.names import find_model, find_task
 from cmb_plugin.evaluation import EvaluationConfig, froc_curve, match_by_distance, sensitivity_at
 from cmb_plugin.evaluation.matching import FALSE, TRUE
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import InferenceConfig, predict_array
 from cmb_plugin.networks import autocast
-from cmb_plugin.paths import find_model, find_task
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import StoredCase
 from cmb_plugin.settings import read_settings, typed

@@ -27,11 +27,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.tools.markdown import add_page, put_between_markers, table_head, table_row
+from benchmarks.tools.measured import scored_folder
 from cmb_plugin.benchmark.entries import Benchmark, Entry, measured_split, trained_steps
 from cmb_plugin.benchmark.machine import made_with
 from cmb_plugin.benchmark.table import ESTIMATE, show, written
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
+from cmb_plugin.commands.names import find_task
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
@@ -45,10 +47,10 @@ from cmb_plugin.evaluation import (
     subject_counts,
 )
 from cmb_plugin.files import read_json, write_text
-from cmb_plugin.paths import find_task
+from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.tabular import as_csv
-from cmb_plugin.workflows.evaluate import load_predictions
-from cmb_plugin.workflows.predict import predict
+from cmb_plugin.workflows.predict import PredictOptions, predict
+from cmb_plugin.workflows.scan_selection import ScanSelection
 
 MODELS = "distilled: TwoStepKD, labels alone: TwoStepKD model_cfg.distil=false"
 STEPS = {  # what stands after each: the score, and the columns' values of what the step has let go
@@ -89,14 +91,13 @@ def counts(entry: Entry, dataset: Dataset, predictions: Path, truths: dict[str, 
     held_out = set(read_json(fold.splits)[entry.fold]["val"])
     own = Dataset.load(entry.task)
     validation = [case for case in own.cases("Tr") if case.case_id in held_out]
-    known, config, _ = load_predictions(own, validation, fold.predictions("val"))
-    cases, _, absent = load_predictions(dataset, dataset.cases("Ts"), predictions, truths=truths)
-    if absent:
-        raise UserError(f"{predictions}: no predictions of {absent[0]}", remedy="leave --only out")
+    known = scored_folder(own, validation, fold.predictions("val"), "val")
+    config, _ = known.at_operating_point(EvaluationConfig())
+    cases = scored_folder(dataset, dataset.cases("Ts"), predictions, "test", truths).cases
     patients = dataset.patients([case.case_id for case in cases])
     found = {}
     for step in STEPS:
-        left = after(step, known)
+        left = after(step, known.cases)
         by = SweepConfig(ranking=STEPS[step][0] if any(len(case.detections) for case in left) else None)
         point = 0.0 if step == "candidates" else find_operating_point(left, by, config).score
         at_point = dataclasses.replace(config, operating_point=point)
@@ -209,7 +210,8 @@ def study(args: argparse.Namespace) -> Benchmark:
 def main(argv: Sequence[str] | None = None) -> int:
     args = study_options().parse_args(argv)
     benchmark = study(args)
-    tasks = [Dataset.load(find_task(name)) for name in (*benchmark.tasks, *([args.other] if args.other else []))]
+    others = [find_task(args.other)] if args.other else []
+    tasks = [Dataset.load(task) for task in (*benchmark.tasks, *others)]
     for dataset in tasks:
         if measured_split(dataset.task) != "test":
             raise UserError(f"{dataset.task.root}: has no labelled test scans", remedy="choose another task")
@@ -220,10 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if entry.is_finished():
                 folder = predictions_of(entry, tasks[1])
                 print(f"{entry.name}: {tasks[1].task.name}")
-                images = tasks[1].task.images("Ts")
-                done = predict(
-                    str(entry.task.root), str(entry.model.root), entry.fold, input=images, output=folder, workers=0
-                )
+                scans = ScanSelection(entry.task, folder=tasks[1].task.images("Ts"))
+                model = TrainedModel(entry.model, (entry.fold,))
+                done = predict(model, scans, PredictOptions(output=folder, workers=0))
                 failed |= {failure.item.case.case_id: folder for failure in done.failures}
     if "eval" in benchmark.phases:
         for path in report(benchmark, entries, tasks, args.page):

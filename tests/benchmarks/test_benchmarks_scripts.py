@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.accuracy import brain_crop
 from benchmarks.tools import code_numbers
 
 ROOT = Path(__file__).parents[2]
@@ -42,3 +43,8 @@ def test_scripts_import_in_no_circle() -> None:
     graph = {name: code_numbers.imports(known[name], known) & MODULES.keys() for name in MODULES}
     assert graph["benchmarks.studies.ablation"], "no import was seen"
     assert code_numbers.circles(graph) == []
+
+
+def test_no_phantoms_are_nothing_to_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert brain_crop.main(["--cases", "0"]) == 2
+    assert "give 1 or more" in " ".join(capsys.readouterr().err.split())

@@ -15,6 +15,7 @@ from cmb_plugin.planning import (
     PlannerConfig,
     Spacing,
     Triple,
+    brain_normalisation,
     brain_notes,
     brain_preprocessing,
     estimate_unet_gb,
@@ -22,7 +23,14 @@ from cmb_plugin.planning import (
     shape_around_brain,
 )
 from cmb_plugin.plugins import register_planner, suggest
-from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Preprocessing, brain_channel, target_shape
+from cmb_plugin.preparation import (
+    CaseFingerprint,
+    Fingerprint,
+    Normalisation,
+    Preprocessing,
+    brain_channel,
+    target_shape,
+)
 
 
 @dataclass
@@ -108,8 +116,13 @@ class Anatomy(NetworkPlanner):
         return shape_around_brain(case, self.config.brain_margin_mm)
 
     def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
-        """Cropped to the brain, each modality normalised by what it measures."""
-        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm)
+        """Cropped to the brain and a margin."""
+        normalisation = self.normalisation(fingerprint)
+        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm, normalisation)
+
+    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+        """Each modality by what it measures."""
+        return brain_normalisation(fingerprint)
 
     def architecture(
         self, fingerprint: Fingerprint, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int

@@ -16,6 +16,7 @@ from cmb_plugin.planning import (
     PlannerConfig,
     Spacing,
     Triple,
+    brain_normalisation,
     brain_notes,
     brain_preprocessing,
     default_free_anchors,
@@ -24,7 +25,7 @@ from cmb_plugin.planning import (
     shape_around_brain,
 )
 from cmb_plugin.plugins import register_planner
-from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Preprocessing, modality_polarity
+from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Normalisation, Preprocessing, modality_polarity
 
 from .d3v001 import D3V001, D3V001Config
 
@@ -204,8 +205,13 @@ class D3CMB(D3V001):
         return shape_around_brain(case, self.config.brain_margin_mm)
 
     def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
-        """Cropped to the brain, each modality normalised by what it measures."""
-        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm)
+        """Cropped to the brain and a margin."""
+        normalisation = self.normalisation(fingerprint)
+        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm, normalisation)
+
+    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+        """Each modality by what it measures."""
+        return brain_normalisation(fingerprint)
 
     def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
         """How a microbleed shows in each modality: by its name; where that says nothing, by the training lesions. And

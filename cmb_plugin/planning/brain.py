@@ -33,20 +33,25 @@ def shape_around_brain(case: CaseFingerprint, margin_mm: float) -> Triple:
 
 
 def brain_preprocessing(
-    fingerprint: Fingerprint, spacing: Spacing, transpose: Triple, margin_mm: float
+    fingerprint: Fingerprint,
+    spacing: Spacing,
+    transpose: Triple,
+    margin_mm: float,
+    normalisation: tuple[Normalisation, ...],
 ) -> Preprocessing:
-    """The recipe that crops a scan to its brain and a margin, and normalises each modality by what it measures."""
+    """The recipe that crops a scan to its brain and a margin."""
     return Preprocessing(
         spacing,
         transpose,
-        _normalisation(fingerprint),
+        normalisation,
         brain_channel=brain_channel(fingerprint.modalities),
         brain_margin_mm=margin_mm,
     )
 
 
-def _normalisation(fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
-    """By the modality's name; one that says nothing is a phase if its values run from -pi to pi, else a magnitude."""
+def brain_normalisation(fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+    """Each modality by what it measures, as its name says; one that says nothing is a phase if its values run from -pi
+    to pi, else a magnitude."""
     steps = []
     for index, name in enumerate(fingerprint.modalities):
         kind = modality_kind(name)

@@ -1,7 +1,7 @@
 # make setup   a virtual environment in .venv with the package, its dependencies and the developers' tools
 # make demo    the main job from nothing: phantoms -> preparation -> training -> prediction -> evaluation
 # make test    all tests
-# make lint    format, style, types, and the order of the rooms
+# make lint    format, style, types, and the order of the layers
 #
 # Without an NVIDIA GPU, spare yourself gigabytes of CUDA libraries:
 #   make setup PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"

@@ -49,7 +49,7 @@ def grow_points(
     """Draws a lesion at every point.
 
     Around each point the image is compared with a ring outside; the lesion is what lies beyond half the way from the
-    ring's median to the core and hangs together with it. It is bounded by ``most_mm``, by the surfaces that lie half
+    ring's median to the core and is connected to it. It is bounded by ``most_mm``, by the surfaces that lie half
     way to the other points and by the valleys between them, and its box stays centred on the point within half a
     voxel. What runs out (into a vessel, out of the brain) is drawn narrower; where nothing stands out, a ball of
     ``ball_mm`` is drawn.
@@ -138,7 +138,7 @@ def _region(
     radius: float,
     spacing: np.ndarray,
 ) -> np.ndarray | None:
-    """bool, the voxels beyond a fraction of the way from ring to core that hang together; None where none stand out."""
+    """bool, the voxels beyond a fraction of the way from ring to core that are connected; None where none stand out."""
     ring = (distance > inner) & (distance <= inner + RING_MM) & (to_others > inner) & ~_empty(values)
     if np.count_nonzero(ring) < 8:
         return None

@@ -21,7 +21,7 @@ class MaskLabel:
     Attributes:
         file: the mask.
         instances: each number is one lesion; otherwise each connected piece of a number is.
-        connectivity: 6, 18 or 26 neighbours hang together, where pieces are lesions.
+        connectivity: 6, 18 or 26 neighbours are connected, where pieces are lesions.
         classes: number in the mask -> class index; a number that is not named has class 0.
     """
 
@@ -129,7 +129,7 @@ class ConvertConfig:
     Attributes:
         modalities: names of the images to take, in this order; the first is the reference, on whose grid lesions are
             drawn. Empty takes the converter's own.
-        connectivity: 6, 18 or 26: neighbours that hang together where pieces of a mask are the lesions.
+        connectivity: 6, 18 or 26: neighbours that are connected where pieces of a mask are the lesions.
         header_tolerance: files of equal shape whose corners differ by less than so many voxels get the reference's
             place; others are resampled by their headers.
         growth: how a point becomes a lesion: ``auto`` (into the dark, of QSM into the bright), ``dark``, ``bright``,

@@ -132,7 +132,7 @@ class EvaluationConfig:
             al. 2023.
         mimic_mm: a false positive is put down to the nearest mimic if its centre is at most so far from that one's
             surface, in mm.
-        connectivity: neighbours by which the components of masks hang together: 6, 18 or 26.
+        connectivity: neighbours by which the components of masks are connected: 6, 18 or 26.
         resamples: of the bootstrap that gives the intervals; 0 for none.
         max_detections: the average precision looks at this many detections per scan and class, highest scores first.
     """

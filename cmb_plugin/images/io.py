@@ -17,7 +17,7 @@ from .grid import Grid
 from .itk import to_itk
 
 SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
-"""Endings of the files that this room reads and writes; the first is what it writes by default."""
+"""Endings of the files that this package reads and writes; the first is what it writes by default."""
 
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 _SPACINGS = (1e-4, 1e4)  # mm; beyond, a header is damaged

@@ -32,7 +32,7 @@ def instance_mask(
     """Draws every detection as one instance of a mask in the scan's own voxels.
 
     A lesion is made of the voxels in its box, widened by ``margin``, whose foreground probability reaches one half,
-    as far as they hang together with the box's centre; where the centre is none of them, the largest piece. Where
+    as far as they are connected to the box's centre; where the centre is none of them, the largest piece. Where
     there is no such voxel it is the ellipsoid that fills the box. Every detection keeps at least one voxel: the first
     (highest score) takes its voxels first, a later one what is left of its own.
 

@@ -23,8 +23,8 @@ def sample_anchors(
 
     At most ``per_image * positive_fraction`` positives per image of the batch, at random; then negatives in the
     proportion that ``positive_fraction`` asks for (without positives, as many as with the full number), drawn at random
-    from the ``pool`` times as many highest-scoring background anchors. The pool is what keeps it from learning label
-    errors by heart.
+    from the ``pool`` times as many highest-scoring background anchors. The pool is what keeps it from memorising
+    label errors.
 
     Args:
         matches: [B, T] index of the matched lesion, or -1 for background.

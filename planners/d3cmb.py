@@ -216,7 +216,7 @@ class D3CMB(D3V001):
     def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
         """How a microbleed shows in each modality: by its name; where that says nothing, by the training lesions. And
         what to say where name and lesions disagree."""
-        found, notes = [], []
+        polarities, notes = [], []
         contrasts = [row for case in fingerprint.cases for row in case.contrasts]
         for index, name in enumerate(fingerprint.modalities):
             polarity = modality_polarity(name)
@@ -231,8 +231,8 @@ class D3CMB(D3V001):
                     f"By its name lesions are {polarity} on {name}, but the labelled ones are {seen} "
                     f"({contrast:+.1f} deviations of their surroundings): is the modality named rightly?"
                 )
-            found.append(polarity)
-        return tuple(found), notes
+            polarities.append(polarity)
+        return tuple(polarities), notes
 
     def grid_notes(self, plan: Plan, fingerprint: Fingerprint) -> list[str]:
         """What the median lesion is to the detection map."""

@@ -129,7 +129,7 @@ class RetinaUNetV001(DetectionModule):
         return self.output_losses(cast(RetinaOutput, self.network(batch.images)), batch)
 
     def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
-        """The losses of what the network said about a batch; a trainer that extends the family adds its own."""
+        """The losses of what the network gives for a batch; a trainer that extends the family adds its own."""
         logits, foreground = output.segmentation, batch.foreground
         if batch.outlined is not None and not self.model_cfg.segment_weak:
             logits, foreground = logits[batch.outlined], foreground[batch.outlined]
@@ -172,12 +172,12 @@ class RetinaUNetV001(DetectionModule):
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         output = cast(RetinaOutput, self.network(images))
         anchors, _, _ = self.anchors(output)
-        found = []
+        patches = []
         for image, (logits, deltas) in enumerate(zip(output.logits, output.deltas, strict=True)):
             detections, chosen = self.select(logits, deltas, anchors)
             detections.columns.update(self.describe(output, image, detections, chosen))
-            found.append(detections)
-        return found, output.segmentation.softmax(dim=1)[:, 1]
+            patches.append(detections)
+        return patches, output.segmentation.softmax(dim=1)[:, 1]
 
     def describe(
         self, output: RetinaOutput, image: int, detections: PatchDetections, anchors: Tensor

@@ -82,7 +82,7 @@ class PrototypeHead(nn.Module):
     def begin_at(self, embeddings: Tensor, classes: Tensor, generator: torch.Generator) -> None:
         """Puts the prototypes of each class on embeddings of that class, chosen so as to lie far apart.
 
-        Prototypes that begin elsewhere stay there: the one nearest to all embeddings of its class wins them all. The
+        Prototypes that begin far away stay there: the one nearest to all embeddings of its class wins them all. The
         first of a class is drawn at random, each further one with a probability that grows with the squared distance
         to those before it (k-means++, Arthur & Vassilvitskii 2007). A class without embeddings keeps its prototypes.
 
@@ -143,8 +143,8 @@ def windows(features: Tensor, places: Tensor, side: int) -> Tensor:
     inside = ((at >= 0) & (at < shape)).all(dim=2)
     at = at.clamp(min=0).minimum(shape - 1)
     # Only the wanted vectors are gathered: padding the map would copy all of it for a few hundred of them.
-    found = features[places[:, :1], :, at[..., 0], at[..., 1], at[..., 2]]  # [N, S, C]
-    return (found * inside[..., None].to(found.dtype)).flatten(1)
+    vectors = features[places[:, :1], :, at[..., 0], at[..., 1], at[..., 2]]  # [N, S, C]
+    return (vectors * inside[..., None].to(vectors.dtype)).flatten(1)
 
 
 def peaks_near(scores: Tensor, places: Tensor) -> Tensor:

@@ -28,11 +28,11 @@ def cut_crops(images: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     before = [side // 2 for side in size]
     padding = [pad for side, half in zip(size[::-1], before[::-1], strict=True) for pad in (half, side - half)]
     padded = F.pad(images, padding)
-    found = []
+    crops = []
     for image, *start in places.tolist():
         z, y, x = (slice(first, first + side) for first, side in zip(start, size, strict=True))
-        found.append(padded[image, :, z, y, x])
-    return torch.stack(found)
+        crops.append(padded[image, :, z, y, x])
+    return torch.stack(crops)
 
 
 class ClassHead(nn.Module):

@@ -126,7 +126,7 @@ class TwoStepKD(DetectionModule):
             for side, step in zip(self.plan.preprocessing.spacing, small.divisor, strict=True)
         )
         self.channel = self._channel()
-        self.of_a_ball = ball_response(self.plan.preprocessing.spacing, self.model_cfg.radii_mm)
+        self.ball_peak = ball_response(self.plan.preprocessing.spacing, self.model_cfg.radii_mm)
         classes = 1 + len(self.plan.classes)
         return nn.ModuleDict(
             {
@@ -278,7 +278,7 @@ class TwoStepKD(DetectionModule):
         self.candidate_threshold.fill_(self.model_cfg.candidate_floor)
         if any(len(case.detections) for case in cases):
             wanted = SweepConfig("sensitivity", self.model_cfg.target_sensitivity, "score_candidate")
-            # Step 1 knows no classes: a candidate whose class the student mistakes has still been found.
+            # Step 1 knows no classes: a candidate whose class the student mistakes is right all the same.
             point = find_operating_point([case.as_one_class() for case in cases], wanted)
             if (point.sensitivity or 0.0) >= self.model_cfg.target_sensitivity:
                 self.candidate_threshold.fill_(point.score)
@@ -300,7 +300,7 @@ class TwoStepKD(DetectionModule):
         symmetry = radial_symmetry(bright, spacing, config.radii_mm)
         if self.polarity not in ("dark", "bright"):
             symmetry = torch.maximum(symmetry, radial_symmetry(-bright, spacing, config.radii_mm))
-        return torch.stack([bright, 10 * (symmetry / self.of_a_ball) ** (1 / 3)], dim=1)
+        return torch.stack([bright, 10 * (symmetry / self.ball_peak) ** (1 / 3)], dim=1)
 
     @torch.no_grad()
     def candidate_probability(self, channels: Tensor) -> Tensor:
@@ -318,8 +318,8 @@ class TwoStepKD(DetectionModule):
         pieces, count = ndimage.label(lesion >= floor, structure=np.ones((3, 3, 3)))
         highest = np.array(ndimage.maximum(lesion, pieces, range(count + 1)))
         cores = np.where(lesion >= np.maximum(CORE * highest[pieces], floor), lesion, 0)
-        found = component_detections(np.stack([1 - cores, cores]), floor)
-        return found.ranked_by("score_peak")[:MOST_CANDIDATES]
+        detections = component_detections(np.stack([1 - cores, cores]), floor)
+        return detections.ranked_by("score_peak")[:MOST_CANDIDATES]
 
     def remarks(self, predictions: Sequence[CasePredictions]) -> list[str]:
         """Names the scans in which the second step rejected all that the first let pass: so it should be in healthy
@@ -343,11 +343,11 @@ class TwoStepKD(DetectionModule):
         ``score_fused`` weighs both steps alike; ``score_accepted`` is it where threshold and clean-up let the candidate
         pass; below all of these come the others, in the order of ``score_candidate``.
         """
-        config, found = self.model_cfg, self.candidates(probability)
+        config, detections = self.model_cfg, self.candidates(probability)
         volumes, elongations = core_shapes(
-            probability.float().cpu().numpy(), found.boxes, self.plan.preprocessing.spacing
+            probability.float().cpu().numpy(), detections.boxes, self.plan.preprocessing.spacing
         )
-        candidate, labels = torch.from_numpy(found.scores), torch.from_numpy(found.labels)
+        candidate, labels = torch.from_numpy(detections.scores), torch.from_numpy(detections.labels)
         columns = {
             "score_candidate": candidate,
             "core_mm3": torch.from_numpy(volumes),
@@ -355,10 +355,10 @@ class TwoStepKD(DetectionModule):
         }
         score = candidate
         if int(self.stage_reached) == STUDENT:
-            student, labels = self.student_says(channels, found)
+            student, labels = self.student_scores(channels, detections)
             score = fused(candidate, student)
             columns |= {"score_student": student, "score_fused": score}
-        rejected_by = torch.zeros(len(found), dtype=torch.long)
+        rejected_by = torch.zeros(len(detections), dtype=torch.long)
         if config.most_elongated:
             rejected_by[columns["elongation"] > config.most_elongated] = 3
         rejected_by[columns["core_mm3"] < config.least_mm3] = 2
@@ -367,14 +367,16 @@ class TwoStepKD(DetectionModule):
         low, high = REJECTED
         accepted = torch.where(rejected_by == 0, score.clamp(min=high), low + (high - low) * candidate)
         columns |= {"score_accepted": accepted, "rejected_by": rejected_by}
-        return PatchDetections(torch.from_numpy(found.boxes), accepted, labels, columns, {"rejected_by": REJECTED_BY})
+        return PatchDetections(
+            torch.from_numpy(detections.boxes), accepted, labels, columns, {"rejected_by": REJECTED_BY}
+        )
 
-    def student_says(self, channels: Tensor, found: Detections) -> tuple[Tensor, Tensor]:
+    def student_scores(self, channels: Tensor, detections: Detections) -> tuple[Tensor, Tensor]:
         """[N] probability of any lesion and [N] most probable class of the candidates of a patch [2, Z, Y, X]."""
-        places = F.pad(torch.from_numpy(found.centres).floor().long(), (1, 0))
+        places = F.pad(torch.from_numpy(detections.centres).floor().long(), (1, 0))
         crops = (cut_crops(channels[None], some, self.crop_size) for some in places.split(CROPS_AT_ONCE) if len(some))
-        said = [self.part("student")(some).softmax(dim=1).cpu() for some in crops]
-        probability = torch.cat([torch.zeros(0, 1 + len(self.plan.classes)), *said])
+        probabilities = [self.part("student")(some).softmax(dim=1).cpu() for some in crops]
+        probability = torch.cat([torch.zeros(0, 1 + len(self.plan.classes)), *probabilities])
         return 1 - probability[:, 0], probability[:, 1:].argmax(dim=1)
 
 

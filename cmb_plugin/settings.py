@@ -95,6 +95,7 @@ class Overrides:
         return [modules] if isinstance(modules, str) else list(modules)
 
     def copy(self) -> Overrides:
+        """Overrides of which keys can be taken without these losing them."""
         return Overrides(self._values)
 
     def below(self, values: Mapping[str, Any]) -> Overrides:

@@ -35,6 +35,7 @@ def as_tsv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """Tab-separated text; floats have 4 decimals, tabs and line breaks in a cell become spaces."""
 
     def cell(value: Any) -> str:
+        """A value on one line, without tabs."""
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         return " ".join(text.split())  # a tab or a line break inside would break the table
 
@@ -57,6 +58,7 @@ def as_markdown(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; cells as ``show_cell`` has them, a ``|`` in a cell is escaped."""
 
     def line(cells: Iterable[Any]) -> str:
+        """One row."""
         return "| " + " | ".join(show_cell(cell).replace("|", "\\|") for cell in cells) + " |"
 
     return "\n".join([line(columns), "|---" * len(columns) + "|", *(line(row) for row in rows)]) + "\n"

@@ -69,6 +69,7 @@ class Anatomy(NetworkPlanner):
     config: AnatomyConfig
 
     def plan(self, fingerprint: Fingerprint) -> Plan:
+        """A plan whose target is regions, of the modalities that the network sees."""
         channels = self.channels(fingerprint)
         seen = replace(fingerprint.of_channels(channels), classes=fingerprint.regions)
         plan = super().plan(seen)
@@ -77,6 +78,11 @@ class Anatomy(NetworkPlanner):
         return replace(plan, target="regions", channels=channels, notes=notes)
 
     def check_config(self, fingerprint: Fingerprint) -> None:
+        """Refuses a negative margin around the brain too.
+
+        Raises:
+            UserError: naming the setting.
+        """
         super().check_config(fingerprint)
         if self.config.brain_margin_mm < 0:
             raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
@@ -97,6 +103,7 @@ class Anatomy(NetworkPlanner):
         return tuple(names.index(name) for name in self.config.modalities)
 
     def target_spacing(self, fingerprint: Fingerprint) -> Spacing:
+        """``planner_cfg.spacing``, else ``coarse_mm`` on every axis."""
         if self.config.spacing is not None:
             return super().target_spacing(fingerprint)
         return (self.coarse_mm,) * 3
@@ -140,4 +147,5 @@ class Anatomy(NetworkPlanner):
         )
 
     def estimate_gb(self, architecture: Architecture, patch: Triple, batch: int, fingerprint: Fingerprint) -> float:
+        """GB that training a U-Net with this patch takes."""
         return estimate_unet_gb(architecture, patch, batch, len(fingerprint.modalities), len(fingerprint.classes))

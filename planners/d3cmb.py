@@ -80,12 +80,18 @@ class D3CMB(D3V001):
     config: D3CMBConfig
 
     def plan(self, fingerprint: Fingerprint) -> Plan:
+        """As D3V001, with the polarity of each modality and notes on grid and brain."""
         plan = super().plan(fingerprint)
         polarity, notes = self.polarity(fingerprint)
         notes = [*self.grid_notes(plan, fingerprint), *notes, *brain_notes(plan, fingerprint)]
         return replace(plan, polarity=polarity, notes=(*plan.notes, *notes))
 
     def check_config(self, fingerprint: Fingerprint) -> None:
+        """Refuses settings of D3V001 that mean nothing here.
+
+        Raises:
+            UserError: naming the setting.
+        """
         super().check_config(fingerprint)
         if self.config.anchors < 1:
             raise UserError(f"planner_cfg.anchors={self.config.anchors} is too small", remedy="give 1 or more")
@@ -185,6 +191,7 @@ class D3CMB(D3V001):
 
     @property
     def anchors_per_location(self) -> int:
+        """``planner_cfg.anchors``, all of them free."""
         return self.config.anchors
 
     def fit_anchors(

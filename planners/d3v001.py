@@ -72,6 +72,11 @@ class D3V001(NetworkPlanner):
     config: D3V001Config
 
     def check_config(self, fingerprint: Fingerprint) -> None:
+        """Refuses a level that cannot be.
+
+        Raises:
+            UserError: naming the setting.
+        """
         super().check_config(fingerprint)
         if self.config.finest_level is not None and self.config.finest_level < 0:
             raise UserError(
@@ -95,6 +100,7 @@ class D3V001(NetworkPlanner):
         return patch, batch, architecture, estimate, notes
 
     def sizes(self, fingerprint: Fingerprint, spacing: Spacing) -> Triple:
+        """As every network, with the channels of the pyramid."""
         batch, base, _ = super().sizes(fingerprint, spacing)
         return batch, base, self.config.pyramid_channels or self.pyramid_channels
 

@@ -78,11 +78,17 @@ class PhantomTask(ExampleTask):
     folder = "Task100_Phantom"
 
     def settings(self, options: ExampleOptions) -> PhantomSettings:
+        """``PhantomSettings.of``."""
         return PhantomSettings.of(options)
 
     def write(
         self, task: TaskFolder, settings: PhantomSettings, *, workers: int = 0, overwrite: bool = False
     ) -> ExampleReport:
+        """Makes the phantoms that are not there yet.
+
+        Raises:
+            UserError: the folder holds something else, and ``overwrite`` does not say that it may go.
+        """
         _claim(task, settings, overwrite)
         cases = [("Tr", i) for i in range(settings.train)]
         cases += [("Ts", i) for i in range(settings.train, settings.train + settings.test)]

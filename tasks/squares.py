@@ -43,6 +43,11 @@ class SquaresTask(ExampleTask):
     folder = "Task000D3_Example"
 
     def settings(self, options: ExampleOptions) -> SquaresSettings:
+        """The numbers of cases, and the seed.
+
+        Raises:
+            UserError: there would be no case, or a number is negative.
+        """
         train, test, seed = options.train, options.test, options.seed
         if train < 0 or test < 0 or train + test == 0 or seed < 0:
             raise UserError(
@@ -53,6 +58,11 @@ class SquaresTask(ExampleTask):
     def write(
         self, task: TaskFolder, settings: SquaresSettings, *, workers: int = 0, overwrite: bool = False
     ) -> ExampleReport:
+        """Makes the cases that are not there yet.
+
+        Raises:
+            UserError: the folder holds another data set.
+        """
         definition = task.root / "dataset.json"
         if task.root.exists() and any(task.root.iterdir()):
             found = read_json(definition).get("squares") if definition.exists() else None

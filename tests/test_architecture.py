@@ -300,3 +300,16 @@ def test_no_text_is_torn_apart_by_wrapping_it_again(path: Path) -> None:
         and re.match(r" *\w", after)
     ]
     assert not torn
+
+
+@pytest.mark.parametrize("path", [*engine_files(), *plugin_files()], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_name_without_an_underscore_is_described(path: Path) -> None:
+    """Classes, methods and functions, those inside functions too: what they take and give should not be guessed."""
+    bare = [
+        f"{path.name}:{node.lineno}: {node.name}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not bare

@@ -63,4 +63,5 @@ class AnatomyUNet(SegmentationUNet):
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
+        """Left and right alone: a brain upside down has its regions elsewhere."""
         return (self.plan.preprocessing.transpose.index(2),)

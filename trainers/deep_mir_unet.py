@@ -58,17 +58,20 @@ class DeepMIRUNet(SegmentationUNet):
     tolerates_missing: ClassVar[bool] = True
 
     def build_network(self) -> nn.Module:
+        """A U-Net of the ``deepened`` architecture that takes few voxels for lesions to begin with."""
         config = self.model_cfg
         architecture = deepened(self.plan.architecture, self.plan.patch_size, config.extra_levels, config.fine_width)
         return UNet(len(self.plan.modalities), 1 + len(self.plan.classes), architecture, prior=PRIOR)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """As the base, of patches that show ``random_subsets`` of their modalities."""
         present = (batch.images != 0).flatten(2).any(dim=2).cpu()
         kept = random_subsets(present, self.model_cfg.modality_dropout, self.step_generator())
         images = batch.images * kept.to(batch.images)[:, :, None, None, None]
         return super().losses(dataclasses.replace(batch, images=images))
 
     def voxel_weights(self, batch: Batch) -> Tensor:
+        """[B, Z, Y, X], as ``lesion_weights`` describes."""
         assert batch.class_map is not None, "the patches were drawn without classes"
         config = self.model_cfg
         return lesion_weights(batch.class_map, batch.boxes, batch.labels, config.lesion_weight, config.small_voxels)

@@ -79,6 +79,7 @@ class RetinaUNetV001(DetectionModule):
     model_cfg: RetinaConfig
 
     def build_network(self) -> nn.Module:
+        """The baseline: no fusion of levels."""
         return self.build_retina_unet()
 
     def build_retina_unet(
@@ -126,6 +127,7 @@ class RetinaUNetV001(DetectionModule):
         return anchors_for_levels(output.map_shapes, strides, self.plan.anchors.sizes, device=output.logits.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Of [B, C, Z, Y, X] patches; names as in ``output_losses``."""
         return self.output_losses(cast(RetinaOutput, self.network(batch.images)), batch)
 
     def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
@@ -170,6 +172,7 @@ class RetinaUNetV001(DetectionModule):
         return torch.cat(batch.boxes)[index], torch.cat(batch.labels)[index]
 
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """Detections of each patch, and the probability [B, Z, Y, X] that a voxel is a lesion's."""
         output = cast(RetinaOutput, self.network(images))
         anchors, _, _ = self.anchors(output)
         patches = []

@@ -41,9 +41,11 @@ class SegmentationUNet(SegmentationModule):
     model_cfg: SegmentationConfig
 
     def build_network(self) -> nn.Module:
+        """A U-Net with one output for the background and one per class."""
         return UNet(len(self.plan.modalities), 1 + len(self.plan.classes), self.plan.architecture)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Dice and cross entropy, of the outputs of all levels."""
         assert batch.class_map is not None, "the patches were drawn without classes"
         shares = class_shares(batch.class_map, 1 + len(self.plan.classes))
         dice, cross_entropy = stage_losses(self.network(batch.images), shares, self.voxel_weights(batch))
@@ -57,6 +59,7 @@ class SegmentationUNet(SegmentationModule):
         return None
 
     def probabilities(self, images: Tensor) -> Tensor:
+        """[B, 1 + classes, Z, Y, X] of the finest output, background first."""
         probabilities: Tensor = self.network(images)[0].float().softmax(dim=1)
         return probabilities
 

@@ -44,6 +44,7 @@ def fingerprints(dataset: Dataset) -> dict[str, list[CaseFingerprint]]:
 
 
 def fingerprint(case: Case) -> CaseFingerprint:
+    """One phantom, as if its scan were 1 everywhere."""
     labels = case.read_labels()
     path = case.extra("brain")
     brain = None if path is None else read_mask(path)[0]
@@ -52,6 +53,7 @@ def fingerprint(case: Case) -> CaseFingerprint:
 
 
 def plan(name: str, modalities: Sequence[str], cases: Iterable[CaseFingerprint], budget: float) -> Plan:
+    """The plan of the planner ``name`` for a budget in GB."""
     planner = planners.get(name)
     config = planner.config_class(gpu_memory_gb=budget)
     made: Plan = planner(config).plan(Fingerprint("Task", tuple(modalities), ("cmb",), tuple(cases)))
@@ -59,6 +61,7 @@ def plan(name: str, modalities: Sequence[str], cases: Iterable[CaseFingerprint],
 
 
 def by(values: Sequence[float]) -> str:
+    """``0.5x0.5x2``."""
     return "x".join(f"{value:g}" for value in values)
 
 

@@ -50,6 +50,7 @@ class Maps:
 
 
 def share(lesions: Sequence[LesionPlace]) -> str:
+    """How many lesions are in their true region, with per cent."""
     right = sum(lesion.truth == lesion.found for lesion in lesions)
     return f"{right}/{len(lesions)} ({100 * right / len(lesions):.1f} %)" if lesions else "-"
 

@@ -47,12 +47,14 @@ def source_of(name: str, dataset: Dataset) -> RegionSource:
     channel = brain_channel(dataset.modalities) or 0
 
     def truth(case: Case) -> RegionMap:
+        """The regions that the task itself has."""
         path = case.extra("regions")
         assert path is not None, f"{case.case_id} has no regions"
         labels, grid = read_mask(path)
         return RegionMap(labels.astype(np.uint16), grid, places_of(dataset.regions), name)
 
     def brain(case: Case) -> RegionMap:
+        """Nothing but the brain as it is estimated from the scan."""
         image, grid = read_scan(case.images[channel])
         found = estimate_brain(np.nan_to_num(image), grid.spacing)
         labels = np.zeros(grid.shape, np.uint16) if found is None else found.astype(np.uint16)

@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'operation':58s} {'ours':>9s} {'MONAI':>9s} {'MONAI/ours':>10s}  result")
 
     def row(name: str, ours: Callable[[], Tensor], theirs: Callable[[], Any] | None) -> None:
+        """Times both, and tells whether they agree."""
         seconds = median_seconds(ours, device, arguments.repeats)
         if theirs is None:
             print(f"{name:58s} {seconds * 1e3:7.1f}ms")
@@ -83,9 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threshold in (0.1, 0.5):
 
             def ours(boxes: Tensor = boxes, threshold: float = threshold) -> Tensor:
+                """Our suppression."""
                 return nms(boxes, scores, threshold)
 
             def theirs(boxes: Tensor = boxes, threshold: float = threshold) -> Any:
+                """MONAI's."""
                 return monai_boxes.non_max_suppression(boxes, scores, threshold)
 
             row(f"nms, 20,000 {name} boxes, IoU {threshold}", ours, theirs)

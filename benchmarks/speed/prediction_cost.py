@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     highest = before = own_memory()
 
     def watch(done: int, total: int) -> None:
+        """Notes the largest memory so far, in GB."""
         nonlocal highest
         highest = max(highest, own_memory())
 

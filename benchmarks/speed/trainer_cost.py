@@ -96,6 +96,7 @@ def training_step(module: TrainingModule, batches: Sequence[Batch], device: torc
     optimizer: torch.optim.Optimizer = cast(dict[str, Any], module.configure_optimizers())["optimizer"]
 
     def step(number: int) -> None:
+        """Forward, backward and update."""
         with autocast(device, module.trainer_cfg.precision):
             loss = torch.stack(list(module.losses(batches[number % len(batches)]).values())).sum()
         optimizer.zero_grad()
@@ -151,6 +152,7 @@ def _voxels(shape: Sequence[int]) -> int:
 
 
 def trained(model: ModelFolder, fold: int, device: torch.device) -> TrainingModule:
+    """The module of a trained fold."""
     module = trainers.get(read_settings(model.fold(fold).settings)["module"])
     loaded: TrainingModule = module.load(model.fold(fold), device)
     return loaded
@@ -158,6 +160,7 @@ def trained(model: ModelFolder, fold: int, device: torch.device) -> TrainingModu
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table."""
     arguments = parser(__doc__)
     arguments.add_argument("task", help="number, name or path of a prepared Task folder")
     arguments.add_argument("--plan", default="D3CMB_3d", help="(default: %(default)s)")
@@ -198,9 +201,11 @@ def measure(
     found: dict[str, int] = {}
 
     def predictor(row: str, module: TrainingModule, data: Any) -> Callable[[int], None]:
+        """A prediction as a function of its number."""
         module.to(device).eval()
 
         def predict(_: int) -> None:
+            """One prediction of the scan."""
             settings = InferenceConfig(overlap=args.overlap, tta=1, min_score=0.02 if args.models else 0.0)
             found[row] = len(predict_array(cast(DetectionModule, module), data, settings, device).detections)
 

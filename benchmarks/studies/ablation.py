@@ -91,6 +91,7 @@ def run_and_report(benchmark: Benchmark, args: argparse.Namespace, marker: str) 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the study and writes its report."""
     args = study_options(__doc__ or "", "ablation").parse_args(argv)
     return run_and_report(study(args, "ablation"), args, "ablation")
 

@@ -74,6 +74,7 @@ class Study:
     kinds: list[str]
 
     def of_row(self, row: str) -> list[Result]:
+        """Results of one method, of the seeds that all have."""
         return [
             result for result in self.results if result.entry.method.name == row and result.entry.seed in self.seeds
         ]

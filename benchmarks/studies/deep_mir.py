@@ -90,6 +90,7 @@ def predict(combination: Combination, commands: Commands) -> bool:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the study and writes its report."""
     arguments = parser(__doc__ or "")
     add_options(arguments, "DeepMIRUNet", "deep_mir")
     arguments.add_argument("--single", default="Task121_FirstClass", metavar="TASK", help="(default: %(default)s)")

@@ -75,6 +75,7 @@ def build(source: Dataset, target: TaskFolder, train: Sequence[str], test: Seque
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Builds the task of other scanners, runs the study on it and writes its report."""
     arguments = study_options(__doc__ or "", "generalisation", rows=("baseline", "both"))
     arguments.add_argument("--target", default="Task111_OtherScanners", help="(default: %(default)s)")
     arguments.add_argument("--train-protocols", default="cuhk,csiro,ukb", help="(default: %(default)s)")

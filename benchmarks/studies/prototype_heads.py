@@ -102,6 +102,7 @@ class _Windows(nn.Module):
     """In the place of an embedding: passes windows of 27 vectors on."""
 
     def forward(self, found: Tensor) -> Tensor:
+        """[N, C * 27] as they are."""
         return found
 
 
@@ -127,6 +128,7 @@ def candidates(module: Any, cases: Sequence[StoredCase]) -> tuple[Tensor, np.nda
 
 
 def froc_score(scores: np.ndarray, right: np.ndarray, lesions: int, cases: int) -> float:
+    """Mean sensitivity at the rates of false positives, candidates ranked by ``scores``."""
     order = np.argsort(-scores, kind="stable")
     curve = froc_curve(scores[order], np.where(right[order], TRUE, FALSE), lesions, cases)
     return float(np.mean([rate or 0.0 for rate in sensitivity_at(curve, EvaluationConfig().fp_rates)]))
@@ -159,6 +161,7 @@ def learn(variant: Variant, data: Tensor, classes: Tensor, seed: int) -> Prototy
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table."""
     arguments = parser(__doc__)
     arguments.add_argument("task")
     arguments.add_argument("model")

@@ -208,6 +208,7 @@ def study(args: argparse.Namespace) -> Benchmark:
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the study and writes its report."""
     args = study_options().parse_args(argv)
     benchmark = study(args)
     others = [find_task(args.other)] if args.other else []

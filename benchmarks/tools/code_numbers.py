@@ -97,6 +97,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     groups: list[list[str]] = []
 
     def visit(name: str) -> None:
+        """Tarjan's step for one module."""
         index[name] = low[name] = len(index)
         stack.append(name)
         for other in sorted(graph.get(name, ())):
@@ -121,6 +122,7 @@ def public_definitions(module: Module) -> Iterator[Definition]:
     """Functions and classes of a file and the methods of its classes, without private and special ones."""
 
     def inside(body: Sequence[ast.stmt]) -> Iterator[Definition]:
+        """The definitions of a body, those of its classes too."""
         for node in body:
             if not isinstance(node, Definition) or node.name.startswith("_"):
                 continue

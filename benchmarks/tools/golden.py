@@ -58,6 +58,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """``TASK/TRAINER``, as the record calls it."""
         return f"{self.task}/{self.trainer}"
 
 
@@ -102,6 +103,7 @@ def write(folder: Path, programs: Path, only: Sequence[str]) -> None:
     environment |= {"CUDA_VISIBLE_DEVICES": ""}
 
     def run_all(lines: Sequence[Sequence[str]]) -> None:
+        """Calls commands one after the other."""
         for line in lines:
             call([str(programs / line[0]), *line[1:]], environment, folder / "commands.log")
 
@@ -133,6 +135,7 @@ def commands_of(run: Run) -> list[list[str]]:
 
 
 def model_name(run: Run) -> str:
+    """Name of the model folder."""
     return f"{run.trainer}_D3CMB_3d"
 
 
@@ -247,6 +250,7 @@ def _weights(name: str, before: Mapping[str, str], after: Mapping[str, str]) -> 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the record, or compares with one."""
     arguments = parser(__doc__)
     actions = arguments.add_subparsers(dest="action", required=True)
     writing = actions.add_parser("write", help="run the commands and record what they compute")

@@ -80,6 +80,7 @@ def coarse_map() -> tuple[np.ndarray, tuple[float, float, float]]:
 
 
 def ball(radius: int) -> np.ndarray:
+    """Voxels of a ball, a structuring element."""
     z, y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1, -radius : radius + 1]
     return z**2 + y**2 + x**2 <= radius**2
 
@@ -96,6 +97,7 @@ def ventricles(fluid: np.ndarray, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
 
 
 def large(mask: np.ndarray, voxels: int = 150) -> np.ndarray:
+    """The pieces of a mask that have more than so many voxels."""
     pieces, count = ndimage.label(mask)
     return mask & (np.bincount(pieces.ravel(), minlength=count + 1) > voxels)[pieces]
 
@@ -127,6 +129,7 @@ def nuclei(mesh: Mesh) -> np.ndarray:
 
 
 def callosum(white: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """White matter that joins the hemispheres."""
     x, y, z = mesh
     return (white > 0.5) & (x < 14) & (y > -46) & (y < 36) & (z > -8) & (z < 32)
 

@@ -148,6 +148,7 @@ def summary(lesions: Sequence[Lesion], known: Collection[str], possible_known: b
     """
 
     def by_certainty(**which: Any) -> dict[str, int | None]:
+        """Certainty -> number of the lesions that ``which`` selects; None where it is not known."""
         return {
             word: number(lesions, certainty=word, **which) if possible_known or word == "definite" else None
             for word in CERTAINTIES

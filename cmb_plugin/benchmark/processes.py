@@ -99,6 +99,7 @@ class Commands:
         """
 
         def terminate(number: int, frame: Any) -> None:
+            """SIGTERM ends the waiting as Ctrl-C does."""
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGTERM, terminate)

@@ -125,9 +125,11 @@ def run(benchmark: Benchmark) -> BenchmarkRun:
     console = Console()
 
     def log(text: str) -> None:
+        """Prints a line as it is, whatever its length."""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def timed(text: str) -> None:
+        """Prints a line with the time of day."""
         log(f"[{time.strftime('%H:%M:%S')}] {text}")
 
     done = run_benchmark(benchmark, log=timed)

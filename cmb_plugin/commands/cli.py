@@ -45,6 +45,7 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
+        """``main`` with errors of the user as one line and exit code 2."""
         try:
             return main(argv)
         except UserError as error:

@@ -94,6 +94,7 @@ def show(report: ConversionReport, console: Console) -> None:
     from cmb_plugin.conversion.report import summary_rows
 
     def line(text: str) -> None:
+        """Prints a line as it is, whatever its length."""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     notes = report.notes + [f"{r.case_id}: {warning}" for r in report.records for warning in r.warnings]

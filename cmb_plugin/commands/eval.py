@@ -137,6 +137,7 @@ def show(run: EvaluationRun, console: Console) -> None:
     from rich.table import Table
 
     def line(text: str) -> None:
+        """Prints a line as it is, whatever its length."""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     metrics = run.metrics

@@ -93,6 +93,7 @@ def show(report: PrepReport, console: Console) -> None:
     from rich.table import Table
 
     def line(text: str) -> None:
+        """Prints a line as it is, whatever its length."""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     for warning in report.warnings[:MOST_NOTES]:
@@ -143,6 +144,7 @@ def _plan_rows(report: PrepReport) -> list[tuple[str, str]]:
     plan, architecture = report.plan, report.plan.architecture
 
     def by(values: Sequence[float], unit: str = "") -> str:
+        """``0.5 x 0.5 x 2 mm``."""
         return " x ".join(f"{value:g}" for value in values) + unit
 
     first = [

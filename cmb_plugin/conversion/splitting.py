@@ -47,6 +47,7 @@ def choose_test(
     line = [names[i] for i in rng.permutation(len(names))]
 
     def stratum(patient: str) -> tuple[str, int]:
+        """Domain of a patient, and the class of burden of the scan with most lesions."""
         most = max(case.lesions for case in patients[patient])
         return min(case.domain for case in patients[patient]), int(np.searchsorted(BURDENS, most))
 

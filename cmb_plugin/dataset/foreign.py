@@ -60,6 +60,11 @@ class _RestrictedUnpickler(pickle.Unpickler):
     """Reads numpy arrays and plain data; anything else is refused before it is imported."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """The class, where it is one of those that arrays and plain data need.
+
+        Raises:
+            UnpicklingError: it is not.
+        """
         if (module, name) in _SAFE or (module == "numpy.dtypes" and name.endswith("DType")):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"holds {module}.{name}, which is neither an array nor plain data")

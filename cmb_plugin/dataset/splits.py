@@ -23,6 +23,7 @@ class _Fold:
 
     @property
     def healthy(self) -> int:
+        """Number of cases without a lesion."""
         return len(self.cases) - self.positive
 
 
@@ -80,6 +81,7 @@ def make_splits(
         return [{"train": everything, "val": list(everything)}]
 
     def burden(patient: str) -> tuple[int, int, int]:
+        """Cases with lesions, lesions and cases of a patient: who has most is dealt first."""
         own = [cases[case] for case in patients[patient]]
         return sum(n > 0 for n in own), sum(own), len(own)
 

@@ -111,6 +111,7 @@ def count_detections(
     reported = scores >= np.float32(operating_point)
 
     def cumulated(which: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """[U, T] detections of each subject among ``which``, each counted from the threshold numbered ``place`` on."""
         counts = np.zeros((n_subjects, len(thresholds) + 1))
         np.add.at(counts, (subject[which], place[which]), 1)
         total: np.ndarray = np.cumsum(counts, axis=1)[:, :-1]

@@ -95,6 +95,7 @@ class CaseResult:
         kept = self.truth_labels == label
 
         def of_kept(values: Sequence[Any] | np.ndarray | None) -> Any:
+            """The values of the lesions of the class, None where there are none."""
             return None if values is None else np.asarray(values)[kept]
 
         return dataclasses.replace(

@@ -133,10 +133,12 @@ class _Selection:
 
     @property
     def detections(self) -> np.ndarray | slice:
+        """[D] True for the detections of the class; everything for all classes."""
         return slice(None) if self.label is None else self.pool.labels == self.label
 
     @property
     def possible(self) -> np.ndarray:
+        """[M] True for the lesions of the class that experts only held for possible."""
         chosen = slice(None) if self.label is None else self.pool.lesion_labels == self.label
         return self.pool.possible[chosen]
 

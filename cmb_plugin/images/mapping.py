@@ -186,6 +186,7 @@ def _orientation(grid: Grid) -> tuple[Triple, tuple[bool, bool, bool]]:
     cosines = grid.affine[2::-1, :3] / np.asarray(grid.spacing)  # rows S, P, L; columns array axes z, y, x
 
     def alignment(axes: tuple[int, ...]) -> float:
+        """Sum of the cosines between the array axes, so ordered, and S, P, L."""
         return round(sum(abs(float(cosines[k, a])) for k, a in enumerate(axes)), 4)
 
     best = max(permutations(range(3)), key=alignment)

@@ -118,6 +118,7 @@ def read_tiles(data: Any, tiling: Tiling, batch_size: int, ahead: bool) -> Itera
     """
 
     def read(origins: Sequence[Triple]) -> np.ndarray:
+        """[B, C, Z, Y, X] of the tiles at ``origins``."""
         return np.stack([tiling.read(data, origin) for origin in origins])
 
     origins = tiling.origins

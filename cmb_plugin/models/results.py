@@ -86,6 +86,11 @@ def write_results(
     classes, images = scored.source.classes, scored.source.images
 
     def read(name: str) -> Any:
+        """The scan and the grid that pictures of a case show.
+
+        Raises:
+            UserError: there is none.
+        """
         if name not in images:
             raise UserError(f"{name}: no scan was named", remedy="name the folder of scans with --images")
         return read_scan(images[name])

@@ -132,6 +132,7 @@ def _draw_blobs(
     lesion_rng: np.random.Generator, rng: np.random.Generator, subject: Subject, protocol: Protocol, count: int
 ) -> list[Blob]:
     def in_scan(centre: np.ndarray) -> bool:
+        """Whether a place [3] in MNI mm lies in the field of view."""
         voxel = subject.mni_to_mm(centre[None])[0] / np.asarray(protocol.spacing)
         return bool(((voxel > 0) & (voxel < np.asarray(protocol.shape) - 1)).all())
 

@@ -209,6 +209,7 @@ class _Lattice:
 
     @classmethod
     def at_random(cls, boxes: np.ndarray, strides: Sequence[Triple], places: int, rng: np.random.Generator) -> _Lattice:
+        """Each of ``boxes`` [N, 3] ``places`` times, its centre drawn evenly over a period of the strides."""
         boxes = np.repeat(boxes, places, axis=0)
         period = np.lcm.reduce(np.asarray(strides, dtype=int), axis=0)
         return cls(boxes, rng.random((len(boxes), 3)) * period, strides)

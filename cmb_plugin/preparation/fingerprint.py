@@ -96,6 +96,7 @@ class Fingerprint:
         """As if the data set had only these of its modalities, in this order."""
 
         def chosen(rows: Sequence[Any]) -> tuple[Any, ...]:
+            """The rows of the channels."""
             return tuple(rows[channel] for channel in channels)
 
         cases = tuple(

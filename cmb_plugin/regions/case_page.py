@@ -62,6 +62,7 @@ class PageContent:
 
     @property
     def possible_known(self) -> bool:
+        """Whether a sweep said from which score on a lesion is possible."""
         return (self.predictions.regions or {}).get("possible_score") is not None
 
 
@@ -72,17 +73,21 @@ class _Sheet:
         self.figure = Figure(figsize=(WIDTH, HEIGHT))
 
     def write(self, x: float, y: float, text: str, **style: object) -> None:
+        """Text whose left end is at ``x`` and whose middle is at ``y``; ``style`` as for ``Figure.text``."""
         style = {"fontsize": 8, "color": INK, "va": "center", **style}
         self.figure.text(x / WIDTH, 1 - y / HEIGHT, text, **style)  # type: ignore[arg-type]
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes for a picture, their upper left corner at ``x``, ``y``."""
         return self.figure.add_axes((x / WIDTH, 1 - (y + height) / HEIGHT, width / WIDTH, height / HEIGHT))
 
     def line(self, x: float, y: float, width: float, colour: str = RULE, weight: float = 0.8) -> None:
+        """A horizontal rule; ``weight`` in points."""
         ends = ([x / WIDTH, (x + width) / WIDTH], [1 - y / HEIGHT] * 2)
         self.figure.add_artist(Line2D(*ends, color=colour, linewidth=weight, transform=self.figure.transFigure))
 
     def box(self, x: float, y: float, width: float, height: float, colour: str, edge: str = "none") -> None:
+        """A filled rectangle with round corners, its upper left one at ``x``, ``y``."""
         place = (x / WIDTH, 1 - (y + height) / HEIGHT)
         style = "round,pad=0,rounding_size=0.006"
         patch = FancyBboxPatch(place, width / WIDTH, height / HEIGHT, boxstyle=style, facecolor=colour, edgecolor=edge,
@@ -90,6 +95,7 @@ class _Sheet:
         self.figure.add_artist(patch)
 
     def heading(self, x: float, y: float, text: str, aside: str = "", width: float = INNER) -> None:
+        """A bold line, with a small one in grey at the right end of ``width``."""
         self.write(x, y, text, fontsize=9.5, weight="bold")
         if aside:
             self.write(x + width, y, aside, fontsize=7, color=SOFT, ha="right")

@@ -85,6 +85,7 @@ def _content(predictions: CasePredictions, words: Sequence[str], lesions: Sequen
     world = predictions.grid.to_world(found.centres) * (-1.0, -1.0, 1.0) + 0.0
 
     def entry(row: int) -> dict[str, Any]:
+        """What every list of detections in the report says about one."""
         return {
             "lesion": row + 1,
             "score": round(float(found.scores[row]), 6),

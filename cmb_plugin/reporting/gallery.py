@@ -122,6 +122,7 @@ def gallery_figure(sections: Sequence[Section], classes: Sequence[str], read_sca
     figure = Figure(figsize=(width, height))
 
     def write(x: float, top: float, text: str, **style: object) -> None:
+        """Text at ``x`` inches from the left and ``top`` inches from the upper edge."""
         figure.text(x / width, 1 - top / height, text, va="center", **style)  # type: ignore[arg-type]
 
     write(EDGE, TITLE * 0.4, title, fontsize=12, weight="bold")

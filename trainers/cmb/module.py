@@ -95,6 +95,7 @@ class CMBRetinaUNet(RetinaUNetV001):
     """Whether detections carry the column ``embedding`` [N, E]."""
 
     def build_network(self) -> nn.Module:
+        """The baseline's network, with feature fusion and a prototype head where they are asked for."""
         config = self.model_cfg
         network = self.build_retina_unet(FeatureFusion, config.fused_levels) if config.ffm else self.build_retina_unet()
         if config.hspl:
@@ -130,9 +131,11 @@ class CMBRetinaUNet(RetinaUNetV001):
         return Replay(REPLAYED_PLACES, self.plan.patch_size) if config.hspl and config.replay > 0 else None
 
     def callbacks(self) -> list[Callback]:
+        """The memory of mimics."""
         return [self.memory] if self.memory else []
 
     def patches(self, cases: PreparedCases, augmentation: Augmentation, seed: int) -> Dataset[Sample]:
+        """Patches of which some show again what the network took for lesions."""
         if not self.model_cfg.hspl:
             return super().patches(cases, augmentation, seed)
         return MimicPatches(
@@ -149,6 +152,7 @@ class CMBRetinaUNet(RetinaUNetV001):
     # Losses -----------------------------------------------------------------------------------------------------------
 
     def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
+        """The baseline's, and ``prototype``."""
         losses = super().output_losses(output, batch)
         if self.model_cfg.hspl:
             losses["prototype"] = self.prototype_loss(output, batch)
@@ -223,6 +227,8 @@ class CMBRetinaUNet(RetinaUNetV001):
     def describe(
         self, output: RetinaOutput, image: int, detections: PatchDetections, anchors: Tensor
     ) -> dict[str, Tensor]:
+        """Scores of the detector, of the prototypes and of both, the nearest prototype and the distance to it; nothing
+        without ``model_cfg.hspl``."""
         if not self.model_cfg.hspl:
             return {}
         features = output.features[0]
@@ -277,6 +283,7 @@ class CMBRetinaUNet(RetinaUNetV001):
 
     @classmethod
     def load(cls, fold: FoldFolder, device: torch.device | str = "cpu", checkpoint: str = "last") -> Self:
+        """As the base, with the names of the prototypes where they were described."""
         module = super().load(fold, device, checkpoint)
         path = fold.root / PROTOTYPES
         if path.is_file():

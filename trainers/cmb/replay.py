@@ -94,6 +94,7 @@ class Replay(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        """Notes where the patches of the batch lay, and how wrong the network was there."""
         hardness: Tensor | None = getattr(pl_module, "hardness", None)
         if hardness is None or batch.places is None:
             return
@@ -102,6 +103,7 @@ class Replay(Callback):
                 self._visits.append((place, value))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts what all processes noted into the memory, and keeps the hardest places."""
         visits = [self._visits]
         if trainer.world_size > 1:
             visits = [[] for _ in range(trainer.world_size)]
@@ -122,10 +124,12 @@ class Replay(Callback):
             self.places[row] = torch.tensor(place)
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the memory."""
         values = list(self._hardness.values())
         return {"hardness": [value for value, _ in values], "places": [place for _, place in values]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remembers what a checkpoint kept."""
         self._hardness = {
             self._cell_of(place): (value, place)
             for value, place in zip(state_dict["hardness"], state_dict["places"], strict=True)

@@ -103,6 +103,11 @@ class TwoStepKD(DetectionModule):
     stage_reached: Tensor
 
     def build_network(self) -> nn.Module:
+        """The networks of all steps, in one module.
+
+        Raises:
+            UserError: a step would be left untrained.
+        """
         shares = self.model_cfg.candidate_share, self.model_cfg.teacher_share
         if min(shares) <= 0 or sum(shares) >= 1:
             raise UserError(
@@ -189,6 +194,11 @@ class TwoStepKD(DetectionModule):
         return learning_rate(step - starts[stage], own)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        """As the base, with the learning rate of ``rate``.
+
+        Raises:
+            UserError: more than one device was asked for.
+        """
         if self.trainer_cfg.devices != 1 or self.trainer_cfg.num_nodes != 1:
             raise UserError(
                 "TwoStepKD trains on one device: two of its three networks rest at any time",
@@ -201,6 +211,7 @@ class TwoStepKD(DetectionModule):
     # Losses -----------------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of the network whose step it is; [B, C, Z, Y, X] patches."""
         stage = self.stage_at(self.global_step)
         if self.global_step == self.starts[stage]:
             self.begin(stage)
@@ -333,6 +344,7 @@ class TwoStepKD(DetectionModule):
         ]
 
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
+        """Candidates of each patch as the student judges them, and their probability [B, Z, Y, X]."""
         channels = self.channels(images)
         probability = self.candidate_probability(channels)
         return [self.judged(*pair) for pair in zip(channels, probability, strict=True)], probability

@@ -53,9 +53,9 @@ def test_certainty_follows_the_contrast_to_noise_ratio(case: PhantomCase) -> Non
 
 def test_definite_lesions_are_darker_than_their_surroundings(case: PhantomCase) -> None:
     swi = case.images["swi"].astype(float)
-    for lesion in case.lesions:
-        if lesion["certainty"] != "definite":
-            continue
+    definite = [lesion for lesion in case.lesions if lesion["certainty"] == "definite"]
+    assert definite
+    for lesion in definite:
         own = case.mask == lesion["instance"]
         around = ndimage.binary_dilation(own, iterations=3) & (case.mask == 0) & (case.brain > 0)
         assert swi[own].mean() < np.median(swi[around])
@@ -135,6 +135,7 @@ def test_healthy_case_with_iron_as_a_class_has_iron_alone(case: PhantomCase) -> 
 
 def test_iron_that_shows_by_two_poles_on_swi_is_outlined_with_both() -> None:
     case = make_case(0, 2, PhantomConfig(("tiny",), ("swi",), ("cmb", "iron")), healthy=True)
+    assert case.lesions
     for lesion in case.lesions:
         slices = np.flatnonzero((case.mask == lesion["instance"]).any(axis=(1, 2)))
         middle = lesion["centre"][0]

@@ -20,6 +20,7 @@ from cmb_plugin.dataset import boxes_file, read_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
+from cmb_plugin.files import write_json
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import Batch, TrainerConfig, loop
 
@@ -220,9 +221,12 @@ def test_commands_train_all_steps_predict_and_go_on_after_a_kill(task, monkeypat
             assert torch.equal(resumed[part][name], value), name
     capsys.readouterr()
 
-    assert nndet_predict(["900", "TwoStepKD_D3CMB_3d", "-npp", "0"]) == 0
-    case = read_case_predictions(boxes_file(fold.predictions("test"), "sub-51"))
-    assert {"score_accepted", "score_candidate", "score_student", "rejected_by"} <= set(case.detections.columns)
-    passed = case.detections.columns["rejected_by"] != "candidates"
-    warned = "all candidates were rejected in 1 scans (sub-51)" in capsys.readouterr().err
-    assert warned == bool(passed.any() and not case.reported.any())
+    # Of a network that has seen 16 patches nobody knows the scores: once nothing is reported, once everything.
+    for score, warned in ((1.0, True), (0.0, False)):
+        write_json(fold.operating_point, {"score": score, "ranking": "score_candidate"})
+        assert nndet_predict(["900", "TwoStepKD_D3CMB_3d", "-npp", "0", "--overwrite"]) == 0
+        case = read_case_predictions(boxes_file(fold.predictions("test"), "sub-51"))
+        assert {"score_accepted", "score_candidate", "score_student", "rejected_by"} <= set(case.detections.columns)
+        assert (case.detections.columns["rejected_by"] != "candidates").any()
+        assert case.reported.any() != warned
+        assert ("all candidates were rejected in 1 scans (sub-51)" in capsys.readouterr().err) == warned

@@ -9,6 +9,7 @@
 PYTHON ?= python3
 PIP_OPTIONS ?=
 PYTEST_OPTIONS ?=
+COVERAGE ?= --cov --cov-report= --cov-fail-under=80
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,9 +39,10 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tools/demo.sh
 
-# One process per core and one thread in each: the tests are many and small.
+# One process per core and one thread in each: the tests are many and small. Of a part of the tests the coverage says
+# nothing: make test COVERAGE= PYTEST_OPTIONS="tests/boxes"
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST_OPTIONS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(COVERAGE) $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

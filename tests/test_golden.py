@@ -17,12 +17,12 @@ import torch
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands.eval import main as nndet_eval
+from cmb_plugin.commands.names import find_model
 from cmb_plugin.commands.predict import main as nndet_predict
 from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
 from cmb_plugin.dataset import boxes_file, predicted_cases, read_case_predictions
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.commands.names import find_model
 from cmb_plugin.paths import TaskFolder
 
 PLANNER = ["gpu_memory_gb=2", "patch_size=[16,16,16]", "base_features=8", "pyramid_channels=16"]

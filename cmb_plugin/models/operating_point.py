@@ -111,7 +111,7 @@ class OperatingPoint:
             rules = RemovalRules.from_json(content["removal"]) if content.get("removal") else None
             possible = content.get("possible_score")
             ranking = content.get("ranking")
-            return cls(
+            point = cls(
                 round(float(content["score"]), 6),
                 None if ranking is None else str(ranking),
                 None if possible is None else round(float(possible), 6),
@@ -119,7 +119,10 @@ class OperatingPoint:
                 {} if rules is None else {rules.source: rules},
                 (path.parent.name,),
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+            if not all(0 <= score <= 1 for score in (point.score, *point.class_scores.values())):
+                raise ValueError("a score lies between 0 and 1")
+            return point
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file") from None
 
     @classmethod

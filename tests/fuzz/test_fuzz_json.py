@@ -33,6 +33,7 @@ from cmb_plugin.dataset import (
 from cmb_plugin.dataset.dataset import read_classes
 from cmb_plugin.detections import Detections
 from cmb_plugin.images import Grid, write_image
+from cmb_plugin.models.operating_point import OperatingPoint
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.preparation import Fingerprint, StoredCase, fingerprint_case, preprocess_case, save_case
@@ -102,6 +103,14 @@ def _splits(folder: Path) -> None:
         assert all(isinstance(case, str) for case in [*fold["train"], *fold["val"]])
 
 
+def _operating_point(folder: Path) -> None:
+    point = OperatingPoint.load(folder / "operating_point.json")
+    assert 0 <= point.score <= 1
+    scores = Detections(np.zeros((2, 6)), [0.9, 0.2], [0, 1], {"score_first": np.array([0.3, 0.8])})
+    if point.ranking in (None, "score_first"):
+        assert np.isfinite(point.apply(scores).scores).all()
+
+
 def _predictions(folder: Path) -> None:
     case = read_case_predictions(folder / "sub-01_boxes.json")
     assert len(case.reported) == len(case.detections) == len(case.diameters_mm)
@@ -135,6 +144,13 @@ def good_predictions() -> CasePredictions:
     return CasePredictions("sub-01", detections, GRID, ("cmb", "iron"), 0.5, "model", (0, 1), key="k")
 
 
+OPERATING_POINT = {
+    "score": 0.4,
+    "ranking": "score_first",
+    "possible_score": 0.2,
+    "class_scores": {"0": 0.4, "1": 0.3},
+    "removal": {"source": "auto", "outside_mm": 12.0},
+}
 LESION_LIST = {
     "protocol": "a",
     "lesions": [{"instance": 1, "region": "lobar", "cnr": 3.5, "certainty": "definite"}, {"instance": 2}],
@@ -169,6 +185,7 @@ READERS = {
     "splits": Reader(
         "splits.json", [{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["a", "b"]}], _splits
     ),
+    "operating_point": Reader("operating_point.json", OPERATING_POINT, _operating_point),
     "predictions": Reader("sub-01_boxes.json", None, _predictions),
     "fingerprint": Reader("fingerprint.json", None, _fingerprint),
     "stored": Reader("sub-01.json", None, _stored),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import itertools
 import re
 import subprocess
 import sys
@@ -313,3 +314,66 @@ def test_every_name_without_an_underscore_is_described(path: Path) -> None:
         and not ast.get_docstring(node)
     ]
     assert not bare
+
+
+def definitions(path: Path) -> dict[str, ast.AST]:
+    """Functions and methods of a file by name: ``main``, ``Ensemble.remarks``."""
+    found: dict[str, ast.AST] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        found |= {f"{prefix}{member.name}": member for member in members if isinstance(member, ast.FunctionDef)}
+    return found
+
+
+def test_the_way_from_a_command_to_the_network_is_as_the_docs_say() -> None:
+    """Files and functions are there, each names the next one, and no file comes twice."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## From a command to the network")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in section.splitlines() if line.startswith("| `")]
+    files = [file.strip("`") for file, _, _ in rows]
+    assert files[0] == "cmb_plugin/commands/predict.py"
+    assert 1 < len(files) <= 6
+    assert len(set(files)) == len(files)
+    for file, functions, leads_on in rows:
+        known = definitions(ROOT / file.strip("`"))
+        steps = re.findall(r"`([\w.]+)`", functions)
+        following = [*steps[1:], *re.findall(r"`(\w+)`", leads_on)]
+        assert set(steps) <= set(known), file
+        for step, target in zip(steps, following, strict=False):
+            names = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(known[step])}
+            assert target.rpartition(".")[2] in names, f"{file}: {step} does not name {target}"
+    for (_, _, leads_on), (file, functions, _) in itertools.pairwise(rows):
+        target, arrived = leads_on.strip("`"), functions.split(",")[0].strip("`").rpartition(".")[2]
+        assert arrived == target or (target, arrived) == ("network", "forward"), file
+
+
+PUBLIC_PAGE = ROOT / "docs" / "public_api.md"
+
+
+def public_modules() -> dict[str, set[str]]:
+    """Module -> its public names: ``__all__`` of a package; of a single module its functions, classes and registries,
+    and what plugins take from it."""
+    names = {f"cmb_plugin.{package}": exported(package) for package in PUBLIC_PACKAGES}
+    for module in PUBLIC_MODULES:
+        tree = ast.parse(ENGINE.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+        known = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        known |= {target.id for target in targets if isinstance(target, ast.Name) and target.id.islower()}
+        prefix = f"cmb_plugin.{module}."
+        taken = {name.removeprefix(prefix) for path in plugin_files() for _, name in imported_modules(path)
+                 if name.startswith(prefix)}  # fmt: skip
+        names[f"cmb_plugin.{module}"] = {name for name in known | taken if not name.startswith("_")}
+    return names
+
+
+def test_the_page_of_the_public_api_lists_every_name_and_no_other() -> None:
+    page = PUBLIC_PAGE.read_text(encoding="utf-8")
+    listed = {
+        module: set(re.findall(r"`(\w+)`", names))
+        for module, names in re.findall(r"^### (cmb_plugin[\w.]*)\n(.*?)(?=^#|\Z)", page, re.M | re.S)
+    }
+    expected = public_modules()
+    assert set(listed) == set(expected)
+    for module, names in expected.items():
+        assert listed[module] == names, f"{module}: {sorted(listed[module] ^ names)}"

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from cmb_plugin.trainers.two_step.module import classes_at
+from cmb_plugin.trainers.two_step.candidates import classes_at
 from cmb_plugin.trainers.two_step.shapes import core_shapes
 from cmb_plugin.trainers.two_step.vessels import inpaint_vessels
 from dies_at import DiesAt

@@ -26,6 +26,7 @@ from cmb_plugin.preparation import modality_polarity
 from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
 
+from .candidates import all_rejected, classes_at, fused
 from .crops import CropStudent, CropTeacher, cut_crops
 from .distillation import distillation_loss
 from .gaussian import blurred
@@ -37,7 +38,6 @@ CANDIDATES, TEACHER, STUDENT = range(3)
 REJECTED = (0.02, 0.03)  # scores of what is rejected: below all others, above the lowest that inference keeps
 MOST_CANDIDATES = 100  # of one patch, as many as inference keeps of one scan
 LESION_PRIOR = 0.01  # of a voxel before training
-NEVER_SURE = 1e-6  # no step's probability counts as nearer to 0 or 1
 CROPS_AT_ONCE = 16  # that the student judges, so that a patch full of candidates needs no more memory than training
 REJECTED_BY = ("none", "candidates", "volume", "elongation")
 _KEEP: dict[str, Any] = {"inference_cfg.min_score": 0.0}  # folds that disagree lower the scores of what is rejected
@@ -390,30 +390,3 @@ class TwoStepKD(DetectionModule):
         probabilities = [self.part("student")(some).softmax(dim=1).cpu() for some in crops]
         probability = torch.cat([torch.zeros(0, 1 + len(self.plan.classes)), *probabilities])
         return 1 - probability[:, 0], probability[:, 1:].argmax(dim=1)
-
-
-def all_rejected(case: CasePredictions) -> bool:
-    """Whether the first step let candidates of a scan pass, and none is reported."""
-    rejected_by = case.detections.columns.get("rejected_by")
-    return rejected_by is not None and bool((rejected_by != "candidates").any()) and not case.reported.any()
-
-
-def fused(first: Tensor, second: Tensor) -> Tensor:
-    """[N] probability whose odds are the geometric mean of those of two steps: what either is sure of weighs more than
-    what the other leaves open, also close to 0 and 1."""
-    return ((first.logit(eps=NEVER_SURE) + second.logit(eps=NEVER_SURE)) / 2).sigmoid()
-
-
-def classes_at(centres: Tensor, boxes: Tensor, classes: Tensor) -> Tensor:
-    """Class of the lesion that each place lies in or within a voxel of, as crops are labelled.
-
-    Args:
-        centres: [N, 3] z, y, x.
-        boxes: [L, 6].
-        classes: int64 [L] indices from 0.
-
-    Returns:
-        int64 [N], 0 for none, else 1 + class index.
-    """
-    inside = ((centres[:, None] >= boxes[:, :3] - 1) & (centres[:, None] < boxes[:, 3:] + 1)).all(dim=2)
-    return F.pad(inside * (classes + 1), (0, 1)).amax(dim=1)

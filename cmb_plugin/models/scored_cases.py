@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,16 @@ from cmb_plugin.dataset import (
     Case,
     Dataset,
     Truth,
-    instances_file,
-    read_lesion_facts,
-    read_mimics,
     read_truth,
 )
-from cmb_plugin.dataset.foreign import find_prediction, foreign_cases, read_foreign
-from cmb_plugin.dataset.predictions import ENDING, CasePredictions, read_case_predictions
-from cmb_plugin.detections import Detections
+from cmb_plugin.dataset.foreign import find_prediction, foreign_cases
+from cmb_plugin.dataset.predictions import ENDING, read_case_predictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
-from cmb_plugin.evaluation.masks import compare_masks
-from cmb_plugin.images import Grid, read_mask
+from cmb_plugin.images import Grid
 from cmb_plugin.workers import Outcome, run_cases
 
+from .case_reader import CaseReader, ReadCase
 from .loose_masks import find_masks, find_scans, read_loose_truth
 from .operating_point import OperatingPoint
 from .trained import PARTS, TrainedModel
@@ -203,7 +198,16 @@ class PredictionSet:
         if not any(foreign_cases(folder) for folder in folders):
             raise UserError(f"{folders[0]}: holds no predictions", remedy=self.remedy)
         scored = ScoredCases(self, unlabelled=[case.case_id for case in self.cases if case.label is None])
-        read = partial(_read_case, source=self, truths=truths, connectivity=connectivity, before_sweep=before_sweep)
+        read = CaseReader(
+            self.read_truth,
+            self.folders,
+            self.classes,
+            self.operating_point,
+            {} if self.dataset is None else self.dataset.session_id,
+            truths,
+            connectivity,
+            before_sweep,
+        )
         labelled = [case for case in self.cases if case.label is not None]
         for outcome in run_cases(read, labelled, workers=workers):
             scored.add(outcome)
@@ -246,17 +250,6 @@ def _classes_named(folder: Path, predicted: Sequence[str]) -> tuple[str, ...]:
     paths = (find_prediction(folder, case_id) for case_id in predicted)
     own = next((path for path in paths if path is not None and path.name.endswith(ENDING)), None)
     return () if own is None else tuple(read_case_predictions(own).classes)
-
-
-@dataclass(frozen=True)
-class ReadCase:
-    """One scan as evaluation takes it, its grid, whether it was predicted, and from which score on its file reports;
-    files of other programs do not say."""
-
-    case: CaseResult
-    grid: Grid
-    predicted: bool
-    operating_point: float | None
 
 
 @dataclass
@@ -336,76 +329,3 @@ class ScoredCases:
         if self.unlabelled:
             notes.append(f"left out, because they have no label: {', '.join(self.unlabelled)}")
         return [*notes, *self.source.notes]
-
-
-def _read_case(
-    case: Case,
-    source: PredictionSet,
-    truths: dict[str, Truth] | None,
-    connectivity: int | None,
-    before_sweep: bool,
-) -> ReadCase:
-    truth = None if truths is None else truths.get(case.case_id)
-    if truth is None:
-        truth = source.read_truth(case)
-        if truths is not None:
-            truths[case.case_id] = truth
-    folder = source.folders[case.case_id]
-    path = find_prediction(folder, case.case_id)
-    detections, operating_point, mask = Detections.empty(), None, None
-    if path is not None and path.name.endswith(ENDING):
-        predicted = read_case_predictions(path)
-        _check_fit(path, predicted, truth.grid, case, source.classes)
-        operating_point = predicted.operating_point
-        detections = _rescored(path, predicted, source.operating_point, before_sweep)
-    elif path is not None:
-        foreign = read_foreign(path, case.case_id, truth.grid, source.classes)
-        detections, mask = foreign.detections, foreign.mask
-    if connectivity is not None and mask is None:
-        drawn = instances_file(folder, case.case_id)
-        mask = read_mask(drawn)[0] if drawn.is_file() else None
-    assert case.label is not None
-    facts = read_lesion_facts(case, truth.instances.tolist())
-    spacing = truth.grid.spacing
-    result = CaseResult(
-        case_id=case.case_id,
-        detections=detections,
-        truth_boxes=truth.boxes,
-        truth_labels=truth.labels,
-        spacing=spacing,
-        certainty=truth.certainty,
-        instances=truth.instances,
-        mimics=read_mimics(case),
-        centroids=truth.centroids,
-        regions=facts.regions,
-        cnr=facts.cnr,
-        domain=facts.domain,
-        patient=None if source.dataset is None else source.dataset.session_id.get(case.case_id),
-        masks=None if mask is None else compare_masks(mask, read_mask(case.label)[0], spacing, connectivity),
-    )
-    return ReadCase(result, truth.grid, path is not None, operating_point)
-
-
-def _rescored(path: Path, predicted: CasePredictions, point: OperatingPoint, before_sweep: bool) -> Detections:
-    """The detections of a file with the scores that the model's operating point is for now."""
-    if before_sweep:
-        return predicted.detections.without_thresholds()
-    if point.is_default:
-        return predicted.kept
-    if point.ranking is not None and len(predicted.detections) and point.ranking not in predicted.detections.columns:
-        raise UserError(
-            f"{path}: has no {point.ranking}, by which the model ranks now", remedy="predict the case again"
-        )
-    return point.apply(predicted.kept)
-
-
-def _check_fit(path: Path, predicted: CasePredictions, grid: Grid, case: Case, classes: Sequence[str]) -> None:
-    if not predicted.grid.same_as(grid):
-        raise UserError(
-            f"{path}: was predicted on another grid than that of {case.label}", remedy="predict the scan of this label"
-        )
-    if tuple(predicted.classes) != tuple(classes):
-        raise UserError(
-            f"{path}: has the classes {', '.join(predicted.classes)}, the reference {', '.join(classes)}",
-            remedy="evaluate with the task that the model was trained for, or name the classes with --classes",
-        )

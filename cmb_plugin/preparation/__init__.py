@@ -2,8 +2,9 @@
 
 from .brain import estimate_brain
 from .case import PreparedCase, brain_extent, find_brain, foreground_extent, preprocess_case, target_shape
-from .fingerprint import CaseFingerprint, Fingerprint, fingerprint_case, load_piece, save_piece
+from .fingerprint import CaseFingerprint, Fingerprint, load_piece, save_piece
 from .intensities import normalise, replace_nonfinite
+from .measurement import fingerprint_case
 from .modalities import brain_channel, modality_kind, modality_polarity
 from .phase import to_radians, wrap
 from .reading import read_brain, read_images, read_labels, read_regions, scan_files, source_files

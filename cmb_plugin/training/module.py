@@ -116,14 +116,18 @@ class TrainingModule(LightningModule, ABC):
             augmentation: random changes of a patch by the settings of the run.
             seed: of the run.
         """
-        return PatchDataset(
-            cases,
-            batch_size=self.batch_size,
-            foreground_fraction=self.trainer_cfg.foreground_fraction,
-            augmentation=augmentation,
-            patch_size=self.plan.patch_size,
-            seed=seed,
-        )
+        return PatchDataset(cases, **self.patch_settings(augmentation, seed))
+
+    def patch_settings(self, augmentation: Augmentation, seed: int) -> dict[str, Any]:
+        """The keyword arguments of ``PatchDataset``, and of what derives from it, by the plan and the settings of the
+        run; for trainers with ``patches`` of their own."""
+        return {
+            "batch_size": self.batch_size,
+            "foreground_fraction": self.trainer_cfg.foreground_fraction,
+            "augmentation": augmentation,
+            "patch_size": self.plan.patch_size,
+            "seed": seed,
+        }
 
     def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:
         """Takes what the last validation found in whole scans, and what is there; for trainers that choose something by

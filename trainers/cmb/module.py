@@ -140,13 +140,9 @@ class CMBRetinaUNet(RetinaUNetV001):
             return super().patches(cases, augmentation, seed)
         return MimicPatches(
             cases,
-            batch_size=self.batch_size,
-            foreground_fraction=self.trainer_cfg.foreground_fraction,
-            augmentation=augmentation,
-            patch_size=self.plan.patch_size,
-            seed=seed,
             replay=self.memory.places if self.memory else None,
             replay_fraction=self.model_cfg.replay,
+            **self.patch_settings(augmentation, seed),
         )
 
     # Losses -----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import eval as eval_command
-from cmb_plugin.dataset import Dataset, read_truth
+from cmb_plugin.dataset import CasePredictions, Dataset, read_truth, write_case_predictions
 from cmb_plugin.dataset.foreign import boxes_from_nndetection, find_prediction, foreign_cases, read_foreign
+from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig
 from cmb_plugin.images import read_mask, write_image
@@ -177,3 +178,24 @@ def test_the_report_holds_everything_and_asks_the_network_for_nothing(task, trut
     assert text.count("data:image/png;base64,") >= 2
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert "<script" not in text
+
+
+def write_own(folder, task, truths, classes):
+    """What nndet_predict would write if it found every lesion, each of the class that it has."""
+    for case_id, truth in truths.items():
+        found = Detections(truth.boxes, np.linspace(0.9, 0.7, len(truth)), truth.labels)
+        write_case_predictions(folder, CasePredictions(case_id, found, truth.grid, classes, 0.5))
+
+
+def test_our_own_files_of_several_classes_are_measured_without_a_task(tmp_path, capsys):
+    task = make_tiny_task(tmp_path, classes=("cmb", "iron"), healthy=False)
+    truths = {case.case_id: read_truth(case) for case in Dataset.load(task).cases("Ts")}
+    assert any(truth.labels.any() for truth in truths.values())
+    write_own(tmp_path / "p", task, truths, ("cmb", "iron"))
+    words = ["--predictions", str(tmp_path / "p"), "--labels", str(task.labels("Ts"))]
+    assert eval_command.main([*words, "-o", "eval_cfg.resamples=0"]) == 0
+    metrics = json.loads((tmp_path / "p" / "results" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(metrics["per_class"]) == ["cmb", "iron"]
+    assert (metrics["sensitivity"], metrics["fp_per_scan"]) == (1.0, 0.0)
+    assert eval_command.main([*words, "--classes", "lesion"]) == 2
+    assert "give a class index" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 import torch
 from blob_detector import BlobDetector, blob
 
-from cmb_plugin.detections import Detections
+from cmb_plugin.detections import Detections, fold_column
 from cmb_plugin.inference import InferenceConfig, PatchDetections, Tiling, merge_tiles, merge_views, predict_array
 from cmb_plugin.inference.merging import WEIGHT
 from cmb_plugin.inference.predictor import mirror_detections
@@ -139,7 +139,7 @@ def test_columns_of_detections_reach_the_result():
     found = predict_array([WithColumns(PATCH)] * 2, data, InferenceConfig(tta=2)).detections
     np.testing.assert_allclose(found.columns["distance"], found.scores * 2, rtol=1e-5)
     np.testing.assert_array_equal(found.columns["prototype"], [3])
-    assert set(found.columns) == {"distance", "prototype"}
+    assert set(found.columns) == {"distance", "prototype", fold_column(None)}
 
 
 def some(boxes, scores, weights, labels=None):

@@ -12,7 +12,7 @@ from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import cls2fg, seg2det
 from cmb_plugin.commands.names import find_task
-from cmb_plugin.conversion import BoxLabel, Counted, choose_test, draw_boxes, instances_of_mask
+from cmb_plugin.conversion import BoxLabel, Counted, choose_test, draw_boxes, instances_of_mask, relabelling
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
@@ -153,3 +153,31 @@ def test_cls2fg_copies_the_task_with_one_class(
     assert cls2fg.main(["905"]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert cls2fg.main(["905", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("holds", ["dataset.yaml", "notes.txt"])
+def test_cls2fg_removes_nothing_that_it_did_not_make(
+    holds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("det_data", str(tmp_path))
+    make_tiny_task(tmp_path, n_train=1, n_test=0, name="Task905_Two")
+    theirs = tmp_path / "Task905FG_Two" / holds
+    theirs.parent.mkdir()
+    theirs.write_text("made by hand", encoding="utf-8")
+    assert cls2fg.main(["905"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert theirs.read_text(encoding="utf-8") == "made by hand"
+
+
+def test_a_copy_by_cls2fg_that_was_interrupted_leaves_no_half_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("det_data", str(tmp_path))
+    make_tiny_task(tmp_path, n_train=2, n_test=0, classes=("cmb", "iron"), name="Task905_Two")
+    with monkeypatch.context() as patch:
+        patch.setattr(relabelling, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cls2fg.main(["905"]) == 130
+    assert not (tmp_path / "Task905FG_Two").exists()
+    assert cls2fg.main(["905"]) == 0
+    assert Dataset.load(TaskFolder(tmp_path / "Task905FG_Two")).classes == ("fg",)
+    assert sorted(path.name for path in tmp_path.glob("*Task905FG*")) == ["Task905FG_Two"]

@@ -10,6 +10,8 @@ import numpy as np
 
 SCORE_PREFIX = "score_"
 """Columns whose names begin so are scores, by which the detections can be ranked instead."""
+DEFAULT_OPERATING_POINT = 0.5
+"""Score from which on a detection is reported until nndet_sweep has chosen one on validation."""
 RAW_SCORE = "raw_score"
 """Column with the model's score where ``with_thresholds`` has moved it."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import itertools
 import re
 import subprocess
@@ -100,8 +101,9 @@ def private_imports(path: Path) -> list[str]:
 
 
 def exported(package: str) -> set[str]:
-    """The names in ``__all__`` of a package of the engine."""
-    tree = ast.parse((ENGINE / package / "__init__.py").read_text(encoding="utf-8"))
+    """The names in ``__all__`` of a package of the engine; where modules load when they are asked for, of its stub."""
+    stub = ENGINE / package / "__init__.pyi"
+    tree = ast.parse((stub if stub.is_file() else stub.with_suffix(".py")).read_text(encoding="utf-8"))
     lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
     return set(ast.literal_eval(lists[0]))
 
@@ -202,7 +204,7 @@ def test_packages_import_without(packages: list[str], blocked: tuple[str, ...]) 
 
 
 def test_a_blocked_import_fails() -> None:
-    result = run_blocking(("torch",), "import cmb_plugin.boxes")
+    result = run_blocking(("torch",), "from cmb_plugin.boxes import box_iou")
     assert result.returncode != 0
     assert "blocked by the test" in result.stderr
 
@@ -377,3 +379,30 @@ def test_the_page_of_the_public_api_lists_every_name_and_no_other() -> None:
     assert set(listed) == set(expected)
     for module, names in expected.items():
         assert listed[module] == names, f"{module}: {sorted(listed[module] ^ names)}"
+
+
+LAZY = sorted(path.parent.name for path in ENGINE.glob("*/__init__.pyi"))
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_a_package_that_loads_late_has_every_name_of_its_stub(package: str) -> None:
+    module = importlib.import_module(f"cmb_plugin.{package}")
+    assert set(module.__all__) == exported(package)
+    assert not [name for name in module.__all__ if getattr(module, name, None) is None]
+
+
+def test_prediction_loads_no_more_than_it_needs() -> None:
+    """What a reader of ``nndet_predict`` may have to open; 70 once."""
+    code = (
+        "import sys, cmb_plugin.workflows.predict\n"
+        "files = {m: getattr(sys.modules[m], '__file__', '') for m in sys.modules if m.startswith('cmb_plugin')}\n"
+        "print(*sorted(m for m, file in files.items() if not file.endswith('__init__.py')))\n"
+    )
+    result = run_blocking(("SimpleITK", "lightning", "matplotlib"), code)
+    assert result.returncode == 0, result.stderr
+    loaded = result.stdout.split()
+    assert "cmb_plugin.inference.predictor" in loaded
+    assert len(loaded) <= 45, loaded
+    assert not [
+        m for m in loaded if begins_with(m, "cmb_plugin.evaluation", "cmb_plugin.anatomy", "cmb_plugin.training")
+    ]

@@ -1,23 +1,6 @@
 """Where in the brain: region maps from a model, a parcellation or an atlas, and the place of each detection."""
 
-from .atlas import Atlas, atlas_regions, read_atlas
-from .label_tables import LabelTable, load_table
-from .locate import locate
-from .parcellation import find_parcellation, parcellation_regions
-from .regions import GROUPS, NOT_TISSUE, UNKNOWN, Place, RegionMap
+import lazy_loader
 
-__all__ = [
-    "GROUPS",
-    "NOT_TISSUE",
-    "UNKNOWN",
-    "Atlas",
-    "LabelTable",
-    "Place",
-    "RegionMap",
-    "atlas_regions",
-    "find_parcellation",
-    "load_table",
-    "locate",
-    "parcellation_regions",
-    "read_atlas",
-]
+# The names stand in __init__.pyi; a module is imported when the first of its names is asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,40 +4,7 @@ Everywhere a box is half-open and in voxel-edge coordinates ``(z0, y0, x0, z1, y
 a lesion of one voxel has sides of 1. No boxes is [0, 6].
 """
 
-from .anchors import anchors_for_level, anchors_for_levels
-from .clustering import Clusters, weighted_box_clustering
-from .coding import decode, encode
-from .matching import atss_match
-from .overlap import (
-    box_area,
-    box_centres,
-    box_giou,
-    box_iou,
-    centre_distance,
-    clip_boxes,
-    nonempty,
-    paired_giou,
-    paired_iou,
-)
-from .suppression import batched_nms, nms
+import lazy_loader
 
-__all__ = [
-    "Clusters",
-    "anchors_for_level",
-    "anchors_for_levels",
-    "atss_match",
-    "batched_nms",
-    "box_area",
-    "box_centres",
-    "box_giou",
-    "box_iou",
-    "centre_distance",
-    "clip_boxes",
-    "decode",
-    "encode",
-    "nms",
-    "nonempty",
-    "paired_giou",
-    "paired_iou",
-    "weighted_box_clustering",
-]
+# The names stand in __init__.pyi; a module is imported when the first of its names is asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,8 +1,10 @@
 """Detections and lesions in, numbers out. Knows numpy and scipy; no torch, no figures."""
 
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT
+
 from .agreement import auc, bland_altman, count_agreement, icc, kappa
 from .bootstrap import Bootstrap, Estimate, SubjectCounts, bootstrap, subject_counts
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig, MaskCounts
+from .cases import CaseResult, EvaluationConfig, MaskCounts
 from .challenge import ValdoCounts, summarise_valdo, valdo_masks, valdo_pairs, valdo_points
 from .components import ComponentCounts, match_components
 from .dice import dice_intervals, dice_scores, mean_dice

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT
+
+from .cases import CaseResult, EvaluationConfig
 from .matching import FALSE, TRUE, optimal_status
 from .pool import pool_cases
 

@@ -15,8 +15,6 @@ from cmb_plugin.detections import Detections
 from .challenge import ValdoCounts
 from .components import ComponentCounts
 
-DEFAULT_OPERATING_POINT = 0.5  # used until nndet_sweep has chosen one on validation
-
 
 @dataclass(frozen=True)
 class MaskCounts:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT
 from cmb_plugin.images import Grid
 from cmb_plugin.tabular import write_table
 
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from .cases import CaseResult, EvaluationConfig
 from .matching import pair_distance
 from .strata import match_reported
 

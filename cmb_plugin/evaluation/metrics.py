@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT
+
+from .cases import CaseResult, EvaluationConfig
 from .froc import Curve, fp_at_sensitivity, froc_curve, sensitivity_at, thin
 from .matching import FALSE, greedy_status, optimal_status
 from .mimics import false_positive_kinds

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cmb_plugin.detections import Detections
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT, Detections
 
 from .agreement import auc, count_agreement
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from .cases import CaseResult, EvaluationConfig
 from .challenge import ValdoCounts, summarise_valdo, valdo_points
 from .components import RULE as COMPONENT_RULE
 from .matching import match_by_distance

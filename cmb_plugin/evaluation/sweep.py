@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT
 from cmb_plugin.errors import UserError
 from cmb_plugin.plugins import suggest
 
-from .cases import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
+from .cases import CaseResult, EvaluationConfig
 from .froc import Curve, froc_curve, sensitivity_at
 from .matching import optimal_status
 from .metrics import at_score

@@ -1,34 +1,6 @@
 """Scans as array + ``Grid``, read and written; exact ways between scan, world and network array; instance masks."""
 
-from .grid import Grid
-from .instances import (
-    boxes_of_instances,
-    centroids_of_instances,
-    detections_of_instances,
-    label_components,
-    pieces_of_instances,
-    voxels_of_instances,
-)
-from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, read_stored, write_image
-from .itk import resample, to_itk
-from .mapping import Mapping
+import lazy_loader
 
-__all__ = [
-    "SUFFIXES",
-    "Grid",
-    "Mapping",
-    "boxes_of_instances",
-    "centroids_of_instances",
-    "detections_of_instances",
-    "image_stem",
-    "label_components",
-    "pieces_of_instances",
-    "read_grid",
-    "read_mask",
-    "read_scan",
-    "read_stored",
-    "resample",
-    "to_itk",
-    "voxels_of_instances",
-    "write_image",
-]
+# The names stand in __init__.pyi; a module is imported when the first of its names is asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

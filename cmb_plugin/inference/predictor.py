@@ -16,7 +16,6 @@ from cmb_plugin.detections import Detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views, place_in_scan, strongest
-from .segmenter import segment_array
 from .tiles import TileMean, informative_tiles, tiled, views_of
 from .tiling import Tiling, Triple
 
@@ -94,6 +93,8 @@ def _segmented(
     ranking: str | None,
 ) -> Prediction:
     """The lesions that segmenters see."""
+    from .segmenter import segment_array  # most trainers are detectors
+
     probabilities = segment_array(models, data, settings, device, progress)
     found = (models[0] if isinstance(models, Sequence) else models).lesions(probabilities)
     found = found[found.scores >= settings.min_score]

@@ -6,22 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmb_plugin.anatomy.rules import RemovalRules, widest
-from cmb_plugin.detections import RAW_SCORE, Detections, fold_column
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT, RAW_SCORE, Detections, fold_column
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import (
-    DEFAULT_OPERATING_POINT,
-    CaseResult,
-    EvaluationConfig,
-    SweepConfig,
-    SweepResult,
-    find_operating_point,
-)
 from cmb_plugin.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from cmb_plugin.anatomy.rules import RemovalRules
+    from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, SweepResult
 
 SCHEMA = 1
 
@@ -85,6 +80,8 @@ class OperatingPoint:
         Raises:
             UserError: an unknown rule or an impossible target.
         """
+        from cmb_plugin.evaluation import find_operating_point  # prediction, which only loads one, measures nothing
+
         result = find_operating_point(cases, sweep, config)
         rules = {} if removal is None else {removal.source: removal}
         return cls(
@@ -108,7 +105,7 @@ class OperatingPoint:
             return cls()
         content = read_json(path)
         try:
-            rules = RemovalRules.from_json(content["removal"]) if content.get("removal") else None
+            rules = _rules(content["removal"]) if content.get("removal") else None
             possible = content.get("possible_score")
             ranking = content.get("ranking")
             point = cls(
@@ -149,7 +146,7 @@ class OperatingPoint:
             ranking,
             _mean(possible) if len(possible) == len(agreeing) else None,
             {label: _mean([point.class_scores[label] for point in agreeing]) for label in shared},
-            {kind: widest([point.removal[kind] for point in chosen if kind in point.removal]) for kind in kinds},
+            {kind: _widest([point.removal[kind] for point in chosen if kind in point.removal]) for kind in kinds},
             tuple(name for point in agreeing for name in point.folds),
             tuple(points),
         )
@@ -208,3 +205,18 @@ def _stretched(scores: np.ndarray, labels: np.ndarray, point: OperatingPoint, co
 
 def _mean(scores: Sequence[float]) -> float:
     return round(sum(scores) / len(scores), 6)
+
+
+# Most operating points have no rules about places, and who predicts with them needs no anatomy.
+
+
+def _rules(content: Any) -> RemovalRules:
+    from cmb_plugin.anatomy.rules import RemovalRules
+
+    return RemovalRules.from_json(content)
+
+
+def _widest(rules: Sequence[RemovalRules]) -> RemovalRules:
+    from cmb_plugin.anatomy.rules import widest
+
+    return widest(rules)

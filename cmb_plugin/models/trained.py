@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
@@ -91,6 +90,8 @@ class TrainedModel:
         Raises:
             UserError: a fold's splits cannot be read, or have no such fold.
         """
+        from cmb_plugin.dataset import read_splits  # test scans and folders of scans have none
+
         cases: dict[str, int] = {}
         for number, fold in self.fold_folders.items():
             path = splits_file(task, fold)

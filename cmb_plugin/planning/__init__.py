@@ -1,49 +1,6 @@
 """Plans: what a planner decides about a data set, as plain data, and the tools that planners share."""
 
-from .anchors import (
-    anchor_quality,
-    default_anchors,
-    default_free_anchors,
-    fit_anchors,
-    fit_by_size,
-    fit_free_anchors,
-)
-from .brain import brain_normalisation, brain_notes, brain_preprocessing, shape_around_brain
-from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
-from .network_planner import NetworkPlanner, by
-from .plan import AnchorFit, Anchors, Architecture, Plan, Spacing, Triple
-from .planner import Planner, PlannerConfig
-from .storage import load_fitting_plan, write_plan
-from .topology import build_architecture, plan_topology, shrink_patch
+import lazy_loader
 
-__all__ = [
-    "DEFAULT_BUDGET_GB",
-    "AnchorFit",
-    "Anchors",
-    "Architecture",
-    "NetworkPlanner",
-    "Plan",
-    "Planner",
-    "PlannerConfig",
-    "Spacing",
-    "Triple",
-    "anchor_quality",
-    "brain_normalisation",
-    "brain_notes",
-    "brain_preprocessing",
-    "build_architecture",
-    "by",
-    "default_anchors",
-    "default_free_anchors",
-    "estimate_training_gb",
-    "estimate_unet_gb",
-    "find_budget",
-    "fit_anchors",
-    "fit_by_size",
-    "fit_free_anchors",
-    "load_fitting_plan",
-    "plan_topology",
-    "shape_around_brain",
-    "shrink_patch",
-    "write_plan",
-]
+# The names stand in __init__.pyi; a module is imported when the first of its names is asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.plugins import normalisations, suggest
 
 from .brain import AIR
-from .fingerprint import CaseFingerprint
 from .phase import common_unit, to_radians
 from .recipe import Normalisation
+
+if TYPE_CHECKING:  # prediction, which normalises too, reads no fingerprint
+    from .fingerprint import CaseFingerprint
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution: 1 / its 75th percentile
 ROBUST_CLIP = 10.0  # voids lie 4 to 9 below the brain's median on SWI and T2*; fat and flow are no more than bright

@@ -18,14 +18,10 @@ from cmb_plugin.files import write_json
 from cmb_plugin.images import read_scan
 from cmb_plugin.tabular import write_table
 
+from .restoration import COHORT_FILE, report_files
+
 SCHEMA = 1
 WARNING = "Research use only: no medical device, not for diagnosis or treatment."
-COHORT_FILE = "cohort.tsv"
-
-
-def report_files(folder: Path, case_id: str) -> tuple[Path, Path]:
-    """The JSON and the page of a case."""
-    return folder / f"{case_id}_report.json", folder / f"{case_id}_report.png"
 
 
 def certainty(predictions: CasePredictions) -> list[str]:

@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from cmb_plugin.anatomy import UNKNOWN, Place, RegionMap, locate
-from cmb_plugin.anatomy.locate import COLUMNS
 from cmb_plugin.anatomy.rules import RemovalRules, remove_impossible, source_kind
 from cmb_plugin.anatomy.storage import load_map, save_map
 from cmb_plugin.dataset import Case, CasePredictions, boxes_file, instances_file, read_case_predictions
-from cmb_plugin.dataset.predictions import REMOVED, write_case_predictions
+from cmb_plugin.dataset.predictions import write_case_predictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, digest
 from cmb_plugin.images import Grid, read_mask, write_image
@@ -28,8 +27,9 @@ from cmb_plugin.models.ensemble import Ensemble
 from cmb_plugin.preparation import brain_channel
 from cmb_plugin.workers import Outcome, run_cases
 
-from .case_report import COHORT_FILE, report_files, write_case_report, write_cohort
-from .sources import RegionChoice, RegionSource, Surroundings, maps_folder
+from .case_report import write_case_report, write_cohort
+from .restoration import drawn_copy, maps_folder, report_files, restore_case
+from .sources import RegionChoice, RegionSource, Surroundings
 
 VERSION = 1  # of what is worked out here: a change makes finished cases be placed again
 
@@ -127,40 +127,6 @@ def localise_case(case: Case, folder: Path, localisation: Localisation) -> Outco
     return outcome
 
 
-def restore_cases(folder: Path, cases: Sequence[Case]) -> None:
-    """Undoes ``localise_cases``; nothing to do where it was never called."""
-    if not maps_folder(folder).is_dir():
-        return
-    (folder / COHORT_FILE).unlink(missing_ok=True)
-    for case in cases:
-        restore_case(folder, case.case_id)
-
-
-def restore_case(folder: Path, case_id: str) -> CasePredictions:
-    """Undoes ``localise_case`` and returns the plain predictions; the cached map stays."""
-    path = boxes_file(folder, case_id)
-    stored = read_case_predictions(path)
-    kept = _drawn_copy(folder, case_id)
-    if kept.is_file():
-        kept.replace(instances_file(folder, case_id))
-    for report in report_files(folder, case_id):
-        report.unlink(missing_ok=True)
-    if stored.regions is None:
-        return stored
-    columns = {n: v for n, v in stored.detections.columns.items() if n not in (*COLUMNS, REMOVED)}
-    plain = dataclasses.replace(
-        stored, detections=dataclasses.replace(stored.detections, columns=columns), regions=None
-    )
-    write_case_predictions(folder, plain)
-    return plain
-
-
-def forget_case(folder: Path, case_id: str) -> None:
-    """Before a case is predicted anew: what was made from its old predictions is no longer true."""
-    for path in (_drawn_copy(folder, case_id), *report_files(folder, case_id)):
-        path.unlink(missing_ok=True)
-
-
 def _region_map(case: Case, grid: Grid, folder: Path, source: RegionSource) -> tuple[Outcome[Case, str], RegionMap]:
     """The map from the cache or the source; one without any region, and why, where it cannot be made."""
     maps, key = maps_folder(folder), source.key(case)
@@ -190,11 +156,7 @@ def _erase_removed(folder: Path, placed: CasePredictions, mask: np.ndarray) -> N
     gone = 1 + np.flatnonzero(placed.removed & placed.reached(placed.operating_point))
     if not len(gone):
         return
-    drawn, copy = instances_file(folder, placed.case_id), _drawn_copy(folder, placed.case_id)
+    drawn, copy = instances_file(folder, placed.case_id), drawn_copy(folder, placed.case_id)
     with atomic(copy) as temporary:
         temporary.write_bytes(drawn.read_bytes())
     write_image(drawn, np.where(np.isin(mask, gone), 0, mask).astype(np.uint16), placed.grid)
-
-
-def _drawn_copy(folder: Path, case_id: str) -> Path:
-    return maps_folder(folder) / f"{case_id}_instances_before_removal.nii.gz"

@@ -13,7 +13,7 @@ from cmb_plugin.anatomy.storage import load_map
 from cmb_plugin.detections import Detections
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, pair_distance
 
-from .sources import maps_folder
+from .restoration import maps_folder
 
 
 def choose_removal(

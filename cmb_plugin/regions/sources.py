@@ -64,11 +64,6 @@ RegionChoice = Callable[[Surroundings], RegionSource]
 """What the user asked for, before it is known which scans are meant."""
 
 
-def maps_folder(predictions: Path) -> Path:
-    """``{predictions}/regions``: the maps that were made for a folder of predictions."""
-    return predictions / "regions"
-
-
 def automatic_source(scans: Surroundings, task: TaskFolder) -> RegionSource:
     """A trained model of the task's regions, else parcellations beside the scans, else the built-in atlas."""
     models = region_models(task)

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,12 +27,14 @@ from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.output import write_case
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
-from cmb_plugin.regions.localisation import Localisation, forget_case, localise_cases, restore_cases
-from cmb_plugin.regions.prediction import predict_maps
-from cmb_plugin.regions.sources import RegionChoice
+from cmb_plugin.regions.restoration import forget_case, restore_cases
 from cmb_plugin.workers import Outcome, default_workers, failures, progress, run_cases
 
 from .scan_selection import ScanSelection
+
+if TYPE_CHECKING:  # what regions need is imported where they are asked for
+    from cmb_plugin.regions.localisation import Localisation
+    from cmb_plugin.regions.sources import RegionChoice
 
 
 @dataclass
@@ -128,6 +130,8 @@ def predict(
         if options.output is not None and len(groups) > 1:
             folder = folder / f"fold{group.folds[0]}"
         if ensemble.plan.target == "regions":
+            from cmb_plugin.regions.prediction import predict_maps
+
             made, failed = predict_maps(ensemble, sources, folder, workers, options.overwrite)
             report.folders.append(folder)
             report.predicted += made
@@ -136,6 +140,8 @@ def predict(
             continue
         localisation = None
         if options.regions is not None:
+            from cmb_plugin.regions.localisation import Localisation
+
             localisation = Localisation.of(options.regions, sources[0].case.images[0].parent, ensemble)
             log(f"Regions: {localisation.source.name}; {localisation.rules.words}")
         run = _Run(ensemble, folder, workers, options.overwrite)
@@ -305,6 +311,8 @@ def _localise(cases: Sequence[Case], folder: Path, localisation: Localisation | 
     if localisation is None:
         restore_cases(folder, cases)
         return
+    from cmb_plugin.regions.localisation import localise_cases
+
     outcomes = localise_cases(folder, cases, localisation)
     report.unplaced += failures(outcomes)
     report.unknown |= {outcome.item.case_id: outcome.result for outcome in outcomes if outcome.result}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from cmb_plugin.anatomy import Place, RegionMap, locate
-from cmb_plugin.anatomy.locate import ellipsoid_voxels
+from cmb_plugin.anatomy.location import ellipsoid_voxels
 from cmb_plugin.anatomy.regions import CODES
 from cmb_plugin.detections import Detections
 from cmb_plugin.images import Grid

@@ -1,0 +1,47 @@
+from .checks import Finding, Report, check_case, check_dataset
+from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modality, write_dataset
+from .lesions import LesionFacts, read_lesion_facts
+from .mimics import Mimic, read_mimics
+from .predictions import (
+    CasePredictions,
+    boxes_file,
+    instances_file,
+    predicted_cases,
+    read_case_predictions,
+    write_case_predictions,
+    write_lesions,
+    write_summary,
+)
+from .splits import make_splits, read_splits
+from .truth import Truth, read_truth, truth_of_labels
+
+__all__ = [
+    "Case",
+    "CasePredictions",
+    "Dataset",
+    "Finding",
+    "Labels",
+    "LesionFacts",
+    "Mimic",
+    "Report",
+    "Truth",
+    "boxes_file",
+    "check_case",
+    "check_dataset",
+    "find_cases",
+    "image_files",
+    "instances_file",
+    "make_splits",
+    "predicted_cases",
+    "read_case_predictions",
+    "read_lesion_facts",
+    "read_mimics",
+    "read_splits",
+    "read_truth",
+    "split_modality",
+    "truth_of_labels",
+    "write_case_predictions",
+    "write_dataset",
+    "write_lesions",
+    "write_summary",
+]

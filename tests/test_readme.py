@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib
 import os
 import re
 import subprocess
@@ -10,25 +12,35 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from region_task import make_region_task
 from tiny_task import make_tiny_task
 
+from cmb_plugin import __version__
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 README = PAGES[0].read_text(encoding="utf-8")
+
+
+def headings(page: Path) -> set[str]:
+    """The names by which links lead to the headings of a page."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^a-z0-9_ -]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.+)$", text, re.M)
-    }
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, f"{page.name} links to {target}"
-        elif "://" not in target:
-            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        file, _, heading = target.partition("#")
+        other = page.parent / file if file else page
+        assert other.exists(), f"{page.name} links to {target}"
+        assert not heading or heading in headings(other), f"{page.name} links to {target}"
 
 
 def test_every_command_is_in_the_table_and_no_other() -> None:
@@ -39,24 +51,64 @@ def test_every_command_is_in_the_table_and_no_other() -> None:
     assert set(re.findall(r"^\| `(nndet_\w+)", table, re.M)) == scripts
 
 
+def test_the_readme_is_a_first_page() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_readme_gives_the_evidence_as_the_study_has_it() -> None:
+    """The default against the plain detector: what is said on the first page is what was measured."""
+    study = (ROOT / "docs" / "studies" / "ablation.md").read_text(encoding="utf-8")
+    means = {
+        name: row.split("|")[-2].strip()
+        for name, row in re.findall(r"^\| ([\w +]+) (\|(?: 0\.\d+ \|){4})$", study, re.M)
+    }
+    assert f"{means['+ FFM + HSPL']} against {means['RetinaUNetV001']}" in " ".join(README.split())
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)  # what CFF 1.2.0 requires
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == __version__
+    kinds = {"family-names", "given-names"}, {"name"}
+    works = [citation, *citation["references"]]
+    assert all(set(author) in kinds for work in works for author in work["authors"])
+    assert all({"type", "title", "authors"} <= set(work) for work in citation["references"])
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python code of a page, block by block."""
+    blocks = re.findall(r"^( *)```python\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [re.sub(f"^{indent}", "", code, flags=re.M) for indent, code in blocks]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)], ids=lambda page: page.name)
+def test_what_the_code_of_a_page_imports_is_there(page: Path) -> None:
+    for code in python_blocks(page):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("cmb_plugin"):
+                module = importlib.import_module(str(node.module))
+                assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+
+
 def modules_of(page: Path) -> dict[str, str]:
     """Name -> code of the files that a page shows: its Python blocks that begin with ``# name.py``."""
-    blocks = re.findall(r"^( *)```python\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.M | re.S)
-    dedented = [re.sub(f"^{indent}", "", code, flags=re.M) for indent, code in blocks]
-    return {name[1]: code for code in dedented if (name := re.match(r"# (\w+)\.py\n", code))}
+    return {name[1]: code for code in python_blocks(page) if (name := re.match(r"# (\w+)\.py\n", code))}
 
 
 PLUGINS = [page for page in PAGES if re.search("@register_(trainer|planner)", "".join(modules_of(page).values()))]
-SMALL = [f"planner_cfg.{word}" for word in ("patch_size=[16,16,16]", "base_features=4", "pyramid_channels=8")]
+SMALL = [f"planner_cfg.{word}" for word in ("patch_size=[16,16,16]", "base_features=4")]
+SMALL_PYRAMID = "planner_cfg.pyramid_channels=8"
 SHORT = [f"trainer_cfg.{word}" for word in ("epochs=1", "steps_per_epoch=3", "swa_epochs=0", "batch_size=2")]
 
 
-def test_the_readme_or_another_page_shows_plugins() -> None:
-    assert PLUGINS
+def test_pages_show_plugins() -> None:
+    assert {"write_a_trainer.md", "write_a_planner.md"} <= {page.name for page in PLUGINS}
 
 
 @pytest.mark.parametrize("page", PLUGINS, ids=lambda page: page.name)
-def test_the_plugins_of_a_page_prepare_train_and_predict(page: Path, tmp_path: Path) -> None:
+def test_the_plugins_of_a_page_go_through_the_commands(page: Path, tmp_path: Path) -> None:
+    """The last trainer and the last planner that a page shows, which build on those before, are used."""
     modules = modules_of(page)
     code = "\n".join(modules.values())
     trainers, planners = (re.findall(rf"@register_{kind}\nclass (\w+)", code) for kind in ("trainer", "planner"))
@@ -66,14 +118,16 @@ def test_the_plugins_of_a_page_prepare_train_and_predict(page: Path, tmp_path: P
     regions = 'target = "regions"' in code
     make_task = make_region_task if regions else make_tiny_task
     task = make_task(tmp_path / "data", n_train=5, n_test=1).name
-    planner = planners[0] if planners else "Anatomy" if regions else "D3CMB"
-    module = trainers[0] if trainers else "RetinaUNetV001"
+    planner = planners[-1] if planners else "Anatomy" if regions else "D3CMB"
+    module = trainers[-1] if trainers else "RetinaUNetV001"
     shown = re.findall(r"# -o (model_cfg\.\S+)", code)  # the settings that comments beside the code promise
     prep = [task, "-np", "0", "-o", imports, f"planner={planner}", *SMALL]
+    prep += [] if regions else [SMALL_PYRAMID]
     train = [task, "-o", imports, f"module={module}", f"plan={planner}_3d", "train=demo", *SHORT, *shown]
     (tmp_path / "run.py").write_text(
-        "from cmb_plugin.commands import predict, prep, train\n"
-        f"print(prep.main({prep!r}), train.main({train!r}), predict.main([{task!r}, '-npp', '0']))\n"
+        "from cmb_plugin.commands import eval, predict, prep, train\n"
+        f"done = [prep.main({prep!r}), train.main({train!r}), predict.main([{task!r}, '-npp', '0'])]\n"
+        f"print(*done, eval.main([{task!r}, '--test']))\n"
     )
     folders = {"det_data": str(tmp_path / "data"), "det_models": str(tmp_path / "models"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -86,9 +140,14 @@ def test_the_plugins_of_a_page_prepare_train_and_predict(page: Path, tmp_path: P
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "0 0 0", result.stdout + result.stderr
+    assert result.stdout.splitlines()[-1] == "0 0 0 0", result.stdout + result.stderr
     fold = tmp_path / "models" / task / f"{module}_{planner}_3d" / "fold0"
     assert list((fold / "test_predictions").glob("sub-51*"))
+    assert (fold / "test_results" / "metrics.json").is_file()
+    for own in re.findall(r'^    files = \("([\w.]+)",\)', code, re.M):  # what the trainer itself leaves behind
+        assert (fold / own).is_file()
+    for scheme in re.findall(r"@register_normalisation\nclass (\w+)", code):
+        assert f'"scheme": "{scheme}"' in (fold / "plan.json").read_text(encoding="utf-8")
     settings = (fold / "settings.yaml").read_text(encoding="utf-8")
     for word in shown:
         key, _, value = word.partition("=")

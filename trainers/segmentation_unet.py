@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from cmb_plugin.detections import Detections
-from cmb_plugin.inference import component_detections
+from cmb_plugin.inference import COMPONENT_SCORES, component_detections
 from cmb_plugin.networks import UNet, class_shares, stage_losses
 from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, ModelConfig, SegmentationModule
@@ -39,6 +40,7 @@ class SegmentationUNet(SegmentationModule):
 
     model_config = SegmentationConfig
     model_cfg: SegmentationConfig
+    scores: ClassVar[dict[str, str]] = COMPONENT_SCORES
 
     def build_network(self) -> nn.Module:
         """A U-Net with one output for the background and one per class."""

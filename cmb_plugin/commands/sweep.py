@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from cmb_plugin.dataset import Dataset
     from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
+    from cmb_plugin.files import read_json
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.evaluate import sweep
 
@@ -44,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = sweep(dataset, model, settings["sweep_cfg"], settings["eval_cfg"]).sweep
     assert result is not None, "it was chosen just now"
     print(f"Operating point: score {result.score:.4g} ({result.why})")
+    if result.ranking is not None:
+        run = model.place.predictions("val") / "run.json"
+        meanings = read_json(run).get("scores", {}) if run.is_file() else {}
+        others = ", ".join(f"{name} {_shown(value)}" for name, value in result.froc_scores.items())
+        print(f"Ranked by {result.ranking}: {meanings.get(result.ranking, 'not described')} (FROC scores: {others})")
     if result.class_scores:
         names = dataset.classes
         own = ", ".join(f"{names[label]} {score:.4g}" for label, score in result.class_scores.items())
@@ -54,3 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"sensitivity {result.sensitivity:.3f} at {result.fp_per_scan:.2f} false positives per scan"
         )
     return 0
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-from .components import CORE, component_detections
+from .components import COMPONENT_SCORES, CORE, component_detections
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_tiles, merge_views
@@ -8,6 +8,7 @@ from .segmenter import class_map, segment_array
 from .tiling import Tiling, gaussian_map, tile_starts
 
 __all__ = [
+    "COMPONENT_SCORES",
     "CORE",
     "InferenceConfig",
     "PatchDetections",

@@ -1,4 +1,4 @@
-"""Lesions of a segmentation: connected pieces of what is probably lesion, each with scores that rank it."""
+"""Lesions of a segmentation: connected components of what is probably lesion, each with scores that rank it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from cmb_plugin.detections import Detections
 from cmb_plugin.images import label_components
 
 CORE = 0.5  # of a piece's highest probability: what reaches it is the lesion, the rest its blurred edge
-SCORES = ("score_mean", "score_peak", "score_piece", "score_sum")
+COMPONENT_SCORES = {
+    "score_mean": "mean probability over the core of the component",
+    "score_peak": "highest probability",
+    "score_piece": "mean probability over the whole component",
+    "score_sum": "s / (1 + s) of the sum s of the probabilities",
+}
 
 
 def component_detections(probabilities: np.ndarray, threshold: float, least_voxels: int = 1) -> Detections:
-    """Connected pieces (26 neighbours) of the voxels that are lesion of a class with at least ``threshold``.
+    """Connected components (26 neighbours) of the voxels that are lesion of a class with at least ``threshold``.
 
     Each class has pieces of its own: a microbleed at the edge of a large deposit of iron is found beside it, as if it
     lay alone. What may be of two classes is found as both, with the score of each, as a detector has it.
@@ -39,12 +44,12 @@ def component_detections(probabilities: np.ndarray, threshold: float, least_voxe
             boxes.append(box)
             labels.append(label)
             scores.append(values)
-    table = np.array(scores, dtype=np.float32).reshape(-1, len(SCORES))
+    table = np.array(scores, dtype=np.float32).reshape(-1, len(COMPONENT_SCORES))
     detections = Detections(
         np.array(boxes, dtype=np.float32).reshape(-1, 6),
         table[:, 0],
         np.array(labels, dtype=np.int64),
-        dict(zip(SCORES, table.T, strict=True)) if boxes else {},
+        dict(zip(COMPONENT_SCORES, table.T, strict=True)) if boxes else {},
     )
     return detections.by_score()
 
@@ -52,7 +57,7 @@ def component_detections(probabilities: np.ndarray, threshold: float, least_voxe
 def _pieces(
     lesion: np.ndarray, threshold: float, least_voxels: int
 ) -> Iterator[tuple[list[int], tuple[float, float, float, float]]]:
-    """The box of each piece's core and the piece's ``SCORES``, from the probability [Z, Y, X] of one class."""
+    """The box of each piece's core and the piece's ``COMPONENT_SCORES``, by the probability [Z, Y, X] of a class."""
     pieces = label_components(lesion >= threshold)
     for number, place in enumerate(ndimage.find_objects(pieces), start=1):
         inside = pieces[place] == number

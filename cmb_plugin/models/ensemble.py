@@ -52,6 +52,11 @@ class Ensemble:
         """Whether all members predict scans that lack modalities."""
         return all(getattr(member, "tolerates_missing", False) for member in self.members)
 
+    @property
+    def scores(self) -> dict[str, str]:
+        """What the columns mean by which detections may be ranked."""
+        return dict(getattr(self.members[0], "scores", {}))
+
     def remarks(self, predictions: Sequence[CasePredictions]) -> list[str]:
         """What the trainer has to say about a run of prediction."""
         return self.members[0].remarks(predictions)

@@ -92,6 +92,10 @@ class TrainingModule(LightningModule, ABC):
     """Names of its own files in the folder of a fold that prediction reads (``load``), such as ``after_training``
     writes. A packed model holds them, so they name no case."""
 
+    scores: ClassVar[dict[str, str]] = {}
+    """Columns ``score_*`` of its detections, by any of which they may be ranked, and what each means, half a sentence.
+    ``nndet_sweep`` chooses among them; ``run.json`` says what they mean."""
+
     @property
     def mirror_axes(self) -> tuple[int, ...]:
         """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored in training and prediction."""

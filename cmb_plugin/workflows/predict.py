@@ -241,7 +241,7 @@ class _Run:
         """Writes ``run.json`` and returns for every case a key that changes with the models, the settings and its
         scan."""
         description = self.ensemble.description()
-        write_json(self.folder / "run.json", description)
+        write_json(self.folder / "run.json", {**description, "scores": self.ensemble.scores})
         # In words where the operating point comes from decides nothing.
         deciding = {**description, "operating_point": self.ensemble.operating_point.deciding()}
         recipe = self.ensemble.plan.preprocessing

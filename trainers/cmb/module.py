@@ -85,6 +85,11 @@ class CMBRetinaUNet(RetinaUNetV001):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)
+    scores: ClassVar[dict[str, str]] = {
+        "score_rpn": "the detector's own",
+        "score_prototype": "probability of its class by the distances to the prototypes",
+        "score_fused": "geometric mean of the detector's and the prototypes'",
+    }
     model_config = CMBRetinaConfig
     model_cfg: CMBRetinaConfig
 

@@ -99,6 +99,12 @@ class TwoStepKD(DetectionModule):
     model_config = TwoStepConfig
     model_cfg: TwoStepConfig
     presets: ClassVar[dict[str, dict[str, Any]]] = {"v001": _ADAM | _KEEP, "fast": _KEEP, "demo": _KEEP}
+    scores: ClassVar[dict[str, str]] = {
+        "score_candidate": "highest probability of the first step",
+        "score_student": "probability of any lesion by the second step",
+        "score_fused": "both steps, by the geometric mean of their odds",
+        "score_accepted": "both steps, below all others where threshold or clean-up reject the candidate",
+    }
     candidate_threshold: Tensor
     stage_reached: Tensor
 

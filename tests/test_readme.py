@@ -43,6 +43,16 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         assert not heading or heading in headings(other), f"{page.name} links to {target}"
 
 
+LASTING = [page for page in PAGES if page.parent.name != "studies" and page.name != "CHANGELOG.md"]  # not dated
+
+
+@pytest.mark.parametrize("page", LASTING, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    folders = "cmb_plugin|planners|trainers|tasks|tests|benchmarks|docs"
+    named = re.findall(rf"`((?:{folders})/[\w./]+)`", page.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_every_command_is_in_the_table_and_no_other() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")

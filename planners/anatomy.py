@@ -10,24 +10,18 @@ import numpy as np
 from cmb_plugin.errors import UserError
 from cmb_plugin.planning import (
     Architecture,
-    NetworkPlanner,
+    BrainPlanner,
     Plan,
     PlannerConfig,
     Spacing,
     Triple,
-    brain_normalisation,
     brain_notes,
-    brain_preprocessing,
     estimate_unet_gb,
     plan_topology,
-    shape_around_brain,
 )
 from cmb_plugin.plugins import register_planner, suggest
 from cmb_plugin.preparation import (
-    CaseFingerprint,
     Fingerprint,
-    Normalisation,
-    Preprocessing,
     brain_channel,
     target_shape,
 )
@@ -48,7 +42,7 @@ class AnatomyConfig(PlannerConfig):
 
 
 @register_planner
-class Anatomy(NetworkPlanner):
+class Anatomy(BrainPlanner):
     """Plans the segmentation of ``regionsTr``: where a voxel lies in the brain, which a small piece of the brain does
     not tell. So voxels are coarse and a patch holds a whole brain. Networks are small, so that a CPU trains them in
     minutes: they give way to less memory and do not grow with more.
@@ -117,19 +111,6 @@ class Anatomy(NetworkPlanner):
         ]  # fmt: skip
         largest: np.ndarray = np.max(shapes, axis=0)
         return largest
-
-    def kept_shape(self, case: CaseFingerprint) -> Triple:
-        """Voxels of the brain's block and its margin, within what is not empty."""
-        return shape_around_brain(case, self.config.brain_margin_mm)
-
-    def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
-        """Cropped to the brain and a margin."""
-        normalisation = self.normalisation(fingerprint)
-        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm, normalisation)
-
-    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
-        """Each modality by what it measures."""
-        return brain_normalisation(fingerprint)
 
     def architecture(
         self, fingerprint: Fingerprint, spacing: Spacing, patch: Triple, base_features: int, pyramid_channels: int

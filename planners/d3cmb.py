@@ -12,20 +12,18 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.planning import (
     Anchors,
     Architecture,
+    BrainPlanner,
     Plan,
     PlannerConfig,
     Spacing,
     Triple,
-    brain_normalisation,
     brain_notes,
-    brain_preprocessing,
     default_free_anchors,
     fit_by_size,
     fit_free_anchors,
-    shape_around_brain,
 )
 from cmb_plugin.plugins import register_planner
-from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Normalisation, Preprocessing, modality_polarity
+from cmb_plugin.preparation import Fingerprint, modality_polarity
 
 from .d3v001 import D3V001, D3V001Config
 
@@ -46,7 +44,7 @@ class D3CMBConfig(D3V001Config):
 
 
 @register_planner
-class D3CMB(D3V001):
+class D3CMB(BrainPlanner, D3V001):
     """Plans a detector of cerebral microbleeds; what it does not say is as in ``D3V001``. docs/planning.md has all
     rules.
 
@@ -206,19 +204,6 @@ class D3CMB(D3V001):
         anchors = fit_free_anchors(box_sizes, strides, self.config.anchors, self.config.seed)
         by_size = fit_by_size(anchors, box_sizes, strides, spacing, self.config.seed + 1)
         return replace(anchors, by_size=by_size), []
-
-    def kept_shape(self, case: CaseFingerprint) -> Triple:
-        """Voxels of the brain's block and its margin, within what is not empty."""
-        return shape_around_brain(case, self.config.brain_margin_mm)
-
-    def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
-        """Cropped to the brain and a margin."""
-        normalisation = self.normalisation(fingerprint)
-        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm, normalisation)
-
-    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
-        """Each modality by what it measures."""
-        return brain_normalisation(fingerprint)
 
     def polarity(self, fingerprint: Fingerprint) -> tuple[tuple[str, ...], list[str]]:
         """How a microbleed shows in each modality: by its name; where that says nothing, by the training lesions. And

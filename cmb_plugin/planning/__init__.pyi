@@ -6,7 +6,7 @@ from .anchors import (
     fit_by_size,
     fit_free_anchors,
 )
-from .brain import brain_normalisation, brain_notes, brain_preprocessing, shape_around_brain
+from .brain import BrainPlanner, brain_normalisation, brain_notes, brain_preprocessing, shape_around_brain
 from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
 from .network_planner import NetworkPlanner, by
 from .plan import AnchorFit, Anchors, Architecture, Plan, Spacing, Triple
@@ -19,6 +19,7 @@ __all__ = [
     "AnchorFit",
     "Anchors",
     "Architecture",
+    "BrainPlanner",
     "NetworkPlanner",
     "Plan",
     "Planner",

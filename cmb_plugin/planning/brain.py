@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from cmb_plugin.preparation import (
     modality_kind,
 )
 
+from .network_planner import NetworkPlanner
 from .plan import Plan, Spacing, Triple
 
 SCHEMES = {"phase": "phase", "susceptibility": "qsm"}
@@ -84,3 +86,25 @@ def _runs_over_a_turn(fingerprint: Fingerprint, modality: int) -> bool:
     low = np.median([case.percentiles[modality][0] for case in fingerprint.cases])
     high = np.median([case.percentiles[modality][2] for case in fingerprint.cases])
     return bool(-math.pi * 1.01 <= low < -2.8 and 2.8 < high <= math.pi * 1.01)
+
+
+class BrainPlanner(NetworkPlanner):
+    """Base of planners whose scans are cropped to the brain and a margin, and normalised by what a modality measures.
+
+    The margin is the setting ``brain_margin_mm``.
+    """
+
+    config: Any  # a ``PlannerConfig`` that has the margin
+
+    def kept_shape(self, case: CaseFingerprint) -> Triple:
+        """Voxels of the brain's block and its margin, within what is not empty."""
+        return shape_around_brain(case, self.config.brain_margin_mm)
+
+    def preprocessing(self, fingerprint: Fingerprint, spacing: Spacing, transpose: Triple) -> Preprocessing:
+        """Cropped to the brain and a margin."""
+        normalisation = self.normalisation(fingerprint)
+        return brain_preprocessing(fingerprint, spacing, transpose, self.config.brain_margin_mm, normalisation)
+
+    def normalisation(self, fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
+        """Each modality by what it measures."""
+        return brain_normalisation(fingerprint)

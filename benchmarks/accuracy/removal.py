@@ -114,7 +114,7 @@ def compare(
         lost["all"] += int(gone.sum())
         lost["at"] += int((gone & (case.detections.scores >= np.float32(config.operating_point or 0.5))).sum())
     before, after = (bootstrap([subject_counts(cases, config)], sensitivities=SENSITIVITIES) for cases in (test, kept))
-    print(f"{model}: {rules.words}; farthest true lesion {rules.farthest_outside_mm} mm outside; removed {lost}")
+    print(f"{model}: {rules.description}; farthest true lesion {rules.farthest_outside_mm} mm outside; removed {lost}")
     rows = []
     for name in ("sensitivity", "fp_per_scan", *(f"fp_per_scan@{s:g}" for s in SENSITIVITIES)):
         cells = (before.estimate(name), after.estimate(name), after.difference(before, name))

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.tools.markdown import add_page
 from benchmarks.tools.task_links import link_case
-from cmb_plugin.benchmark.entries import Benchmark, split_words
+from cmb_plugin.benchmark.entries import Benchmark, split_overrides
 from cmb_plugin.benchmark.processes import Commands
 from cmb_plugin.commands.benchmark import add_options, benchmark_of, run
 from cmb_plugin.commands.cli import command, parser
@@ -81,8 +81,8 @@ def predict(combination: Combination, commands: Commands) -> bool:
         return True
     line = ["nndet_predict", str(entry.task.root), str(entry.model.root), "-f", str(entry.fold)]
     line += ["--without", ",".join(left_out)]
-    words = split_words(entry.words)["predict"]
-    overrides = ["-o", *words] if words else []
+    own = split_overrides(entry.overrides)["predict"]
+    overrides = ["-o", *own] if own else []
     validation = [*line, "--test_split", "--output", str(combination.validation), *overrides]
     test = [*line, "--output", str(combination.test), *overrides]
     return all(commands.call(one, entry.log) == 0 for one in (validation, test))

@@ -53,7 +53,7 @@ class RemovalRules:
         return self.ventricle_mm if group == "ventricle" else self.outside_mm
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """What is removed, as half a sentence."""
         chosen = f"chosen on {self.n_lesions} lesions of validation" if self.n_lesions else "defaults"
         return (

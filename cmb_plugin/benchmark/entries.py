@@ -61,14 +61,14 @@ class Method:
     Attributes:
         name: in tables; as the user wrote it, of a folder its last part.
         trainer, plan: of a method of this installation; empty for others.
-        words: overrides of its own, on top of the benchmark's.
+        overrides: overrides of its own, on top of the benchmark's.
         folder: predictions of somebody else.
     """
 
     name: str
     trainer: str = ""
     plan: str = ""
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     folder: Path | None = None
 
     @property
@@ -84,20 +84,20 @@ class Method:
     @property
     def mark(self) -> str:
         """What tells its model folders from those of the plain trainer with the same plan."""
-        plain = not self.words and self.name in (self.trainer, f"{self.trainer}:{self.plan}")
+        plain = not self.overrides and self.name in (self.trainer, f"{self.trainer}:{self.plan}")
         return "" if plain else f"_{self.slug}"
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one call was asked for; ``words`` are overrides of all methods, ``jobs`` networks train side by side."""
+    """What one call was asked for; ``overrides`` are those of all methods, ``jobs`` networks train side by side."""
 
     tasks: tuple[TaskFolder, ...]
     methods: tuple[Method, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
     budget: Budget
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     output: Path
     phases: tuple[str, ...] = PHASES
     nnunet_memory_gb: float | None = None
@@ -105,7 +105,7 @@ class Benchmark:
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        check_words(self.words)
+        check_overrides(self.overrides)
 
     def entries(self, task: TaskFolder) -> list[Entry]:
         """Every network of a task: a seed with all methods, then the next. Folders of predictions stand there once."""
@@ -134,9 +134,9 @@ class Entry:
         return f"{self.method.slug}_fold{self.fold}_seed{self.seed}"
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def overrides(self) -> tuple[str, ...]:
         """Overrides of the benchmark, then those of the method, which win."""
-        return (*self.benchmark.words, *self.method.words)
+        return (*self.benchmark.overrides, *self.method.overrides)
 
     @property
     def folder(self) -> Path:
@@ -188,7 +188,7 @@ class Entry:
         Raises:
             UserError: it was begun with another budget or other overrides.
         """
-        asked = {"words": list(self.words), "budget": _plain(self.benchmark.budget)}
+        asked = {"words": list(self.overrides), "budget": _plain(self.benchmark.budget)}
         if not self.record.is_file():
             about = {"method": self.method.name, "fold": self.fold, "seed": self.seed}
             return {**about, **asked, "finished": [], "seconds": {}, "steps": None, "commands": {}}
@@ -228,15 +228,15 @@ def _method(text: str) -> Method:
     title, named, rest = text.partition(": ")
     body = rest.strip() if named else text
     name = title.strip() if named else body
-    what, *words = body.split() or [""]
+    what, *overrides = body.split() or [""]
     if "/" in what or Path(body).is_dir():
         path = Path(body).expanduser().resolve()
         if not path.is_dir():
             raise UserError(f"--models: {path} is no folder", remedy="name a folder of predictions")
         return Method(name if named else path.name, folder=path)
-    check_words(words)
-    parts = split_words(words)
-    if parts["prep"] or parts["eval"] or (what == NNUNET and words):
+    check_overrides(overrides)
+    parts = split_overrides(overrides)
+    if parts["prep"] or parts["eval"] or (what == NNUNET and overrides):
         raise UserError(
             f"--models {text}: these overrides cannot be of one method alone",
             remedy="eval_cfg, planner_cfg, additional_imports go to -o, another plan to TRAINER:PLAN; nnunet has none",
@@ -245,21 +245,21 @@ def _method(text: str) -> Method:
         return Method(name)
     trainer, _, plan = what.partition(":")
     trainers.get(trainer)
-    return Method(name, trainer, plan or DEFAULT_PLAN, tuple(words))
+    return Method(name, trainer, plan or DEFAULT_PLAN, tuple(overrides))
 
 
-def check_words(words: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str]) -> None:
     """Refuses overrides of what the benchmark decides.
 
     Raises:
         UserError: naming the option that says it.
     """
-    for word in words:
-        key, equals, _ = word.lstrip("+").partition("=")
+    for override in overrides:
+        key, equals, _ = override.lstrip("+").partition("=")
         if not equals:
-            raise UserError(f"override '{word}' is not key=value", remedy="write for instance model_cfg.hspl=false")
+            raise UserError(f"override '{override}' is not key=value", remedy="write for instance model_cfg.hspl=false")
         if key in TAKEN:
-            raise UserError(f"'{word}': is decided by the benchmark", remedy=f"say it by {TAKEN[key]}")
+            raise UserError(f"'{override}': is decided by the benchmark", remedy=f"say it by {TAKEN[key]}")
 
 
 def measured_split(task: TaskFolder) -> str:
@@ -282,23 +282,23 @@ def steps_of(budget_steps: int) -> tuple[int, int]:
     return max(1, round(budget_steps / per_epoch)), per_epoch
 
 
-def split_words(words: Sequence[str]) -> dict[str, list[str]]:
+def split_overrides(overrides: Sequence[str]) -> dict[str, list[str]]:
     """Overrides by the command that takes them."""
     parts: dict[str, list[str]] = {"prep": [], "train": [], "predict": [], "eval": []}
-    for word in words:
-        key = word.lstrip("+").partition("=")[0]
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
         if key.startswith("planner_cfg."):
-            parts["prep"].append(word)
+            parts["prep"].append(override)
         elif key.startswith("eval_cfg."):
-            parts["eval"].append(word)
+            parts["eval"].append(override)
         elif key.startswith("inference_cfg."):  # training predicts its validation scans, which the sweep reads
-            parts["train"].append(word)
-            parts["predict"].append(word)
+            parts["train"].append(override)
+            parts["predict"].append(override)
         elif key == "additional_imports":
             for phase in ("prep", "train", "predict"):
-                parts[phase].append(word)
+                parts[phase].append(override)
         else:
-            parts["train"].append(word)
+            parts["train"].append(override)
     return parts
 
 

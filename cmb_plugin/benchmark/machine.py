@@ -33,7 +33,7 @@ def made_with(records: Iterable[Mapping[str, Any]]) -> list[str]:
     for record in records:
         if "machine" in record:
             commits.setdefault(_in_words(record), []).append(record["machine"]["commit"] or "unknown")
-    return [f"{words}; code {', '.join(dict.fromkeys(found))}" for words, found in commits.items()]
+    return [f"{text}; code {', '.join(dict.fromkeys(known))}" for text, known in commits.items()]
 
 
 def _in_words(record: Mapping[str, Any]) -> str:

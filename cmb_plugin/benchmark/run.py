@@ -24,7 +24,7 @@ from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.train import DEFAULT_PLAN
 
-from .entries import EPOCHS, Benchmark, Entry, measured_cases, measured_split, split_words, steps_of
+from .entries import EPOCHS, Benchmark, Entry, measured_cases, measured_split, split_overrides, steps_of
 from .machine import machine
 from .nnunet import NnunetTask, collect, export_task, is_planned, link_scans
 from .processes import Commands
@@ -55,7 +55,7 @@ def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> B
     """
     from .table import write_table
 
-    import_additional(Overrides.parse(benchmark.words).take_imports())
+    import_additional(Overrides.parse(benchmark.overrides).take_imports())
     commands = Commands(benchmark.jobs, log)
     entries: list[Entry] = []
     for task in benchmark.tasks:
@@ -63,7 +63,7 @@ def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> B
             _prepare(benchmark, task, commands)
         _check_folds(task, benchmark.folds)
         entries += benchmark.entries(task)
-    todo = [entry for entry in entries if not entry.is_finished()]  # refuses records of other words at once
+    todo = [entry for entry in entries if not entry.is_finished()]  # refuses records of other overrides at once
     done = BenchmarkRun()
     if {"train", "predict"} & set(benchmark.phases):
         log(f"{len(entries)} entries, {len(entries) - len(todo)} of them finished; {benchmark.jobs} at a time")
@@ -81,10 +81,10 @@ def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> B
 def _prepare(benchmark: Benchmark, task: TaskFolder, commands: Commands) -> None:
     plans = dict.fromkeys(method.plan for method in benchmark.methods if method.trainer)
     log = benchmark.output / task.name / "prep.log"
-    words = split_words(benchmark.words)["prep"]
+    overrides = split_overrides(benchmark.overrides)["prep"]
     for plan in plans or {DEFAULT_PLAN: None}:
         if not task.plan(plan).is_file() or not task.splits.is_file() or not _is_prepared(task, plan):
-            command = ["nndet_prep", str(task.root), "-o", f"planner={plan.removesuffix('_3d')}", *words]
+            command = ["nndet_prep", str(task.root), "-o", f"planner={plan.removesuffix('_3d')}", *overrides]
             if commands.call(command, log) not in (0, 2):
                 raise UserError(f"{task.name}: preparation failed", remedy=f"see {log}")
     if any(method.is_nnunet for method in benchmark.methods):
@@ -162,15 +162,15 @@ def _train(entry: Entry, state: dict[str, Any], commands: Commands) -> int:
 
 
 def _train_command(entry: Entry, epochs: int, per_epoch: int, tag: str) -> list[str]:
-    words = split_words(entry.words)["train"]
-    preset = [] if any(word.startswith("train=") for word in words) else ["train=demo"]
+    overrides = split_overrides(entry.overrides)["train"]
+    preset = [] if any(override.startswith("train=") for override in overrides) else ["train=demo"]
     averaged = epochs // 5
     return [
         *("nndet_train", str(entry.task.root), "-o"),
         *(f"module={entry.method.trainer}", f"plan={entry.method.plan}", *preset),
         *(f"trainer_cfg.epochs={epochs - averaged}", f"trainer_cfg.swa_epochs={averaged}"),
         *(f"trainer_cfg.steps_per_epoch={per_epoch}", f"trainer_cfg.validate_every={max(1, epochs // 2)}"),
-        *(*words, f"exp.fold={entry.fold}", f"exp.seed={entry.seed}", f"exp.tag={tag}"),
+        *(*overrides, f"exp.fold={entry.fold}", f"exp.seed={entry.seed}", f"exp.tag={tag}"),
     ]
 
 
@@ -184,9 +184,9 @@ def _predict(entry: Entry, state: dict[str, Any], commands: Commands) -> int:
         return _predict_with_nnunet(entry, split, state, commands)
     if split == "val":
         return 0  # nndet_train has predicted them
-    words = split_words(entry.words)["predict"]
+    overrides = split_overrides(entry.overrides)["predict"]
     command = ["nndet_predict", str(entry.task.root), str(entry.model.root), "-f", str(entry.fold)]
-    command += ["-o", *words] if words else []
+    command += ["-o", *overrides] if overrides else []
     state["commands"]["predict"] = " ".join(command)
     return commands.call(command, entry.log)
 

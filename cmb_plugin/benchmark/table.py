@@ -33,7 +33,7 @@ from .entries import (
     measured_cases,
     measured_split,
     patches_per_step,
-    split_words,
+    split_overrides,
     trained_steps,
 )
 from .machine import made_with
@@ -107,7 +107,7 @@ def write_table(
 
 
 def _config(benchmark: Benchmark) -> EvaluationConfig:
-    overrides = split_words(benchmark.words)["eval"]
+    overrides = split_overrides(benchmark.overrides)["eval"]
     config: EvaluationConfig = Overrides.parse(overrides).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
     return config
 

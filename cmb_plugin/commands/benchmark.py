@@ -105,7 +105,7 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
         folds=tuple(int(fold) for fold in args.folds.split(",")),
         seeds=tuple(range(args.seeds)),
         budget=Budget.parse(args.budget),
-        words=tuple(args.overrides),
+        overrides=tuple(args.overrides),
         output=output,
         phases=phases,
         nnunet_memory_gb=args.nnunet_memory,

@@ -24,15 +24,15 @@ class PatchDetections:
         labels: [N], class indices from 0.
         columns: further values per detection, each [N] or [N, ...]. Those named ``score_*`` are scores too: any of them
             may be chosen to rank the detections by.
-        words: for columns of whole numbers that stand for words, the words by number. The numbers are replaced before
-            anything is merged, because another fold may number its words differently.
+        categories: for columns of whole numbers that stand for names, the names by number. Numbers are replaced
+            before anything is merged, because another fold may number its names differently.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
-    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class PatchDetector(Protocol):

@@ -37,7 +37,7 @@ def place_in_scan(found: PatchDetections, origin: Triple, tiling: Tiling, min_sc
     local = found.boxes[keep].float().cpu()
     boxes = clip_boxes(local + torch.tensor([*origin, *origin], dtype=torch.float32), tiling.shape)
     columns = {name: _to_numpy(values[keep]) for name, values in found.columns.items()}
-    columns |= {name: np.array(words)[columns[name]] for name, words in found.words.items()}
+    columns |= {name: np.array(names)[columns[name]] for name, names in found.categories.items()}
     # Between nnDetection's bounds of 0.5 and 1: with weights that fall to nearly 0 a clear view of a lesion from off
     # the middle of a tile would lose to a weak one from the middle of another.
     columns[WEIGHT] = 0.5 + 0.5 * gaussian_at(((local[:, :3] + local[:, 3:]) / 2).numpy(), tiling.tile)
@@ -68,8 +68,8 @@ def merge_views(views: Sequence[Detections], config: InferenceConfig, folds: int
     """Detections of all views of one scan -> one list, highest score first.
 
     Weighted box clustering; a lesion that only some of the views saw scores lower. Further columns are averaged over
-    the views, weighted by score and trust; of words the most trusted view's is kept. What each fold of an ensemble gave
-    a detection is kept in the columns ``fold_column`` of each score, because the folds' thresholds are for that.
+    the views, weighted by score and trust; of categories the most trusted view's is kept. What each fold of an ensemble
+    gave a detection is kept in the columns ``fold_column`` of each score, because the folds' thresholds are for that.
 
     Args:
         views: of the first fold all mirrorings, then those of the next.

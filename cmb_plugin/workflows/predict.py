@@ -143,7 +143,7 @@ def predict(
             from cmb_plugin.regions.localisation import Localisation
 
             localisation = Localisation.of(options.regions, sources[0].case.images[0].parent, ensemble)
-            log(f"Regions: {localisation.source.name}; {localisation.rules.words}")
+            log(f"Regions: {localisation.source.name}; {localisation.rules.description}")
         run = _Run(ensemble, folder, workers, options.overwrite)
         predicted = run.predict(sources, report)
         _localise(predicted, folder, localisation, report)

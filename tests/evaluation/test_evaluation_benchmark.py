@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_task import make_tiny_task
 
-from cmb_plugin.benchmark.entries import Benchmark, Budget, Entry, parse_methods, split_words, steps_of
+from cmb_plugin.benchmark.entries import Benchmark, Budget, Entry, parse_methods, split_overrides, steps_of
 from cmb_plugin.benchmark.nnunet import NnunetTask, collect, components_as_detections, export_task
 from cmb_plugin.benchmark.processes import Commands
 from cmb_plugin.commands import benchmark as command
@@ -108,7 +108,7 @@ def test_a_method_has_a_name_and_overrides_of_its_own(task, tmp_path):
     rows = f"CMBRetinaUNet, + FFM: CMBRetinaUNet:D3V001_3d model_cfg.hspl=false x=[1,2], other lab: {tmp_path}"
     plain, ffm, other = parse_methods(rows)
     assert (ffm.name, ffm.slug, ffm.trainer, ffm.plan) == ("+ FFM", "FFM", "CMBRetinaUNet", "D3V001_3d")
-    assert ffm.words == ("model_cfg.hspl=false", "x=[1,2]")
+    assert ffm.overrides == ("model_cfg.hspl=false", "x=[1,2]")
     assert (other.name, other.folder) == ("other lab", tmp_path.resolve())
     asked = Benchmark((task,), (plain, ffm), (0,), (0,), Budget(1, None), ("train=fast",), tmp_path / "out")
     entries = asked.entries(task)
@@ -116,7 +116,7 @@ def test_a_method_has_a_name_and_overrides_of_its_own(task, tmp_path):
         "CMBRetinaUNet_D3CMB_3d_out_seed0",
         "CMBRetinaUNet_D3V001_3d_out_FFM_seed0",
     ]
-    assert entries[1].words == ("train=fast", "model_cfg.hspl=false", "x=[1,2]")  # its own are the last word
+    assert entries[1].overrides == ("train=fast", "model_cfg.hspl=false", "x=[1,2]")  # its own are the last word
     (unnamed,) = parse_methods("CMBRetinaUNet model_cfg.hspl=false")
     assert unnamed.name == "CMBRetinaUNet model_cfg.hspl=false"
     for wrong in ("nnunet x=1", "CMBRetinaUNet eval_cfg.match_mm=3", "CMBRetinaUNet planner_cfg.seed=1"):
@@ -222,7 +222,7 @@ def test_sigterm_ends_the_commands_and_begins_no_other(tmp_path):
 
 
 def test_overrides_go_to_the_command_that_knows_them():
-    parts = split_words(["planner_cfg.seed=1", "eval_cfg.match_mm=3", "inference_cfg.overlap=0.3", "train=fast"])
+    parts = split_overrides(["planner_cfg.seed=1", "eval_cfg.match_mm=3", "inference_cfg.overlap=0.3", "train=fast"])
     assert parts == {
         "prep": ["planner_cfg.seed=1"],
         "eval": ["eval_cfg.match_mm=3"],
@@ -384,7 +384,7 @@ def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
         folds=(0, 1),
         seeds=(0,),
         budget=Budget(1, None),
-        words=(),
+        overrides=(),
         output=tmp_path / "out",
         phases=("eval",),
         resamples=50,

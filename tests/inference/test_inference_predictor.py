@@ -234,16 +234,16 @@ def test_a_detector_is_mirrored_along_the_axes_that_its_trainer_allows_and_no_ot
 
 
 class Telling(BlobDetector):
-    """Adds a second score and a word to each detection."""
+    """Adds a second score and a category to each detection."""
 
-    def __init__(self, words: list[str], **options):
+    def __init__(self, names: list[str], **options):
         super().__init__(PATCH, **options)
-        self.words = words
+        self.names = names
 
     def find(self, image):
         found = super().find(image)
         found.columns = {"score_other": found.scores / 2, "looks_like": torch.full((len(found.scores),), 1)}
-        found.words = {"looks_like": self.words}
+        found.categories = {"looks_like": self.names}
         return found
 
 

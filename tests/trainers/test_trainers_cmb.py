@@ -93,7 +93,7 @@ def test_prototypes_tell_the_lesion_from_its_mimic():
     (with_lesion, without), _ = model.eval().detect(batch.images)
     best = with_lesion.columns["score_prototype"].argmax()
     torch.testing.assert_close(with_lesion.boxes[best], batch.boxes[0][0], atol=1.0, rtol=0)
-    words = with_lesion.words["looks_like"]
+    words = with_lesion.categories["looks_like"]
     assert words[with_lesion.columns["looks_like"][best]].startswith("cmb")
     assert (without.columns["score_prototype"] < 0.5).all()
     fused = with_lesion.columns["score_fused"]

@@ -244,7 +244,7 @@ class CMBRetinaUNet(RetinaUNetV001):
         probability = self.prototypes.log_probabilities(embeddings).exp()
         score = probability.gather(1, detections.labels[:, None]).squeeze(1)
         distance, nearest = self.prototypes.squared_distances(embeddings).min(dim=1)
-        detections.words = {"looks_like": self.prototype_names}
+        detections.categories = {"looks_like": self.prototype_names}
         columns = {
             "score_rpn": detections.scores,
             "score_prototype": score,

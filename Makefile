@@ -9,7 +9,7 @@
 PYTHON ?= python3
 PIP_OPTIONS ?=
 PYTEST_OPTIONS ?=
-COVERAGE ?= --cov --cov-report= --cov-fail-under=80
+COVERAGE ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,8 +39,8 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tools/demo.sh
 
-# One process per core and one thread in each: the tests are many and small. Of a part of the tests the coverage says
-# nothing: make test COVERAGE= PYTEST_OPTIONS="tests/boxes"
+# One process per core and one thread in each: the tests are many and small. A part of them:
+# make test PYTEST_OPTIONS="tests/boxes". With coverage, as in CI: make test COVERAGE=--cov
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(COVERAGE) $(PYTEST_OPTIONS)
 

@@ -8,6 +8,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compu
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig, Tiling, gaussian_map, tile_starts
 from cmb_plugin.inference.tiling import gaussian_at
+from cmb_plugin.settings import Overrides
 
 
 @given(st.integers(8, 64), st.integers(0, 300), st.sampled_from([0.0, 0.25, 0.5, 0.75]))
@@ -84,4 +85,4 @@ def test_no_lesion_is_given_up_by_every_tile_that_sees_it(shape, overlap, place,
 @pytest.mark.parametrize(("name", "value"), [("overlap", 1.0), ("tta", 9), ("batch_size", 0), ("min_score", -0.1)])
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(UserError, match=name):
-        InferenceConfig(**{name: value})
+        Overrides.parse([f"inference_cfg.{name}={value}"]).apply(inference_cfg=InferenceConfig())

@@ -13,10 +13,11 @@ from tiny_task import make_tiny_task
 
 from cmb_plugin.commands.consolidate import main as nndet_consolidate
 from cmb_plugin.commands.eval import main as nndet_eval
+from cmb_plugin.commands.names import find_task
 from cmb_plugin.commands.predict import main as nndet_predict
 from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
-from cmb_plugin.paths import ModelFolder, find_task
+from cmb_plugin.paths import ModelFolder
 
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
 SHORT = ["module=RetinaUNetV001", "train=demo", "trainer_cfg.epochs=1", "trainer_cfg.steps_per_epoch=2",

@@ -230,19 +230,42 @@ def needed(module: str) -> set[str]:
     return {f"cmb_plugin.{name}" for name in names}
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(k, e.name) for k in PLUGIN_FOLDERS for e in entry_points(group=f"cmb_plugin.{k}")]
-)
-def test_loading_one_plugin_loads_only_what_it_builds_on(kind: str, name: str) -> None:
+PLUGINS = [(kind, entry.name) for kind in PLUGIN_FOLDERS for entry in entry_points(group=f"cmb_plugin.{kind}")]
+
+
+@pytest.fixture(scope="module")
+def loaded_with() -> dict[tuple[str, str], list[str]]:
+    """(kind, name) of every plugin -> its module, then all modules of plugins that come along.
+
+    Each is loaded in a process of its own, forked from one that has imported the libraries, which take the time.
+    """
     code = (
-        f"from cmb_plugin.plugins import {kind}\n"
-        f"print({kind}.get({name!r}).__module__)\n"
-        f"print(*(m for m in sys.modules for k in {PLUGIN_FOLDERS!r} if m.startswith(f'cmb_plugin.{{k}}.')))\n"
+        "import os, sys\n"
+        "import batchgeneratorsv2, blosc2, lightning, torch, scipy.ndimage, skimage.filters\n"
+        "from cmb_plugin import plugins\n"
+        f"for kind, name in {PLUGINS!r}:\n"
+        "    sys.stdout.flush()\n"
+        "    child = os.fork()\n"
+        "    if child:\n"
+        "        assert os.waitpid(child, 0)[1] == 0\n"
+        "        continue\n"
+        "    module = getattr(plugins, kind).get(name).__module__\n"
+        f"    own = [m for m in sys.modules for k in {PLUGIN_FOLDERS!r} if m.startswith(f'cmb_plugin.{{k}}.')]\n"
+        "    print(kind, name, module, *own, flush=True)\n"
+        "    os._exit(0)\n"
     )
     result = run_blocking((), code)
     assert result.returncode == 0, result.stderr
-    module, loaded = result.stdout.splitlines()
-    assert set(loaded.split()) == needed(module.removeprefix("cmb_plugin."))
+    rows = [line.split() for line in result.stdout.splitlines()]
+    return {(kind, name): modules for kind, name, *modules in rows}
+
+
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
+def test_loading_one_plugin_loads_only_what_it_builds_on(
+    kind: str, name: str, loaded_with: dict[tuple[str, str], list[str]]
+) -> None:
+    module, *loaded = loaded_with[kind, name]
+    assert set(loaded) == needed(module.removeprefix("cmb_plugin."))
 
 
 def test_plugin_folders_import_nothing_themselves() -> None:

@@ -71,16 +71,6 @@ class Anatomy(BrainPlanner):
         notes = (*plan.notes, learned, *brain_notes(plan, seen))
         return replace(plan, target="regions", channels=channels, notes=notes)
 
-    def check_config(self, fingerprint: Fingerprint) -> None:
-        """Refuses a negative margin around the brain too.
-
-        Raises:
-            UserError: naming the setting.
-        """
-        super().check_config(fingerprint)
-        if self.config.brain_margin_mm < 0:
-            raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
-
     def channels(self, fingerprint: Fingerprint) -> tuple[int, ...]:
         """Numbers of the modalities that the network sees: the one that shows the brain; all where none does.
 

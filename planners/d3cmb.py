@@ -97,8 +97,6 @@ class D3CMB(BrainPlanner, D3V001):
             raise UserError(
                 "planner_cfg.anchors_per_axis is D3V001's", remedy="give planner_cfg.anchors=N, all of them free"
             )
-        if self.config.brain_margin_mm < 0:
-            raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
 
     def lesion_mm(self, fingerprint: Fingerprint) -> tuple[float, float]:
         """Median sides of the lesions' boxes in mm: across the slices, and within them.

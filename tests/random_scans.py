@@ -1,4 +1,4 @@
-"""Random scans that hold every difficulty: near misses, duplicates, crowded lesions, ties, healthy and silent scans."""
+"""Scans for tests: random ones that hold near misses, duplicates, crowded lesions and ties; one of every status."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ def _boxes(rng: np.random.Generator, centres: np.ndarray) -> np.ndarray:
     half = rng.uniform(1, 3, centres.shape)
     # float32, as Detections hold them: both sides of a comparison then see the same boxes
     return np.concatenate([centres - half, centres + half], axis=1).astype(np.float32)
+
+
+def cube(z: float, y: float = 10.0, x: float = 10.0) -> list[float]:
+    """A box of 2 voxels a side around a point."""
+    return [z - 1, y - 1, x - 1, z + 1, y + 1, x + 1]
+
+
+def one_of_each() -> list[CaseResult]:
+    """A scan with a detection or a lesion of every status that there is."""
+    found = Detections(np.array([cube(5.5), cube(6.5), cube(20), cube(33)]), [0.9, 0.8, 0.7, 0.4], np.zeros(4))
+    truth = np.array([cube(5), cube(20.5), cube(40), cube(50)])
+    certainty = ["definite", "possible", "definite", "possible"]
+    return [CaseResult("a", found, truth, np.zeros(4), (2.0, 1.0, 1.0), certainty, np.array([3, 5, 8, 9]))]

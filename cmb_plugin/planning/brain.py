@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.preparation import (
     CaseFingerprint,
     Fingerprint,
@@ -95,6 +96,16 @@ class BrainPlanner(NetworkPlanner):
     """
 
     config: Any  # a ``PlannerConfig`` that has the margin
+
+    def check_config(self, fingerprint: Fingerprint) -> None:
+        """Refuses a negative margin too.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        super().check_config(fingerprint)
+        if self.config.brain_margin_mm < 0:
+            raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
 
     def kept_shape(self, case: CaseFingerprint) -> Triple:
         """Voxels of the brain's block and its margin, within what is not empty."""

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import csv
 
-import numpy as np
 import pytest
 
-from cmb_plugin.detections import Detections
-from cmb_plugin.evaluation import CaseResult, EvaluationConfig, measure
+from cmb_plugin.evaluation import EvaluationConfig, measure
 from cmb_plugin.evaluation.listing import list_entries, write_entries
 from cmb_plugin.images import Grid
 
 AT_HALF = EvaluationConfig(operating_point=0.5)
-
-
-def cube(z, y=10.0, x=10.0):
-    return [z - 1, y - 1, x - 1, z + 1, y + 1, x + 1]
-
-
-@pytest.fixture
-def one_of_each():
-    found = Detections(np.array([cube(5.5), cube(6.5), cube(20), cube(33)]), [0.9, 0.8, 0.7, 0.4], np.zeros(4))
-    truth = np.array([cube(5), cube(20.5), cube(40), cube(50)])
-    certainty = ["definite", "possible", "definite", "possible"]
-    spacing = (2.0, 1.0, 1.0)
-    return [CaseResult("a", found, truth, np.zeros(4), spacing, certainty, np.array([3, 5, 8, 9]))]
 
 
 def test_every_detection_and_every_missed_lesion_is_listed_with_its_status(one_of_each):

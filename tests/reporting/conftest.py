@@ -11,3 +11,8 @@ from cmb_plugin.evaluation import CaseResult
 @pytest.fixture
 def random_cases() -> Callable[..., list[CaseResult]]:
     return random_scans.random_cases
+
+
+@pytest.fixture
+def one_of_each() -> list[CaseResult]:
+    return random_scans.one_of_each()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
+from random_scans import cube
 
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
@@ -16,19 +17,6 @@ from cmb_plugin.reporting.figures import GREEN, froc_figure, save_figure
 from cmb_plugin.reporting.gallery import crop_planes, write_gallery
 
 AT_HALF = EvaluationConfig(operating_point=0.5)
-
-
-def cube(z, y=10.0, x=10.0):
-    return [z - 1, y - 1, x - 1, z + 1, y + 1, x + 1]
-
-
-@pytest.fixture
-def one_of_each():
-    found = Detections(np.array([cube(5.5), cube(6.5), cube(20), cube(33)]), [0.9, 0.8, 0.7, 0.4], np.zeros(4))
-    truth = np.array([cube(5), cube(20.5), cube(40), cube(50)])
-    certainty = ["definite", "possible", "definite", "possible"]
-    spacing = (2.0, 1.0, 1.0)
-    return [CaseResult("a", found, truth, np.zeros(4), spacing, certainty, np.array([3, 5, 8, 9]))]
 
 
 @pytest.mark.parametrize("seed", [0, None])

@@ -110,7 +110,7 @@ class Detections:
         scores = self.scores.astype(float)
         for label, own in thresholds.items():
             above = common + (scores - own) * (1 - common) / max(1 - own, 1e-6)
-            stretched = np.where(scores < own, scores * common / own, above)
+            stretched = np.where(scores < own, scores * common / max(own, 1e-12), above)
             scores = np.where(self.labels == label, stretched, scores)
         columns = {**self.columns, RAW_SCORE: self.scores}
         return Detections(self.boxes, scores.clip(0, 1), self.labels, columns).by_score()

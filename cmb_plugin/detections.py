@@ -25,6 +25,19 @@ def fold_column(ranking: str | None) -> str:
     return f"folds_{ranking or 'score'}"
 
 
+def stretched(scores: np.ndarray, own: np.ndarray | float, common: float) -> np.ndarray:
+    """Scores in two straight pieces from 0 to 1, so that those that reached a threshold reach another.
+
+    Args:
+        scores: float64 [N].
+        own: [N] or one for all: the threshold that they are for, between 0 and 1.
+        common: the threshold afterwards.
+    """
+    above = common + (scores - own) * (1 - common) / np.maximum(1 - own, 1e-6)
+    moved: np.ndarray = np.where(scores < own, scores * common / np.maximum(own, 1e-12), above)
+    return moved
+
+
 @dataclass
 class Detections:
     """The boxes of one scan with their scores and classes, as numpy arrays of one length N.
@@ -109,9 +122,7 @@ class Detections:
         """
         scores = self.scores.astype(float)
         for label, own in thresholds.items():
-            above = common + (scores - own) * (1 - common) / max(1 - own, 1e-6)
-            stretched = np.where(scores < own, scores * common / max(own, 1e-12), above)
-            scores = np.where(self.labels == label, stretched, scores)
+            scores = np.where(self.labels == label, stretched(scores, own, common), scores)
         columns = {**self.columns, RAW_SCORE: self.scores}
         return Detections(self.boxes, scores.clip(0, 1), self.labels, columns).by_score()
 

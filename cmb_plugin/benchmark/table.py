@@ -214,7 +214,7 @@ def load_entry(
     split = measured_split(entry.task)
     predictions = PredictionSet.of_folder(dataset, entry.predictions(split), split, cases)
     if entry.method.trainer:
-        point = OperatingPoint.mean([OperatingPoint.load(entry.fold_folder.operating_point)])
+        point = OperatingPoint.load(entry.fold_folder.operating_point)
         predictions = dataclasses.replace(predictions, operating_point=point)
     scored = predictions.read(truths=truths)
     if scored.unreadable:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cmb_plugin.detections import DEFAULT_OPERATING_POINT, RAW_SCORE, Detections, fold_column
+from cmb_plugin.detections import DEFAULT_OPERATING_POINT, RAW_SCORE, Detections, fold_column, stretched
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 
@@ -160,21 +160,17 @@ class OperatingPoint:
         that was chosen on single folds is for. Among reported and among other detections the order is that of the mean.
         """
         plain = detections.without_thresholds()
-        if self.members and all(self._column(point) in plain.columns for point in self.members):
+        if self.members and all(fold_column(point.ranking) in plain.columns for point in self.members):
             return self._by_vote(plain)
         ranked = plain.ranked_by(self.ranking)
         return ranked.with_thresholds(self.class_scores, self.score) if self.class_scores else ranked
 
-    @staticmethod
-    def _column(point: OperatingPoint) -> str:
-        return fold_column(point.ranking)
-
     def _by_vote(self, detections: Detections) -> Detections:
         common = self.score
-        columns = (detections.columns[self._column(point)][:, k] for k, point in enumerate(self.members))
-        each = [_stretched(s, detections.labels, p, common) for s, p in zip(columns, self.members, strict=True)]
-        stretched = np.stack(each, axis=1)
-        vote, mean = np.median(stretched, axis=1), stretched.mean(axis=1)
+        columns = (detections.columns[fold_column(point.ranking)][:, k] for k, point in enumerate(self.members))
+        each = [_calibrated(s, detections.labels, p, common) for s, p in zip(columns, self.members, strict=True)]
+        calibrated = np.stack(each, axis=1)
+        vote, mean = np.median(calibrated, axis=1), calibrated.mean(axis=1)
         possible = 0.0 if self.possible_score is None else min(self.possible_score, common)
         # Scores are float32 and compared with 6 decimals: what just reaches the threshold must do so afterwards.
         reported, is_possible = np.round(vote, 6) >= common, np.round(vote, 6) >= possible
@@ -192,15 +188,13 @@ class OperatingPoint:
         return [*own, *(point.deciding() for point in self.members)]
 
 
-def _stretched(scores: np.ndarray, labels: np.ndarray, point: OperatingPoint, common: float) -> np.ndarray:
-    """[N] scores of one fold in two straight pieces from 0 to 1, so that what reached its threshold reaches
-    ``common``."""
+def _calibrated(scores: np.ndarray, labels: np.ndarray, point: OperatingPoint, common: float) -> np.ndarray:
+    """[N] scores of one fold, so that what reached its threshold, and nothing else, reaches ``common``."""
     own = np.array([point.class_scores.get(int(label), point.score) for label in labels], dtype=float)
     scores = np.round(scores.astype(float), 6)
-    above = common + (scores - own) * (1 - common) / np.maximum(1 - own, 1e-6)
-    below = scores * common / np.maximum(own, 1e-6)
-    stretched: np.ndarray = np.where(scores < own, np.minimum(below, common * (1 - 1e-5)), above)
-    return stretched
+    moved = stretched(scores, own, common)
+    calibrated: np.ndarray = np.where(scores < own, np.minimum(moved, common * (1 - 1e-5)), moved)
+    return calibrated
 
 
 def _mean(scores: Sequence[float]) -> float:

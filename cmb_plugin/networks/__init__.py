@@ -13,12 +13,20 @@ from .losses import (
 )
 from .precision import autocast, resolve_precision
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
+from .receptive_field import (
+    ReceptiveField,
+    encoder_fields,
+    fused_field,
+    pyramid_fields,
+    retina_unet_halo,
+)
 from .retina_unet import RetinaOutput, RetinaUNet
 from .unet import UNet
 
 __all__ = [
     "DetectionHead",
     "FeaturePyramid",
+    "ReceptiveField",
     "RetinaOutput",
     "RetinaUNet",
     "SegmentationHead",
@@ -28,10 +36,14 @@ __all__ = [
     "class_shares",
     "classification_loss",
     "dice_and_cross_entropy",
+    "encoder_fields",
+    "fused_field",
     "keep_freed_memory",
+    "pyramid_fields",
     "pyramid_widths",
     "regression_loss",
     "resolve_precision",
+    "retina_unet_halo",
     "sample_anchors",
     "segmentation_loss",
     "stage_losses",

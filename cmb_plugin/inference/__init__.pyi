@@ -5,11 +5,12 @@ from .merging import merge_tiles, merge_views
 from .predictor import Prediction, predict_array
 from .restore import filled_boxes, instance_mask, restore
 from .segmenter import class_map, segment_array
-from .tiling import Tiling, gaussian_map, tile_starts
+from .tiling import CoreTiling, Tiling, gaussian_map, tile_starts
 
 __all__ = [
     "COMPONENT_SCORES",
     "CORE",
+    "CoreTiling",
     "InferenceConfig",
     "PatchDetections",
     "PatchDetector",

@@ -16,10 +16,13 @@ class InferenceConfig:
     """How a scan is predicted. What ``nndet_train`` is given, a model keeps; ``nndet_predict`` can change it.
 
     Attributes:
-        overlap: share of a tile that its neighbour also sees, 0..1 (exclusive).
+        overlap: share of a tile that its neighbour also sees, 0..1 (exclusive); of models without a halo.
+        tile_voxels: a tile of models with a halo has at most so many voxels, and needs memory for the network's maps of
+            that size; null takes 8 million on a CPU and 16 million elsewhere.
         tta: views of every tile: 0 or 1 only as it is, 2..8 so many mirrorings (2 adds left-right, 4 all in-plane
             ones); null is 1, or 8 where ``nndet_predict`` runs on a GPU.
-        batch_size: tiles sent through the network together; null takes 1 on a CPU and 4 elsewhere.
+        batch_size: tiles sent through the network together; null takes 1 on a CPU and 4 elsewhere. Tiles of models
+            with a halo differ in size and go one by one.
         nms_iou: of two detections of one class that overlap by more, the one less central in its tile or less certain
             goes.
         wbc_iou: detections of several mirrorings and folds that overlap by more than this are one lesion. Far below
@@ -31,6 +34,7 @@ class InferenceConfig:
     """
 
     overlap: float = within(0.5, 0, 0.95)
+    tile_voxels: int | None = within(None, 4096)
     tta: int | None = within(None, 0, 8)
     batch_size: int | None = within(None, 1, 1024)
     nms_iou: float = within(0.1, 0, 1)

@@ -13,6 +13,8 @@ from torch import Tensor
 from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.detections import Detections
 
+from .tiling import Triple
+
 
 @dataclass
 class PatchDetections:
@@ -42,18 +44,37 @@ class PatchDetector(Protocol):
         patch_size: of what it looks at.
     """
 
-    patch_size: tuple[int, int, int]
+    patch_size: Triple
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
         """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored."""
         return (0, 1, 2)
 
+    @property
+    def halo(self) -> Triple | None:
+        """Voxels along z, y, x beyond which the input does not change the answer; None where it all may.
+
+        A model that gives one takes any input whose sides are multiples of ``divisor``, and a scan is predicted
+        exactly: what many tiles answer is what one tile of the whole scan would. So the halo holds all that an answer
+        comes from: the network's receptive field (``cmb_plugin.networks.receptive_field``); what is
+        looked at around a location, such as its neighbours to find peaks, or boxes that may suppress it; and how far a
+        detection's centre may lie from its location. No norm may look
+        at the tile as a whole, and no box may be clipped to it.
+        """
+        return None
+
+    @property
+    def divisor(self) -> Triple:
+        """Sides of the input are multiples of this, along z, y, x, where there is a halo."""
+        return (1, 1, 1)
+
     def detect(self, patches: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         """Finds lesions in patches.
 
         Args:
-            patches: [B, C, Z, Y, X] float32, normalised; Z, Y, X is ``patch_size``.
+            patches: [B, C, Z, Y, X] float32, normalised; Z, Y, X is ``patch_size``, or with a ``halo`` any multiple
+                of ``divisor``.
 
         Returns:
             one ``PatchDetections`` per patch, and the foreground probability [B, Z, Y, X] of the segmentation head,
@@ -73,12 +94,28 @@ class PatchSegmenter(ABC):
         patch_size: of what it segments.
     """
 
-    patch_size: tuple[int, int, int]
+    patch_size: Triple
 
     @property
     @abstractmethod
     def mirror_axes(self) -> tuple[int, ...]:
         """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored."""
+
+    @property
+    def halo(self) -> Triple | None:
+        """Voxels along z, y, x beyond which the input does not change the answer; None where it all may.
+
+        A model that gives one takes any input whose sides are multiples of ``divisor``, and a scan is predicted
+        exactly: what many tiles answer is what one tile of the whole scan would. So the halo holds all that an answer
+        comes from: the network's receptive field (``cmb_plugin.networks.receptive_field``). No norm may
+        look at the tile as a whole.
+        """
+        return None
+
+    @property
+    def divisor(self) -> Triple:
+        """Sides of the input are multiples of this, along z, y, x, where there is a halo."""
+        return (1, 1, 1)
 
     @abstractmethod
     def segment(self, patches: Tensor) -> Tensor:

@@ -7,42 +7,42 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 
 from cmb_plugin.boxes import batched_nms, clip_boxes, nonempty, weighted_box_clustering
 from cmb_plugin.detections import SCORE_PREFIX, Detections, fold_column
 
 from .config import InferenceConfig
 from .detector import PatchDetections
-from .tiling import Tiling, Triple, gaussian_at
+from .tiling import EDGE, CoreTiling, Tiling, Triple
 
 WEIGHT = "_weight"  # column that carries the trust in a detection until everything is merged
 VIEW = "_view"  # and the number of the view that it comes from
 MIN_SIDE = 0.01  # voxels; what is thinner after clipping lies outside the scan
 
 
-def place_in_scan(found: PatchDetections, origin: Triple, tiling: Tiling, min_score: float) -> Detections:
+def place_in_scan(found: PatchDetections, origin: Triple, tiling: Tiling | CoreTiling, min_score: float) -> Detections:
     """Detections of one tile in voxels of the scan, clipped to it.
 
-    Those below ``min_score``, outside the scan, or cut off by a face of the tile beyond which a neighbour sees them
-    whole, are left out. The trust in each, a Gaussian of its centre's place in the tile, is kept in the column
-    ``WEIGHT``.
+    Those below ``min_score``, outside the scan, or left to another tile, are left out: because a face of this one may
+    have cut them, or because their centre lies in another core. The trust in each, for overlapping tiles a Gaussian of
+    its centre's place in the tile, is kept in the column ``WEIGHT``.
 
     Args:
         found: boxes in the tile's own voxels.
-        origin: first voxel of the tile.
+        origin: of the tile, one of ``tiling.origins``.
         tiling: all tiles of the scan.
         min_score: lowest score that is kept.
     """
     keep = found.scores >= min_score
     local = found.boxes[keep].float().cpu()
-    boxes = clip_boxes(local + torch.tensor([*origin, *origin], dtype=torch.float32), tiling.shape)
+    placed = local + torch.tensor(tiling.first_voxel(origin) * 2, dtype=torch.float32)
+    boxes = clip_boxes(placed, tiling.shape)
     columns = {name: _to_numpy(values[keep]) for name, values in found.columns.items()}
     columns |= {name: np.array(names)[columns[name]] for name, names in found.categories.items()}
-    # Between nnDetection's bounds of 0.5 and 1: with weights that fall to nearly 0 a clear view of a lesion from off
-    # the middle of a tile would lose to a weak one from the middle of another.
-    columns[WEIGHT] = 0.5 + 0.5 * gaussian_at(((local[:, :3] + local[:, 3:]) / 2).numpy(), tiling.tile)
+    columns[WEIGHT] = tiling.trust(((local[:, :3] + local[:, 3:]) / 2).numpy())
     detections = Detections(boxes.numpy(), _to_numpy(found.scores[keep]), found.labels[keep].cpu().numpy(), columns)
-    return detections[nonempty(boxes, MIN_SIDE).numpy() & ~tiling.cut_off(detections.boxes, origin)]
+    return detections[nonempty(boxes, MIN_SIDE).numpy() & tiling.answers_for(placed.numpy(), origin)]
 
 
 def _to_numpy(values: torch.Tensor) -> np.ndarray:
@@ -62,6 +62,24 @@ def merge_tiles(parts: Sequence[Detections], config: InferenceConfig) -> Detecti
     ranking = torch.from_numpy(found.scores * found.columns[WEIGHT])
     kept = batched_nms(torch.from_numpy(found.boxes), ranking, torch.from_numpy(found.labels), config.nms_iou)
     return found[kept.numpy()].by_score()
+
+
+def merge_cores(parts: Sequence[Detections]) -> Detections:
+    """As ``merge_tiles``, for tiles that answer for their cores alone: nothing is left to suppress.
+
+    A detection whose centre lies on the face between two cores was kept by both tiles, lest rounding lose it; of two
+    of one class and of one place to within ``EDGE`` voxels that come from different tiles the first counts.
+    """
+    detections = Detections.concatenate(parts)
+    tile = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    if len(parts) < 2 or not len(detections):
+        return detections.by_score()
+    pairs = cKDTree(detections.centres).query_pairs(EDGE, p=np.inf, output_type="ndarray")
+    first, second = np.sort(pairs, axis=1).T
+    same = (tile[first] != tile[second]) & (detections.labels[first] == detections.labels[second])
+    counts = np.ones(len(detections), dtype=bool)
+    counts[second[same]] = False
+    return detections[counts].by_score()
 
 
 def merge_views(views: Sequence[Detections], config: InferenceConfig, folds: int = 1) -> Detections:

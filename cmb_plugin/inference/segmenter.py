@@ -12,7 +12,7 @@ from cmb_plugin.images import Mapping
 
 from .config import InferenceConfig
 from .detector import PatchSegmenter
-from .tiles import TileMean, informative_tiles, tiled, views_of
+from .tiles import collector, informative_tiles, tiled, views_of
 
 
 def segment_array(
@@ -23,7 +23,7 @@ def segment_array(
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Tiled segmentation of one scan: the mean of what all models say in all mirrorings and tiles, Gaussian-weighted
-    towards the middle of a tile.
+    towards the middle of a tile; of models with a halo, what they say in the core of each tile.
 
     Args:
         models, data, settings, device, progress: as for ``predict_array``.
@@ -31,9 +31,9 @@ def segment_array(
     Returns:
         float16 [K, Z, Y, X] class probabilities, background first; all 0 where every tile was constant.
     """
-    members, tiling, settings = tiled(models, data, settings)
+    members, tiling, settings = tiled(models, data, settings, device)
     views = views_of(members, settings.tta)
-    mean = TileMean(tiling)
+    mean = collector(tiling)
     for origins, batch in informative_tiles(data, tiling, settings.batch_size, device, progress):
         mean.add(origins, _mean_of_views(members, views, batch))
     result = mean.result()

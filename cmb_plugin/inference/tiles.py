@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,9 +14,11 @@ from torch import Tensor
 
 from .config import InferenceConfig
 from .detector import PatchDetector, PatchSegmenter
-from .tiling import Tiling, Triple, gaussian_map
+from .tiling import CoreTiling, Tiling, Triple, gaussian_map
 
 M = TypeVar("M", PatchDetector, PatchSegmenter)
+
+CPU_TILE, OTHER_TILE = 8_000_000, 16_000_000  # voxels of a tile of models with a halo, where none are set
 
 # Axes of a patch [Z, Y, X] that each view mirrors, in the order in which ``tta`` adds them: left-right first, then
 # the plane (after transposition the first axis is the one of lowest resolution), then through the plane.
@@ -29,15 +33,22 @@ def views_of(models: Sequence[PatchDetector] | Sequence[PatchSegmenter], tta: in
 
 
 def tiled(
-    models: M | Sequence[M], data: Any, settings: InferenceConfig | None
-) -> tuple[list[M], Tiling, InferenceConfig]:
-    """Models as a list, the tiles of a scan for their patch size, and settings.
+    models: M | Sequence[M], data: Any, settings: InferenceConfig | None, device: torch.device | str
+) -> tuple[list[M], Tiling | CoreTiling, InferenceConfig]:
+    """Models as a list, the tiles of a scan for them, and settings: cores and their halo where every model has one,
+    else overlapping tiles of the patch size.
 
     Raises:
-        ValueError: the models have several patch sizes.
+        ValueError: the models have several patch sizes, and not all have a halo.
     """
     members = list(models) if isinstance(models, Sequence) else [models]
     settings = settings or InferenceConfig()
+    halos = [getattr(member, "halo", None) for member in members]
+    if all(halo is not None for halo in halos):
+        halo = [max(sides) for sides in zip(*halos, strict=True)]
+        divisor = [math.lcm(*steps) for steps in zip(*(member.divisor for member in members), strict=True)]
+        most = settings.tile_voxels or (CPU_TILE if torch.device(device).type == "cpu" else OTHER_TILE)
+        return members, CoreTiling.of(data.shape[1:], halo, divisor, most), replace(settings, batch_size=1)
     sizes = {tuple(member.patch_size) for member in members}
     if len(sizes) != 1:
         raise ValueError(f"models of several patch sizes cannot be put together: {sorted(sizes)}")
@@ -46,13 +57,13 @@ def tiled(
 
 def informative_tiles(
     data: Any,
-    tiling: Tiling,
+    tiling: Tiling | CoreTiling,
     batch_size: int | None,
     device: torch.device | str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[list[Triple], Tensor]]:
-    """Batches of tiles [B, C, Z, Y, X] on ``device`` and their origins, without tiles in which every channel is
-    constant: these hold nothing.
+    """Batches of tiles [B, C, Z, Y, X] on ``device`` and their origins, without tiles in which, or in whose core, every
+    channel is constant: these hold nothing.
 
     Args:
         data: [C, Z, Y, X] prepared scan, numpy or anything that slices like it.
@@ -65,7 +76,11 @@ def informative_tiles(
     done = 0
     for origins, patches in read_tiles(data, tiling, batch_size or (1 if on_cpu else 4), ahead=not on_cpu):
         done += len(origins)
-        informative = [i for i, patch in enumerate(patches) if not _is_constant(patch)]
+        informative = [
+            i
+            for i, (origin, patch) in enumerate(zip(origins, patches, strict=True))
+            if not _is_constant(tiling.looked_at(patch, origin))
+        ]
         if informative:
             yield [origins[i] for i in informative], torch.from_numpy(patches[informative]).to(device)
         if progress:
@@ -105,12 +120,42 @@ class TileMean:
         return mean
 
 
+class CoreValues:
+    """The probabilities of all cores put together, of one volume or of one per class, in float16."""
+
+    def __init__(self, tiling: CoreTiling) -> None:
+        self.tiling = tiling
+        self.values: np.ndarray | None = None
+
+    def add(self, origins: Sequence[Triple], probability: Tensor | None) -> None:
+        """Puts in tiles [B, Z, Y, X] or [B, K, Z, Y, X]; a core that is never put in has probability 0."""
+        if probability is None:
+            return
+        if self.values is None:
+            self.values = np.zeros((*probability.shape[1:-3], *self.tiling.shape), dtype=np.float16)
+        for origin, tile in zip(origins, probability, strict=True):
+            inside, place = self.tiling.overlap_with_scan(origin)
+            in_scan: tuple[Any, ...] = (..., *inside)
+            self.values[in_scan] = tile[(..., *place)].cpu().numpy()
+
+    def result(self) -> np.ndarray | None:
+        """float16 [Z, Y, X] or [K, Z, Y, X]; None where no tile was put in."""
+        return self.values
+
+
+def collector(tiling: Tiling | CoreTiling) -> TileMean | CoreValues:
+    """What makes one volume of the tiles' probabilities."""
+    return CoreValues(tiling) if isinstance(tiling, CoreTiling) else TileMean(tiling)
+
+
 def _is_constant(patch: np.ndarray) -> bool:
     """True when every channel of [C, Z, Y, X] holds one value only: empty border or padding."""
     return bool((patch == patch[:, :1, :1, :1]).all())
 
 
-def read_tiles(data: Any, tiling: Tiling, batch_size: int, ahead: bool) -> Iterator[tuple[list[Triple], np.ndarray]]:
+def read_tiles(
+    data: Any, tiling: Tiling | CoreTiling, batch_size: int, ahead: bool
+) -> Iterator[tuple[list[Triple], np.ndarray]]:
     """Batches of tile origins and tiles [B, C, Z, Y, X].
 
     ``ahead`` reads the next batch in a thread while the caller works on this one, which pays while a GPU does the

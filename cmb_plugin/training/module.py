@@ -101,6 +101,18 @@ class TrainingModule(LightningModule, ABC):
         """Axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored in training and prediction."""
         return (0, 1, 2)
 
+    @property
+    def halo(self) -> tuple[int, int, int] | None:
+        """Voxels along z, y, x beyond which a patch does not change the answer, as ``PatchDetector.halo`` describes
+        it; a scan is then predicted in few large tiles, exactly. None, by default, where the answer may depend on the
+        whole patch, and overlapping tiles of ``patch_size`` are merged."""
+        return None
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """Sides of a patch are multiples of this, along z, y, x; asked for where there is a ``halo``."""
+        return self.plan.architecture.divisor
+
     # Extension points: what a trainer may do, in the order in which it is asked ---------------------------------------
 
     def callbacks(self) -> list[Callback]:

@@ -21,6 +21,9 @@ EDGE = 0.1
 """Voxels by which two tiles may place one detection differently (bfloat16). One that lies so near to the face between
 two cores is kept by both tiles, and counted once when they are merged."""
 
+MOST_WORK = 8
+"""Times the voxels of a scan that all tiles of cores together may hold, lest small tiles be all halo."""
+
 
 def tile_starts(size: int, tile: int, overlap: float) -> list[int]:
     """First voxels of tiles along one axis, evenly spread, overlapping by at least ``overlap`` of a tile as in nnU-Net.
@@ -171,8 +174,8 @@ class CoreTiling:
             shape: of the scan, z, y, x.
             halo: voxels beyond which the input does not change the answer; rounded up to multiples of the divisor.
             divisor: sides of a tile are multiples of it.
-            tile_voxels: where not even a tile of a single cell and its halo is so small, tiles have the least size
-                whose core is half of each side.
+            tile_voxels: exceeded where the tiles would together hold more than ``MOST_WORK`` times the scan, for there
+                they are nearly all halo: they then have the least size whose core is half of each side.
         """
         cells = [math.ceil(side / step) for side, step in zip(shape, divisor, strict=True)]
         around = [math.ceil(side / step) for side, step in zip(halo, divisor, strict=True)]
@@ -258,7 +261,18 @@ def _even_cuts(cells: int, halo: int, count: int) -> list[int]:
 
 
 def _fewest_voxels(cells: Sequence[int], halo: Sequence[int], limit: float) -> tuple[int, int, int]:
-    """Number of cores along each axis for which the tiles together hold the fewest cells, with at most ``limit`` each.
+    """Number of cores along each axis for which the tiles together hold the fewest cells, with at most ``limit`` each,
+    or, where that is more than ``MOST_WORK`` times the scan, with cores of at least half a tile's side."""
+    counts, work = _fewest_within(cells, halo, limit)
+    if work > MOST_WORK * math.prod(cells):
+        half = math.prod(min(length, max(1, 4 * around)) for length, around in zip(cells, halo, strict=True))
+        counts, _ = _fewest_within(cells, halo, half)
+    return counts
+
+
+def _fewest_within(cells: Sequence[int], halo: Sequence[int], limit: float) -> tuple[tuple[int, int, int], float]:
+    """As ``_fewest_voxels``, without its way out: the cores, and the cells of all tiles; infinite where none is so
+    small.
 
     Along one axis ``n`` cores make tiles of together ``cells + 2 * halo * (n - 1)``, the longest of which has the n-th
     part of that, rounded up; over three axes both multiply.
@@ -268,15 +282,14 @@ def _fewest_voxels(cells: Sequence[int], halo: Sequence[int], limit: float) -> t
         counts = np.arange(1, max(1, length - 2 * around) + 1)  # an inner core has at least one cell
         sums.append(length + 2 * around * (counts - 1))
         longest.append(-(-sums[-1] // counts))
-    if limit < math.prod(int(sides[-1]) for sides in longest):
-        limit = math.prod(min(length, max(1, 4 * around)) for length, around in zip(cells, halo, strict=True))
     # More cores are shorter, but more work: of those along x the fewest that keep to the limit.
     plane = longest[0][:, None] * longest[1][None, :]
     fewest = np.searchsorted(-longest[2], -(limit // plane))
     feasible = fewest < len(longest[2])
     work = sums[0][:, None] * sums[1][None, :] * sums[2][np.minimum(fewest, len(longest[2]) - 1)].astype(float)
-    z, y = np.unravel_index(np.where(feasible, work, np.inf).argmin(), work.shape)
-    return int(z) + 1, int(y) + 1, int(fewest[z, y]) + 1
+    work = np.where(feasible, work, np.inf)
+    z, y = np.unravel_index(work.argmin(), work.shape)
+    return (int(z) + 1, int(y) + 1, int(fewest[z, y]) + 1), float(work[z, y])
 
 
 def gaussian(tile: int) -> np.ndarray:

@@ -276,7 +276,7 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
             ensemble.members, scan.data, ensemble.settings, ensemble.device, ranking=point.ranking
         )
     except torch.cuda.OutOfMemoryError:
-        remedy = "try -o inference_cfg.batch_size=1, or --device cpu"
+        remedy = "try -o inference_cfg.batch_size=1 or inference_cfg.tile_voxels=2000000, or --device cpu"
         raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
     prediction.detections = point.apply(prediction.detections)
     forget_case(folder, case_id)

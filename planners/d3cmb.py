@@ -10,9 +10,11 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.planning import (
+    TYPICAL_MM,
     Anchors,
     Architecture,
     BrainPlanner,
+    Centres,
     Plan,
     PlannerConfig,
     Spacing,
@@ -21,6 +23,7 @@ from cmb_plugin.planning import (
     default_free_anchors,
     fit_by_size,
     fit_free_anchors,
+    plan_centres,
 )
 from cmb_plugin.plugins import register_planner
 from cmb_plugin.preparation import Fingerprint, modality_polarity
@@ -35,11 +38,15 @@ class D3CMBConfig(D3V001Config):
     Attributes:
         detection_levels: one: microbleeds span 2 to 10 mm, which anchors of one level reach.
         anchors: per location, each with sides of its own.
+        centre_features: channels of the light network's first stage, for detectors of centres.
+        centre_channels: channels of the maps that their head reads.
         brain_margin_mm: kept around the brain when a scan is cropped to it.
     """
 
     detection_levels: int = 1
     anchors: int = 3
+    centre_features: int = 16
+    centre_channels: int = 16
     brain_margin_mm: float = 12.0
 
 
@@ -67,7 +74,7 @@ class D3CMB(BrainPlanner, D3V001):
     least_batch: ClassVar[int] = 2  # one crop with and one without a microbleed
     least_cells: ClassVar[float] = 3.0
     fine_percentile: ClassVar[float] = 25.0
-    typical_mm: ClassVar[float] = 2.8
+    typical_mm: ClassVar[float] = TYPICAL_MM
     fused_maps: ClassVar[int] = 7
     batches: ClassVar[tuple[int, ...]] = (4, 6, 8)
     widths: ClassVar[tuple[int, ...]] = (32, 48, 64)
@@ -82,7 +89,22 @@ class D3CMB(BrainPlanner, D3V001):
         plan = super().plan(fingerprint)
         polarity, notes = self.polarity(fingerprint)
         notes = [*self.grid_notes(plan, fingerprint), *notes, *brain_notes(plan, fingerprint)]
-        return replace(plan, polarity=polarity, notes=(*plan.notes, *notes))
+        centres = self.centres(plan, fingerprint)
+        return replace(plan, polarity=polarity, notes=(*plan.notes, *notes), centres=centres)
+
+    def centres(self, plan: Plan, fingerprint: Fingerprint) -> Centres:
+        """The light network and the target of detectors without anchors."""
+        recipe = plan.preprocessing
+        depth, width = (round(side, 3) for side in self.lesion_mm(fingerprint))
+        return plan_centres(
+            plan.architecture,
+            recipe.spacing,
+            plan.architecture.detection_levels[0],
+            (depth, width, width),  # slices lie along the network's first axis
+            fingerprint.sizes_mm[:, recipe.transpose] / np.asarray(recipe.spacing),
+            features=self.config.centre_features,
+            channels=self.config.centre_channels,
+        )
 
     def check_config(self, fingerprint: Fingerprint) -> None:
         """Refuses settings of D3V001 that mean nothing here.

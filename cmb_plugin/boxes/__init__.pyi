@@ -1,6 +1,7 @@
 from .anchors import anchors_for_level, anchors_for_levels
 from .clustering import Clusters, weighted_box_clustering
 from .coding import decode, encode
+from .locations import cells_of, centre_map, decode_from, encode_from, location_centres, locations_near, peaks
 from .matching import atss_match
 from .overlap import (
     box_area,
@@ -25,13 +26,20 @@ __all__ = [
     "box_centres",
     "box_giou",
     "box_iou",
+    "cells_of",
     "centre_distance",
+    "centre_map",
     "clip_boxes",
     "decode",
+    "decode_from",
     "encode",
+    "encode_from",
+    "location_centres",
+    "locations_near",
     "nms",
     "nonempty",
     "paired_giou",
     "paired_iou",
+    "peaks",
     "weighted_box_clustering",
 ]

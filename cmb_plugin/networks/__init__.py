@@ -1,8 +1,9 @@
 """Plain ``nn.Module``s and losses; nothing here knows Lightning or files."""
 
 from .allocation import keep_freed_memory
-from .heads import DetectionHead, SegmentationHead
+from .heads import CentreHead, DetectionHead, SegmentationHead
 from .losses import (
+    centre_loss,
     class_shares,
     classification_loss,
     dice_and_cross_entropy,
@@ -11,6 +12,7 @@ from .losses import (
     segmentation_loss,
     stage_losses,
 )
+from .norms import LOCAL_NORMS, NORMS
 from .precision import autocast, resolve_precision
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
 from .receptive_field import (
@@ -24,6 +26,9 @@ from .retina_unet import RetinaOutput, RetinaUNet
 from .unet import UNet
 
 __all__ = [
+    "LOCAL_NORMS",
+    "NORMS",
+    "CentreHead",
     "DetectionHead",
     "FeaturePyramid",
     "ReceptiveField",
@@ -33,6 +38,7 @@ __all__ = [
     "UNet",
     "autocast",
     "build_encoder",
+    "centre_loss",
     "class_shares",
     "classification_loss",
     "dice_and_cross_entropy",

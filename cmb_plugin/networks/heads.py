@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .norms import NORMS
+
 
 def tower(channels: int, convs: int, norm_group: int = 16) -> nn.Sequential:
     """``convs`` x (3x3x3 convolution, group norm, ReLU) at constant width."""
@@ -71,6 +73,48 @@ class DetectionHead(nn.Module):
 def _per_anchor(output: Tensor, values: int) -> Tensor:
     """[B, A * values, Z, Y, X] -> [B, Z * Y * X * A, values] in float32."""
     return output.permute(0, 2, 3, 4, 1).reshape(output.shape[0], -1, values).float()
+
+
+class CentreHead(nn.Module):
+    """How near the centre of a lesion each location is, and the lesion's box; one light tower for both.
+
+    In place of ``DetectionHead`` where there are no anchors: one box per location. What it says is computed in
+    float32, whatever the precision of the rest: in bfloat16 neighbouring locations of a clear lesion would score alike.
+
+    Args:
+        channels: width of the map.
+        classes: lesion classes; each has its own sigmoid, so background is no class.
+        convs: convolutions in the tower.
+        norm: one of ``NORMS``.
+        prior: score of every location before training (Lin et al. 2017).
+    """
+
+    def __init__(self, channels: int, classes: int, convs: int = 1, norm: str = "batch", prior: float = 0.01) -> None:
+        super().__init__()
+        self.classes = classes
+        layers: list[nn.Module] = [NORMS[norm](channels), nn.ReLU(inplace=True)]
+        for _ in range(convs):
+            layers += [nn.Conv3d(channels, channels, 3, padding=1, bias=False), NORMS[norm](channels)]
+            layers.append(nn.ReLU(inplace=True))
+        self.tower = nn.Sequential(*layers)
+        self.logits = nn.Linear(channels, classes)
+        self.codes = nn.Linear(channels, 6)
+        nn.init.normal_(self.logits.weight, std=0.01)
+        nn.init.normal_(self.codes.weight, std=0.01)
+        nn.init.constant_(self.logits.bias, -math.log((1 - prior) / prior))
+        nn.init.zeros_(self.codes.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """maps: the finest detection level's [B, C, Z, Y, X] alone.
+
+        Returns:
+            logits [B, T, classes] and codes of boxes [B, T, 6] (``boxes.encode_from``) in float32, T = Z * Y * X.
+        """
+        # A product of matrices: torch has no quick 1x1x1 convolution to one channel on a CPU.
+        features = self.tower(maps[0]).permute(0, 2, 3, 4, 1).flatten(1, 3)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            return self.logits(features), self.codes(features)
 
 
 class SegmentationHead(nn.Module):

@@ -16,7 +16,7 @@ def sample_anchors(
     scores: Tensor,
     per_image: int = 32,
     positive_fraction: float = 1 / 3,
-    pool: float = 20,
+    pool: float | None = 20,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Chooses the anchors of a batch that enter the loss: hard negative sampling as in nnDetection.
@@ -31,7 +31,7 @@ def sample_anchors(
         scores: [B, T] highest class score of each anchor; only their order counts.
         per_image: anchors per image.
         positive_fraction: share of positives among them.
-        pool: size of the pool of hard negatives relative to the number drawn.
+        pool: size of the pool of hard negatives relative to the number drawn; None draws from all negatives.
         generator: source of randomness on the CPU; None uses the global one.
 
     Returns:
@@ -44,8 +44,10 @@ def sample_anchors(
     n_positive = min(len(positives), int(full * positive_fraction))
     n_negative = int(max(1, n_positive) * (1 - positive_fraction) / positive_fraction) if n_positive else 0
     n_negative = min(len(negatives), max(n_negative, int(full * (1 - positive_fraction))))
-    hard = scores.detach().reshape(-1)[negatives].topk(min(len(negatives), int(n_negative * pool))).indices
-    return _draw(positives, n_positive, generator), _draw(negatives[hard], n_negative, generator)
+    if pool is not None:
+        hardest = scores.detach().reshape(-1)[negatives].topk(min(len(negatives), int(n_negative * pool)))
+        negatives = negatives[hardest.indices]
+    return _draw(positives, n_positive, generator), _draw(negatives, n_negative, generator)
 
 
 def _draw(items: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
@@ -65,6 +67,26 @@ def classification_loss(logits: Tensor, labels: Tensor, positives: Tensor, negat
     targets = torch.zeros(len(positives) + len(negatives), logits.shape[1], device=logits.device)
     targets[torch.arange(len(positives), device=logits.device), labels[positives]] = 1
     return F.binary_cross_entropy_with_logits(logits[torch.cat([positives, negatives])], targets)
+
+
+def centre_loss(logits: Tensor, target: Tensor, focus: float = 2.0, forgiveness: float = 4.0) -> Tensor:
+    """Focal loss of a map of centres (Law & Deng 2018, CornerNet), per lesion.
+
+    A location that holds a centre (target 1) is a positive, every other one a negative, which counts the less the
+    nearer to a centre it lies: -(1 - p)^a log p and -(1 - y)^b p^a log(1 - p). The sum over all locations of the batch
+    is divided by the number of positives.
+
+    Args:
+        logits: [...] of any shape.
+        target: y, the same shape, 0..1.
+        focus: a, how little locations count that are right already.
+        forgiveness: b, how little locations near a centre count.
+    """
+    centre = target >= 1
+    score = logits.sigmoid()
+    hit = -(1 - score).pow(focus) * F.logsigmoid(logits)
+    miss = -(1 - target).pow(forgiveness) * score.pow(focus) * F.logsigmoid(-logits)
+    return torch.where(centre, hit, miss).sum() / centre.sum().clamp(min=1)
 
 
 def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:

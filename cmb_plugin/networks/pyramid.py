@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from cmb_plugin.planning.plan import Architecture
 
-NORM = {"eps": 1e-5, "affine": True}
+from .norms import NORMS
 
 
-def build_encoder(in_channels: int, architecture: Architecture) -> PlainConvEncoder:
-    """The plain convolutional encoder of nnU-Net: per stage ``convs`` x (convolution, instance norm, ReLU).
+def build_encoder(in_channels: int, architecture: Architecture, norm: str = "instance") -> PlainConvEncoder:
+    """The plain convolutional encoder of nnU-Net: per stage ``convs`` x (convolution, norm, ReLU).
 
-    Its forward maps [B, C, Z, Y, X] to one map per stage, full resolution first.
+    ``norm`` is one of ``NORMS``. Its forward maps [B, C, Z, Y, X] to one map per stage, full resolution first.
     """
     return PlainConvEncoder(
         input_channels=in_channels,
@@ -26,8 +26,8 @@ def build_encoder(in_channels: int, architecture: Architecture) -> PlainConvEnco
         strides=[list(s) for s in architecture.strides],
         n_conv_per_stage=list(architecture.convs_per_stage),
         conv_bias=False,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs=NORM,
+        norm_op=NORMS[norm],
+        norm_op_kwargs={},
         nonlin=nn.ReLU,
         nonlin_kwargs={"inplace": True},
         return_skips=True,

@@ -7,19 +7,23 @@ from .anchors import (
     fit_free_anchors,
 )
 from .brain import BrainPlanner, brain_normalisation, brain_notes, brain_preprocessing, shape_around_brain
+from .centres import TYPICAL_MM, centre_fit, default_centres, plan_centres
 from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
 from .network_planner import NetworkPlanner, by
-from .plan import AnchorFit, Anchors, Architecture, Plan, Spacing, Triple
+from .plan import AnchorFit, Anchors, Architecture, CentreFit, Centres, Plan, Spacing, Triple
 from .planner import Planner, PlannerConfig
 from .storage import load_fitting_plan, write_plan
 from .topology import build_architecture, plan_topology, shrink_patch
 
 __all__ = [
     "DEFAULT_BUDGET_GB",
+    "TYPICAL_MM",
     "AnchorFit",
     "Anchors",
     "Architecture",
     "BrainPlanner",
+    "CentreFit",
+    "Centres",
     "NetworkPlanner",
     "Plan",
     "Planner",
@@ -32,7 +36,9 @@ __all__ = [
     "brain_preprocessing",
     "build_architecture",
     "by",
+    "centre_fit",
     "default_anchors",
+    "default_centres",
     "default_free_anchors",
     "estimate_training_gb",
     "estimate_unet_gb",
@@ -41,6 +47,7 @@ __all__ = [
     "fit_by_size",
     "fit_free_anchors",
     "load_fitting_plan",
+    "plan_centres",
     "plan_topology",
     "shape_around_brain",
     "shrink_patch",

@@ -118,18 +118,29 @@ def fit_by_size(
         spacing: network voxel in mm; the diameter is taken along its last two axes, in the slice.
         seed: of the random places.
     """
+    fits = []
+    for name, chosen in by_diameter(box_sizes, spacing):
+        mean, worst = anchor_quality(chosen, anchors.sizes, strides, seed=seed) if len(chosen) else (None, None)
+        fits.append(AnchorFit(name, len(chosen), _rounded(mean), _rounded(worst)))
+    return tuple(fits)
+
+
+def by_diameter(box_sizes: np.ndarray, spacing: Sequence[float]) -> list[tuple[str, np.ndarray]]:
+    """Lesions by size: for each range of diameters in mm its name, and the sides [N, 3] in voxels of those in it.
+
+    Args:
+        box_sizes, spacing: as for ``fit_by_size``.
+    """
     sizes = np.asarray(box_sizes, dtype=float).reshape(-1, 3)
     diameters = np.sqrt((sizes * np.asarray(spacing))[:, 1:].prod(axis=1))
     edges = (0.0, *SIZE_BINS_MM, np.inf)
     names = [f"< {SIZE_BINS_MM[0]:g} mm"]
     names += [f"{low:g}-{high:g} mm" for low, high in itertools.pairwise(SIZE_BINS_MM)]
     names += [f">= {SIZE_BINS_MM[-1]:g} mm"]
-    fits = []
-    for name, low, high in zip(names, edges[:-1], edges[1:], strict=True):
-        chosen = sizes[(diameters >= low) & (diameters < high)]
-        mean, worst = anchor_quality(chosen, anchors.sizes, strides, seed=seed) if len(chosen) else (None, None)
-        fits.append(AnchorFit(name, len(chosen), _rounded(mean), _rounded(worst)))
-    return tuple(fits)
+    return [
+        (name, sizes[(diameters >= low) & (diameters < high)])
+        for name, low, high in zip(names, edges[:-1], edges[1:], strict=True)
+    ]
 
 
 def anchors_of_lengths(lengths: np.ndarray, strides: Sequence[Triple]) -> tuple[tuple[Size, ...], ...]:

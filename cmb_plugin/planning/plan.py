@@ -91,6 +91,69 @@ class Anchors:
 
 
 @dataclass(frozen=True)
+class CentreFit:
+    """What lesions of one size get from a dense map of centres.
+
+    Attributes:
+        diameter: the range of diameters in mm as text, as in ``AnchorFit``.
+        lesions: number of training lesions of that size.
+        cells: locations that their box covers, the mean.
+        learned: locations that learn their box, the mean.
+    """
+
+    diameter: str
+    lesions: int
+    cells: float
+    learned: float
+
+
+@dataclass(frozen=True)
+class Centres:
+    """How a detector without anchors learns the lesions of a data set: from the places of their centres.
+
+    Attributes:
+        level: stage of the network whose map's locations say how near the centre of a lesion is.
+        features: channels of each encoder stage; fewer stages than the plan's architecture where these suffice.
+        channels: channels of the maps that the head reads.
+        sigma_mm: standard deviation of the Gaussian around a lesion's centre that the map learns.
+        reach_mm: locations so near to a lesion's centre also learn its box.
+        sides_mm: the median lesion along the network's z, y, x, that boxes are told relative to.
+        by_size: what lesions of each size get; empty without lesions.
+    """
+
+    level: int
+    features: tuple[int, ...]
+    channels: int
+    sigma_mm: float
+    reach_mm: float
+    sides_mm: Spacing
+    by_size: tuple[CentreFit, ...] = ()
+
+    def architecture(self, planned: Architecture) -> Architecture:
+        """The light network of such a detector, from the planned one: its finer stages, with these widths. The first
+        has one convolution, as what happens at the full resolution costs most."""
+        stages = len(self.features)
+        return Architecture(
+            features=self.features,
+            strides=planned.strides[:stages],
+            kernels=planned.kernels[:stages],
+            convs_per_stage=(1, *planned.convs_per_stage[1:stages]),
+            pyramid_channels=self.channels,
+            detection_levels=(self.level,),
+        )
+
+    def problem(self, stages: int) -> str:
+        """What in it cannot be followed by a network of so many stages, as text; empty when all is well."""
+        if not 0 < len(self.features) <= stages or min(self.features) < 1 or self.channels < 1:
+            return f"centres: features {self.features} and channels {self.channels} do not fit {stages} stages"
+        if not 0 <= self.level < len(self.features):
+            return f"centres: level {self.level} is no stage from 0 to {len(self.features) - 1}"
+        if min(self.sigma_mm, self.reach_mm, *self.sides_mm) <= 0:
+            return "centres: sigma_mm, reach_mm and sides_mm must be above 0"
+        return ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """How one data set is preprocessed, and with what network, patch, batch and anchors it is learned.
 
@@ -111,6 +174,7 @@ class Plan:
         polarity: for each modality how a microbleed shows, one of ``POLARITIES``; empty where not planned.
         target: what is learned, one of ``TARGETS``: the lesions of ``labelsTr``, or the regions of ``regionsTr``.
         channels: number of the data set's modality that each channel is; empty for all of them in their order.
+        centres: how a detector without anchors learns; None where not planned.
     """
 
     name: str
@@ -129,6 +193,7 @@ class Plan:
     polarity: tuple[str, ...] = ()
     target: str = "lesions"
     channels: tuple[int, ...] = ()
+    centres: Centres | None = None
 
     def save(self, path: Path) -> None:
         """Writes ``plan.json``, atomically."""
@@ -198,6 +263,8 @@ class Plan:
             or min(side for sizes in self.anchors.sizes for size in sizes for side in size) <= 0
         ):
             return "anchors: every level needs positive sizes"
+        if self.centres is not None and self.centres.problem(stages):
+            return self.centres.problem(stages)
         if sorted(recipe.transpose) != [0, 1, 2]:
             return f"preprocessing: transpose {recipe.transpose} is no order of 0, 1, 2"
         if min(recipe.spacing) <= 0:

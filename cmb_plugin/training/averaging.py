@@ -19,15 +19,16 @@ from torch import Tensor, nn
 
 
 class WeightAveraging(Callback):
-    """Keeps the mean of the parameters at the end of every epoch from ``first_epoch`` on.
+    """Keeps the mean of the weights at the end of every epoch from ``first_epoch`` on.
 
-    Buffers are no weights and are not averaged: the averaged network has the last ones. The mean travels in the
+    Weights are the parameters and the running statistics of batch norm, of which the mean is that of the averaged
+    network, as far as it is linear between the epochs. Other buffers are the last ones. The mean travels in the
     checkpoint under ``averaged_weights``; the optimiser goes on from the raw weights, so that a resumed run equals an
-    uninterrupted one. No batch statistics have to be recomputed: the networks use instance and group norm.
+    uninterrupted one.
 
     Attributes:
         count: epochs that the mean is of.
-        mean: float32 means of the parameters by name, on the CPU.
+        mean: float32 means of the weights by name, on the CPU.
     """
 
     def __init__(self, first_epoch: int) -> None:
@@ -40,7 +41,7 @@ class WeightAveraging(Callback):
         if trainer.current_epoch < self.first_epoch:
             return
         self.count += 1
-        for name, value in _parameters(pl_module).items():
+        for name, value in _weights(pl_module).items():
             value = value.float().cpu()
             self.mean[name] = (
                 value.clone() if self.count == 1 else self.mean[name] + (value - self.mean[name]) / self.count
@@ -52,7 +53,7 @@ class WeightAveraging(Callback):
         if not self.count:
             yield
             return
-        raw = {name: value.clone() for name, value in _parameters(module).items()}
+        raw = {name: value.clone() for name, value in _weights(module).items()}
         module.load_state_dict(module.state_dict() | self.mean)
         try:
             yield
@@ -60,7 +61,7 @@ class WeightAveraging(Callback):
             module.load_state_dict(module.state_dict() | raw)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the averaged network, its mean parameters and the last buffers, to the checkpoint."""
+        """Adds the averaged network, its mean weights and the last of the other buffers, to the checkpoint."""
         if self.count:
             buffers = {name: value for name, value in checkpoint["state_dict"].items() if name not in self.mean}
             checkpoint["averaged_weights"] = {**self.mean, **buffers}
@@ -69,10 +70,16 @@ class WeightAveraging(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes the mean up where the checkpoint left it."""
         self.count = checkpoint.get("averaged_epochs", 0)
-        averaged, parameters = checkpoint.get("averaged_weights", {}), _parameters(pl_module)
+        averaged, parameters = checkpoint.get("averaged_weights", {}), _weights(pl_module)
         self.mean = {name: torch.as_tensor(value) for name, value in averaged.items() if name in parameters}
 
 
-def _parameters(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters under all their names in ``state_dict``; a shared one has several."""
-    return {name: value.detach() for name, value in module.named_parameters(remove_duplicate=False)}
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and statistics of batch norm under all their names in ``state_dict``; a shared one has several."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    statistics = {
+        name: value
+        for name, value in module.named_buffers(remove_duplicate=False)
+        if name.endswith(("running_mean", "running_var"))
+    }
+    return {name: value.detach() for name, value in (parameters | statistics).items()}

@@ -85,6 +85,18 @@ class TrainingModule(LightningModule, ABC):
     default_plan: ClassVar[str] = ""
     """Plan that ``nndet_train`` takes where none is named; empty for the program's own."""
 
+    @classmethod
+    def migrated(cls, model_cfg: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a network that was trained before some of today's existed, so that it stays what it was.
+
+        A setting that is missing takes its default; a trainer whose new default would build another network says here
+        what it was.
+
+        Args:
+            model_cfg: as ``settings.yaml`` of a trained fold has them.
+        """
+        return model_cfg
+
     tolerates_missing: ClassVar[bool] = False
     """Whether it learns from, and predicts, scans that lack some of the plan's modalities; their channels are 0."""
 
@@ -228,7 +240,7 @@ class TrainingModule(LightningModule, ABC):
         settings = read_settings(fold.settings)
         module = cls(
             plan,
-            typed(cls.model_config, settings.get("model_cfg", {}), str(fold.settings)),
+            typed(cls.model_config, cls.migrated(settings.get("model_cfg", {})), str(fold.settings)),
             typed(TrainerConfig, settings.get("trainer_cfg", {}), str(fold.settings)),
         )
         path = fold.checkpoint(checkpoint)

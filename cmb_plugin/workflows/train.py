@@ -275,7 +275,10 @@ def _check_other_folds(run: TrainingRun) -> None:
         if other.parent == run.fold.root:
             continue
         stored = read_settings(other)
-        theirs = {**stored, "model_cfg": {**defaults, **(stored.get("model_cfg") or {})}}  # older ones know fewer keys
+        theirs = {
+            **stored,
+            "model_cfg": {**defaults, **run.trainer.migrated(stored.get("model_cfg") or {})},
+        }  # older ones know fewer keys
         for key, value in _flat(ours).items():
             if _flat(theirs).get(key) != value:
                 raise UserError(f"{other}: {key} is {_flat(theirs).get(key)}, here it is {value}", remedy=remedy)

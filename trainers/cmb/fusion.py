@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmb_plugin.networks import NORMS
+
 
 class FeatureFusion(nn.Module):
     """Fuses decoder maps of several levels into the detection level (the FFM of Kim et al. 2023, arXiv 2306.13020).
@@ -20,10 +22,11 @@ class FeatureFusion(nn.Module):
 
     Args:
         widths: channels of the maps, the detection level first.
+        norm: of the fused map, one of ``NORMS``.
         reduced: channels to which each map is reduced; None takes a quarter of ``widths[0]``, at least 4.
     """
 
-    def __init__(self, widths: Sequence[int], reduced: int | None = None) -> None:
+    def __init__(self, widths: Sequence[int], norm: str = "batch", reduced: int | None = None) -> None:
         super().__init__()
         channels = widths[0]
         reduced = reduced or max(4, channels // 4)
@@ -31,7 +34,7 @@ class FeatureFusion(nn.Module):
         inner = [nn.Conv3d(2 * reduced, reduced, 1, bias=False) for _ in widths[1:-1]]
         incoming = reduced * min(2, len(widths))
         self.mix = nn.ModuleList([nn.Conv3d(incoming, channels, 1, bias=False), *inner])
-        self.activation = nn.Sequential(nn.GroupNorm(max(1, channels // 16), channels), nn.ReLU(inplace=True))
+        self.activation = nn.Sequential(NORMS[norm](channels), nn.ReLU(inplace=True))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """maps: the detection level first, coarser ones after it, each [B, C_i, Z_i, Y_i, X_i]; returns [B, C, Z, Y, X]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -12,10 +12,10 @@ from lightning import Callback
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cmb_plugin.boxes import box_centres
+from cmb_plugin.boxes import box_centres, cells_of
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import PatchDetections
-from cmb_plugin.networks import RetinaOutput, RetinaUNet
+from cmb_plugin.networks import LOCAL_NORMS, RetinaOutput, RetinaUNet
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.plugins import register_trainer
 from cmb_plugin.settings import within
@@ -55,6 +55,9 @@ class CMBRetinaConfig(RetinaConfig):
         replay: share of the lesion-free crops that are drawn again where the detector was most wrong before.
     """
 
+    assignment: str = "centre"
+    widths: str = "light"
+    norm: str = "batch"
     segmentation_foreground_weight: float = within(100.0, 0)
     ffm: bool = True
     hspl: bool = True
@@ -99,14 +102,21 @@ class CMBRetinaUNet(RetinaUNetV001):
     keep_embeddings: bool = False
     """Whether detections carry the column ``embedding`` [N, E]."""
 
+    @classmethod
+    def migrated(cls, model_cfg: dict[str, Any]) -> dict[str, Any]:
+        """Before there were dense maps of centres it was a network with anchors."""
+        before = {"assignment": "atss", "widths": "plan", "norm": "instance"}
+        return model_cfg if "assignment" in model_cfg else {**before, **model_cfg}
+
     def build_network(self) -> nn.Module:
         """The baseline's network, with feature fusion and a prototype head where they are asked for."""
         config = self.model_cfg
-        network = self.build_retina_unet(FeatureFusion, config.fused_levels) if config.ffm else self.build_retina_unet()
+        fusion = partial(FeatureFusion, norm=config.norm if config.norm in LOCAL_NORMS else "group")
+        network = self.build_retina_unet(fusion if config.ffm else None, config.fused_levels)
         if config.hspl:
             # A part of the network: its weights are decayed, averaged, saved and resumed with the others.
             network.prototypes = PrototypeHead(
-                self.plan.architecture.pyramid_channels,
+                self.assignment.architecture.pyramid_channels,
                 [config.lesion_prototypes] * len(self.plan.classes) + [config.mimic_prototypes],
                 config.embedding,
                 config.gamma,
@@ -125,7 +135,8 @@ class CMBRetinaUNet(RetinaUNetV001):
     @property
     def stride(self) -> tuple[int, int, int]:
         """Patch voxels per location of the finest detection level."""
-        return self.plan.architecture.stride_of(self.plan.architecture.detection_levels[0])
+        architecture = self.assignment.architecture
+        return architecture.stride_of(architecture.detection_levels[0])
 
     # Patches ----------------------------------------------------------------------------------------------------------
 
@@ -205,13 +216,8 @@ class CMBRetinaUNet(RetinaUNetV001):
         classes [N]."""
         device = batch.images.device
         image = [torch.full((len(boxes),), index, device=device) for index, boxes in enumerate(batch.boxes)]
-        places = self.place_of(torch.cat(batch.boxes), shape)
+        places = cells_of(box_centres(torch.cat(batch.boxes)), shape, self.stride)
         return torch.cat([torch.cat(image)[:, None], places], dim=1), torch.cat(batch.labels)
-
-    def place_of(self, boxes: Tensor, shape: Sequence[int]) -> Tensor:
-        """[N, 6] -> int64 [N, 3]: the location of the finest detection level in which each box's middle lies."""
-        middle = box_centres(boxes) / boxes.new_tensor(self.stride)
-        return middle.floor().long().clamp(min=0).minimum(torch.tensor(shape, device=boxes.device) - 1)
 
     @staticmethod
     def score_map(output: RetinaOutput, images: int) -> Tensor:
@@ -226,20 +232,15 @@ class CMBRetinaUNet(RetinaUNetV001):
     # Prediction -------------------------------------------------------------------------------------------------------
 
     def describe(
-        self, output: RetinaOutput, image: int, detections: PatchDetections, anchors: Tensor
+        self, output: RetinaOutput, image: int, detections: PatchDetections, points: Tensor
     ) -> dict[str, Tensor]:
         """Scores of the detector, of the prototypes and of both, the nearest prototype and the distance to it; nothing
         without ``model_cfg.hspl``."""
         if not self.model_cfg.hspl:
             return {}
         features = output.features[0]
-        places = torch.cat(
-            [
-                torch.full((len(anchors), 1), image, device=anchors.device),
-                self.place_of(anchors, features.shape[2:]),
-            ],
-            dim=1,
-        )
+        cells = cells_of(points, features.shape[2:], self.stride)
+        places = torch.cat([torch.full_like(cells[:, :1], image), cells], dim=1)
         embeddings = self.prototypes(features, places)
         probability = self.prototypes.log_probabilities(embeddings).exp()
         score = probability.gather(1, detections.labels[:, None]).squeeze(1)

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
-from cmb_plugin.boxes import anchors_for_levels, atss_match, batched_nms, clip_boxes, decode
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import (
-    DetectionHead,
+    LOCAL_NORMS,
+    NORMS,
     FeaturePyramid,
     RetinaOutput,
     RetinaUNet,
     SegmentationHead,
     build_encoder,
-    classification_loss,
-    regression_loss,
-    sample_anchors,
+    retina_unet_halo,
     segmentation_loss,
 )
-from cmb_plugin.plugins import register_trainer
+from cmb_plugin.plugins import register_trainer, suggest
 from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig
+
+from .anchors import AnchorAssignment
+from .assignment import Assignment
+from .centres import CentreAssignment
+
+ASSIGNMENTS: dict[str, type[Assignment]] = {"atss": AnchorAssignment, "centre": CentreAssignment}
+WIDTHS = ("plan", "light")
 
 
 @dataclass
@@ -34,11 +39,16 @@ class RetinaConfig(ModelConfig):
     """Settings of the Retina U-Net family (``-o model_cfg.*``); the defaults are nnDetection's.
 
     Attributes:
+        assignment: how lesions are brought to locations: ``atss`` by anchors that fit them, ``centre`` by a dense map
+            of their centres.
+        widths: of the network: ``plan`` as planned, or ``light``, the plan's for dense maps of centres.
+        norm: between convolutions: ``instance``, ``group``, ``batch`` or ``none``.
         head_convs: convolutions in each tower of the head.
         matcher_candidates: anchors per level and location rule that ATSS considers for a lesion.
         samples_per_image: anchors per patch that enter the classification loss.
         positive_fraction: share of positives among them.
-        negative_pool: size of the pool of hard negatives relative to the number drawn.
+        negative_pool: size of the pool of hard negatives relative to the number drawn; null draws from all, which are
+            the random negatives of a plain region proposal network.
         topk: best-scoring boxes of a patch that reach suppression.
         score_threshold: boxes below it are dropped before suppression.
         nms_iou: overlap from which the weaker of two boxes of a patch is dropped.
@@ -50,11 +60,14 @@ class RetinaConfig(ModelConfig):
             they reach.
     """
 
+    assignment: str = "atss"
+    widths: str = "plan"
+    norm: str = "instance"
     head_convs: int = within(1, 0)
     matcher_candidates: int = within(4, 1)
     samples_per_image: int = within(32, 1)
     positive_fraction: float = within(1 / 3, 0, 1)
-    negative_pool: float = within(20.0, 0)
+    negative_pool: float | None = within(20.0, 0)
     topk: int = within(1000, 1)
     score_threshold: float = within(0.02, 0, 1)
     nms_iou: float = within(0.6, 0, 1)
@@ -93,38 +106,53 @@ class RetinaUNetV001(DetectionModule):
             fused_levels: number of decoder maps that it gets, as far as there are so many.
 
         Raises:
-            UserError: the plan has no anchors.
+            UserError: the plan lacks what the assignment needs, or a setting has an unknown value.
         """
-        architecture = self.plan.architecture
+        architecture = self.assignment.architecture
         levels, stages = architecture.detection_levels, len(architecture.features)
-        if not levels:
-            raise UserError(
-                f"{type(self).__name__} needs anchors, plan {self.plan.name} has none",
-                remedy="choose a plan of D3CMB or D3V001 with plan=NAME, or another module=NAME",
-            )
         fused = range(levels[0], min(levels[0] + fused_levels, stages))
         pyramid = FeaturePyramid(architecture)
         return RetinaUNet(
-            encoder=build_encoder(len(self.plan.modalities), architecture),
+            encoder=build_encoder(len(self.plan.modalities), architecture, self.model_cfg.norm),
             pyramid=pyramid,
-            head=DetectionHead(
-                architecture.pyramid_channels,
-                anchors=len(self.plan.anchors.sizes[0]),
-                classes=len(self.plan.classes),
-                levels=len(levels),
-                convs=self.model_cfg.head_convs,
-            ),
+            head=self.assignment.head(),
             segmentation=SegmentationHead(pyramid.widths[0]),
             detection_levels=levels,
             fusion=fusion([pyramid.widths[level] for level in fused]) if fusion and len(fused) > 1 else None,
             fused_levels=len(fused),
         )
 
-    def anchors(self, output: RetinaOutput) -> tuple[Tensor, list[int], int]:
-        """Anchors of a batch's maps [T, 6] in patch voxels, their number per level, and how many share a location."""
-        levels = self.plan.architecture.detection_levels
-        strides = [self.plan.architecture.stride_of(level) for level in levels]
-        return anchors_for_levels(output.map_shapes, strides, self.plan.anchors.sizes, device=output.logits.device)
+    @cached_property
+    def assignment(self) -> Assignment:
+        """How lesions are brought to locations, by the settings.
+
+        Raises:
+            UserError: a setting has an unknown value.
+        """
+        config = self.model_cfg
+        for name, known in (("assignment", ASSIGNMENTS), ("widths", WIDTHS), ("norm", NORMS)):
+            value = getattr(config, name)
+            if value not in known:
+                raise UserError(f"unknown model_cfg.{name} '{value}'", remedy=suggest(value, list(known)))
+        return ASSIGNMENTS[config.assignment](self.plan, config)
+
+    @property
+    def halo(self) -> tuple[int, int, int] | None:
+        """How far the network and what is read from it look; None with anchors, or a norm that looks at all of a
+        patch."""
+        reach = self.assignment.reach
+        if reach is None or self.model_cfg.norm not in LOCAL_NORMS:
+            return None
+        network = cast(RetinaUNet, self.network)
+        # The convolution of the head's tower; what follows it looks at one location.
+        seen = retina_unet_halo(self.assignment.architecture, network.fused_levels, self.model_cfg.head_convs)
+        z, y, x = (a + b for a, b in zip(seen, reach, strict=True))
+        return z, y, x
+
+    @property
+    def divisor(self) -> tuple[int, int, int]:
+        """Of the network that the assignment takes."""
+        return self.assignment.architecture.divisor
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Of [B, C, Z, Y, X] patches; names as in ``output_losses``."""
@@ -135,55 +163,22 @@ class RetinaUNetV001(DetectionModule):
         logits, foreground = output.segmentation, batch.foreground
         if batch.outlined is not None and not self.model_cfg.segment_weak:
             logits, foreground = logits[batch.outlined], foreground[batch.outlined]
+        losses = self.assignment.losses(output, batch, self.step_generator())
         weight = self.model_cfg.segmentation_foreground_weight
-        return self.detection_losses(output, batch) | {"segmentation": segmentation_loss(logits, foreground, weight)}
-
-    def detection_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
-        """Classification over sampled anchors and GIoU over the positives among them."""
-        config = self.model_cfg
-        anchors, per_level, per_location = self.anchors(output)
-        matches = torch.stack(
-            [atss_match(boxes, anchors, per_level, per_location, config.matcher_candidates) for boxes in batch.boxes]
-        )
-        positives, negatives = sample_anchors(
-            matches,
-            output.logits.max(dim=2).values,
-            config.samples_per_image,
-            config.positive_fraction,
-            config.negative_pool,
-            self.step_generator(),
-        )
-        image, anchor = positives // len(anchors), positives % len(anchors)
-        lesion = matches[image, anchor]
-        boxes, labels = self._of_lesions(batch, image, lesion)
-        all_labels = torch.zeros(matches.numel(), dtype=torch.long, device=matches.device)
-        all_labels[positives] = labels
-        decoded = decode(output.deltas[image, anchor], anchors[anchor])
-        return {
-            "classification": classification_loss(output.logits.flatten(0, 1), all_labels, positives, negatives),
-            "regression": regression_loss(decoded, boxes),
-        }
-
-    @staticmethod
-    def _of_lesions(batch: Batch, image: Tensor, lesion: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes [P, 6] and labels [P] of lesion ``lesion[p]`` of image ``image[p]``."""
-        offsets = torch.tensor([0, *(len(boxes) for boxes in batch.boxes)], device=image.device).cumsum(0)
-        index = offsets[image] + lesion
-        return torch.cat(batch.boxes)[index], torch.cat(batch.labels)[index]
+        return losses | {"segmentation": segmentation_loss(logits, foreground, weight)}
 
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         """Detections of each patch, and the probability [B, Z, Y, X] that a voxel is a lesion's."""
         output = cast(RetinaOutput, self.network(images))
-        anchors, _, _ = self.anchors(output)
         patches = []
-        for image, (logits, deltas) in enumerate(zip(output.logits, output.deltas, strict=True)):
-            detections, chosen = self.select(logits, deltas, anchors)
-            detections.columns.update(self.describe(output, image, detections, chosen))
+        for image in range(len(images)):
+            detections, points = self.assignment.select(output, image)
+            detections.columns.update(self.describe(output, image, detections, points))
             patches.append(detections)
         return patches, output.segmentation.softmax(dim=1)[:, 1]
 
     def describe(
-        self, output: RetinaOutput, image: int, detections: PatchDetections, anchors: Tensor
+        self, output: RetinaOutput, image: int, detections: PatchDetections, points: Tensor
     ) -> dict[str, Tensor]:
         """Further columns of the detections of one patch; the baseline has none.
 
@@ -191,18 +186,6 @@ class RetinaUNetV001(DetectionModule):
             output: of the batch.
             image: number of the patch in it.
             detections: its N detections.
-            anchors: [N, 6] the anchor that each came from.
+            points: [N, 3] in patch voxels, where each was seen from.
         """
         return {}
-
-    def select(self, logits: Tensor, deltas: Tensor, anchors: Tensor) -> tuple[PatchDetections, Tensor]:
-        """Scores [T, classes] and deltas [T, 6] of one patch -> its best boxes after suppression within each class, and
-        the anchors [N, 6] that they came from."""
-        config = self.model_cfg
-        classes = logits.shape[1]
-        scores, flat = logits.sigmoid().flatten().topk(min(config.topk, logits.numel()))
-        flat, scores = flat[scores >= config.score_threshold], scores[scores >= config.score_threshold]
-        anchor, labels = flat // classes, flat % classes
-        boxes = clip_boxes(decode(deltas[anchor], anchors[anchor]), self.patch_size)
-        kept = batched_nms(boxes, scores, labels, config.nms_iou)[: config.detections_per_patch]
-        return PatchDetections(boxes[kept], scores[kept], labels[kept]), anchors[anchor[kept]]

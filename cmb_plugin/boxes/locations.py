@@ -1,0 +1,180 @@
+"""Boxes relative to the locations of a dense map: what a detector without anchors learns and says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .overlap import as_float, box_centres
+
+LEAST_RATIO = 0.02  # of a typical side; the code of a side of 0 would be minus infinity
+
+
+def location_centres(shape: Sequence[int], stride: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    """Middles of a map's locations in voxel-edge coordinates of the patch: float32 [Z * Y * X, 3], x fastest.
+
+    Args:
+        shape: of the map, z, y, x.
+        stride: patch voxels per location.
+        device: where to put them.
+    """
+    axes = [(torch.arange(n, device=device) + 0.5) * step for n, step in zip(shape, stride, strict=True)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+
+
+def encode_from(boxes: Tensor, locations: Tensor, reach: Sequence[float], sides: Sequence[float]) -> Tensor:
+    """Boxes as six numbers of the size of 1, seen from locations.
+
+    The offset to the box's centre in units of ``reach``; and for each side s the number r of which
+    ``softplus(r) / log 2`` is its ratio to the typical side. Softplus grows with r, not with its exponential, so no
+    box explodes; and since the code of every box is finite, an L1 loss of codes pulls at any prediction, however bad.
+
+    Args:
+        boxes: [N, 6].
+        locations: [N, 3] voxel-edge coordinates.
+        reach: voxels along z, y, x.
+        sides: typical sides of a lesion in voxels, z, y, x.
+
+    Returns:
+        [N, 6] ``(dz, dy, dx, rz, ry, rx)``.
+    """
+    boxes = as_float(boxes)
+    offsets = (box_centres(boxes) - locations) / boxes.new_tensor(reach)
+    ratios = (boxes[:, 3:] - boxes[:, :3]) / boxes.new_tensor(sides)
+    return torch.cat([offsets, torch.log(torch.expm1(ratios.clamp(min=LEAST_RATIO) * math.log(2)))], dim=1)
+
+
+def decode_from(codes: Tensor, locations: Tensor, reach: Sequence[float], sides: Sequence[float]) -> Tensor:
+    """The boxes [N, 6] that ``encode_from`` turns into ``codes`` [N, 6]; no side is negative."""
+    codes = as_float(codes)
+    centres = locations + codes[:, :3] * codes.new_tensor(reach)
+    halves = F.softplus(codes[:, 3:]) * (codes.new_tensor(sides) / (2 * math.log(2)))
+    return torch.cat([centres - halves, centres + halves], dim=1)
+
+
+def centre_map(
+    boxes: Tensor,
+    labels: Tensor,
+    classes: int,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    spacing: Sequence[float],
+    sigma_mm: float,
+) -> Tensor:
+    """How near each location is to a lesion's centre, for each class: the target of a dense detector.
+
+    A Gaussian of the distance in mm, the highest of all lesions of the class (Law & Deng 2018, CornerNet; Zhou et al.
+    2019, CenterNet); 1 exactly where a lesion's centre lies in the location, so that every lesion has one, however
+    coarse the map.
+
+    Args:
+        boxes: [N, 6] lesions in patch voxels.
+        labels: [N] their classes.
+        classes: number of classes.
+        shape: of the map, z, y, x.
+        stride: patch voxels per location.
+        spacing: mm per patch voxel.
+        sigma_mm: standard deviation of the Gaussian.
+
+    Returns:
+        float32 [classes, Z, Y, X].
+    """
+    target = torch.zeros(classes, *shape, device=boxes.device)
+    if not len(boxes):
+        return target
+    centres = box_centres(boxes)
+    factors = []
+    for axis, (n, step, mm) in enumerate(zip(shape, stride, spacing, strict=True)):
+        middles = (torch.arange(n, device=boxes.device) + 0.5) * step
+        factors.append(torch.exp(-0.5 * ((middles - centres[:, axis, None]) * mm / sigma_mm).square()))  # [N, n]
+    z, y, x = factors
+    for lesion, label in enumerate(labels.tolist()):
+        bump = z[lesion, :, None, None] * y[lesion, None, :, None] * x[lesion, None, None, :]
+        target[label] = torch.maximum(target[label], bump)
+    cell = cells_of(centres, shape, stride)
+    target[labels, cell[:, 0], cell[:, 1], cell[:, 2]] = 1
+    return target
+
+
+def cells_of(points: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """[N, 3] voxel-edge coordinates -> int64 [N, 3], the location of a map that each lies in, or the nearest one."""
+    cells = (points / points.new_tensor(list(stride))).floor().long()
+    return cells.clamp(min=0).minimum(torch.tensor(list(shape), device=points.device) - 1)
+
+
+def locations_near(
+    boxes: Tensor, shape: Sequence[int], stride: Sequence[int], spacing: Sequence[float], reach_mm: float
+) -> tuple[Tensor, Tensor]:
+    """Locations within ``reach_mm`` of a lesion's centre, and the one that it lies in; each belongs to the nearest.
+
+    Args:
+        boxes: [N, 6] lesions in patch voxels.
+        shape, stride, spacing: as for ``centre_map``.
+        reach_mm: how far.
+
+    Returns:
+        int64 [P] indices into the map's flattened locations, ascending, and [P] the lesion of each.
+    """
+    if not len(boxes):
+        empty = torch.zeros(0, dtype=torch.long, device=boxes.device)
+        return empty, empty
+    centres = box_centres(boxes)
+    steps = [max(1, math.ceil(reach_mm / (step * mm) + 0.5)) for step, mm in zip(stride, spacing, strict=True)]
+    offsets = [torch.arange(-n, n + 1, device=boxes.device) for n in steps]
+    around = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1).reshape(-1, 3)
+    own = cells_of(centres, shape, stride)
+    cells = own[:, None] + around[None]  # [N, S, 3]
+    limit = torch.tensor(list(shape), device=boxes.device)
+    middles = (cells + 0.5) * centres.new_tensor(list(stride))
+    distance = ((middles - centres[:, None]) * centres.new_tensor(list(spacing))).square().sum(dim=2).sqrt()
+    wanted = (distance <= reach_mm) | (around == 0).all(dim=1)
+    lesion, place = (wanted & (cells >= 0).all(dim=2) & (cells < limit).all(dim=2)).nonzero(as_tuple=True)
+    z, y, x = cells[lesion, place].unbind(1)
+    flat = (z * shape[1] + y) * shape[2] + x
+    # Of several lesions that want a location the nearest gets it: sorted by location, then by distance.
+    order = distance[lesion, place].argsort(stable=True)
+    order = order[flat[order].argsort(stable=True)]
+    first = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    first[1:] = flat[order[1:]] != flat[order[:-1]]
+    chosen = order[first]
+    return flat[chosen], lesion[chosen]
+
+
+def peaks(scores: Tensor, most: int, least: float, window: Sequence[int]) -> Tensor:
+    """The highest local maxima of maps.
+
+    Args:
+        scores: [K, Z, Y, X].
+        most: at most so many, of all maps together.
+        least: lowest score.
+        window: locations along z, y, x on each side among which a peak is the highest of its map.
+
+    Returns:
+        int64 [N, 4] ``(map, z, y, x)``, highest score first.
+    """
+    flat = scores.flatten()
+    above = (flat >= least).nonzero().squeeze(1)
+    # A peak is looked for among a few hundred candidates; pooling the whole map would take longer than its network.
+    ranked = above[flat[above].argsort(descending=True, stable=True)]
+    shape = torch.tensor(scores.shape[1:], device=scores.device)
+    offsets = [torch.arange(-n, n + 1, device=scores.device) for n in window]
+    around = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1).reshape(-1, 3)
+    chosen: list[Tensor] = []
+    for part in ranked.split(CHUNK):
+        k, z, y, x = torch.unravel_index(part, scores.shape)
+        near = torch.stack([z, y, x], dim=1)[:, None] + around  # [N, S, 3]
+        inside = ((near >= 0) & (near < shape)).all(dim=2)
+        at = near.clamp(min=0).minimum(shape - 1)
+        values = scores[k[:, None], at[..., 0], at[..., 1], at[..., 2]].masked_fill(~inside, -torch.inf)
+        is_peak = flat[part] >= values.amax(dim=1)
+        chosen.append(torch.stack([k, z, y, x], dim=1)[is_peak])
+        if sum(map(len, chosen)) >= most:
+            break
+    return torch.cat(chosen)[:most] if chosen else torch.zeros(0, 4, dtype=torch.long, device=scores.device)
+
+
+CHUNK = 4096  # candidates whose surroundings are looked at together

@@ -1,0 +1,61 @@
+"""``Assignment``: how lesions are brought to the locations of a map, and detections read from it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from cmb_plugin.inference import PatchDetections
+from cmb_plugin.networks import RetinaOutput
+from cmb_plugin.planning import Architecture, Plan
+from cmb_plugin.training import Batch
+
+if TYPE_CHECKING:
+    from .module import RetinaConfig
+
+
+class Assignment(ABC):
+    """What the two ways of the family have in common: a head, its losses, and what it found.
+
+    Args:
+        plan: of the data set.
+        config: settings of the trainer.
+    """
+
+    def __init__(self, plan: Plan, config: RetinaConfig) -> None:
+        self.plan = plan
+        self.config = config
+
+    @property
+    @abstractmethod
+    def architecture(self) -> Architecture:
+        """The shape of the network whose maps the head reads."""
+
+    @property
+    def reach(self) -> tuple[int, int, int] | None:
+        """Voxels along z, y, x beyond what the head sees that ``select`` looks at for a detection, its centre included;
+        None where that may be the whole patch."""
+        return None
+
+    @abstractmethod
+    def head(self) -> nn.Module:
+        """Maps of the detection levels -> logits [B, T, classes] and box codes [B, T, 6]."""
+
+    @abstractmethod
+    def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The losses ``classification`` and ``regression`` of what the network gives for a batch."""
+
+    @abstractmethod
+    def select(self, output: RetinaOutput, image: int) -> tuple[PatchDetections, Tensor]:
+        """The detections of one patch of the batch, best first, and for each the point [N, 3] in patch voxels that it
+        was seen from."""
+
+
+def boxes_of_lesions(batch: Batch, image: Tensor, lesion: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [P, 6] and labels [P] of lesion ``lesion[p]`` of image ``image[p]``."""
+    offsets = torch.tensor([0, *(len(boxes) for boxes in batch.boxes)], device=image.device).cumsum(0)
+    index = offsets[image] + lesion
+    return torch.cat(batch.boxes)[index], torch.cat(batch.labels)[index]

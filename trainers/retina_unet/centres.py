@@ -1,0 +1,134 @@
+"""Lesions as peaks of a dense map of centres: no anchors, nothing sampled, nothing to match."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cmb_plugin.boxes import (
+    batched_nms,
+    centre_map,
+    decode_from,
+    encode_from,
+    location_centres,
+    locations_near,
+    peaks,
+)
+from cmb_plugin.inference import PatchDetections
+from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, regression_loss
+from cmb_plugin.planning import Architecture, Centres, default_centres
+from cmb_plugin.training import Batch
+
+from .assignment import Assignment, boxes_of_lesions
+
+PEAK_MM = 2.0
+"""A peak is the highest location within this distance along each axis; lesions nearer to each other are one."""
+
+OVERLAP_MM = 10.0
+"""Boxes whose locations are farther apart do not overlap: no microbleed is longer, by definition."""
+
+SAME_LESION_IOU = 0.1
+"""Of two boxes of a class that overlap by more, the weaker one is a second peak of the same lesion."""
+
+WIDEST_CODE_ERROR = 1.0
+"""Error of a box's code from which its loss grows no faster than the error."""
+
+
+class CentreAssignment(Assignment):
+    """Every location learns how near the centre of a lesion it is, by a Gaussian in mm, with a focal loss over all of
+    them (Law & Deng 2018; Zhou et al. 2019); those near a centre learn the box. A lesion of two voxels weighs as much
+    as one of ten, and every mimic in view is a negative."""
+
+    @cached_property
+    def centres(self) -> Centres:
+        """The plan's, or those of typical microbleeds."""
+        return self.plan.centres or default_centres(self.plan.architecture, self.plan.preprocessing.spacing)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The plan's light network; with ``model_cfg.widths=plan`` the planned one, with one detection level."""
+        planned = self.plan.architecture
+        if self.config.widths == "light":
+            return self.centres.architecture(planned)
+        stages = len(planned.features)
+        return Architecture(
+            planned.features,
+            planned.strides,
+            planned.kernels,
+            planned.convs_per_stage,
+            planned.pyramid_channels,
+            (min(self.centres.level, stages - 1),),
+        )
+
+    def head(self) -> nn.Module:
+        """One light tower."""
+        return CentreHead(
+            self.architecture.pyramid_channels, len(self.plan.classes), self.config.head_convs, self.config.norm
+        )
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        """Patch voxels per location."""
+        return self.architecture.stride_of(self.architecture.detection_levels[0])
+
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """As far as boxes that are compared may be apart."""
+        z, y, x = (math.ceil(OVERLAP_MM / mm) for mm in self.plan.preprocessing.spacing)
+        return z, y, x
+
+    @property
+    def _scale(self) -> tuple[list[float], list[float]]:
+        """Reach and sides of a typical lesion in patch voxels."""
+        spacing = self.plan.preprocessing.spacing
+        reach = [self.centres.reach_mm / mm for mm in spacing]
+        return reach, [side / mm for side, mm in zip(self.centres.sides_mm, spacing, strict=True)]
+
+    def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Focal loss over all locations; L1 of codes and GIoU of boxes over those near a centre."""
+        spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
+        targets = [
+            centre_map(
+                boxes, labels, output.logits.shape[2], shape, self.stride, spacing, self.centres.sigma_mm
+            ).flatten(1)
+            for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
+        ]
+        near = [locations_near(boxes, shape, self.stride, spacing, self.centres.reach_mm) for boxes in batch.boxes]
+        image = torch.cat([torch.full_like(lesion, index) for index, (_, lesion) in enumerate(near)])
+        location, lesion = (torch.cat(parts) for parts in zip(*near, strict=True))
+        boxes, _ = boxes_of_lesions(batch, image, lesion)
+        return {
+            "classification": centre_loss(output.logits, torch.stack(targets).transpose(1, 2)),
+            "regression": self.box_loss(output.deltas[image, location], boxes, self.points(output)[location]),
+        }
+
+    def box_loss(self, codes: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
+        """Smooth L1 of codes [P, 6], which pulls at any prediction, and 1 - GIoU, which knows what a box is, of boxes
+        [P, 6] seen from points [P, 3]; 0, with a path for gradients, without any."""
+        if not len(codes):
+            return codes.sum() * 0
+        distance = F.smooth_l1_loss(codes, encode_from(boxes, points, *self._scale), beta=WIDEST_CODE_ERROR)
+        return distance + regression_loss(decode_from(codes, points, *self._scale), boxes)
+
+    def points(self, output: RetinaOutput) -> Tensor:
+        """[T, 3] middles of the map's locations in patch voxels."""
+        return location_centres(output.map_shapes[0], self.stride, output.logits.device)
+
+    def select(self, output: RetinaOutput, image: int) -> tuple[PatchDetections, Tensor]:
+        """The peaks of the map, without second peaks of the same lesion, and the locations where they are."""
+        config, shape = self.config, output.map_shapes[0]
+        scores = output.logits[image].sigmoid().T.reshape(-1, *shape)
+        cell_mm = [mm * step for mm, step in zip(self.plan.preprocessing.spacing, self.stride, strict=True)]
+        window = [max(1, math.floor(PEAK_MM / side)) for side in cell_mm]
+        found = peaks(scores, config.topk, config.score_threshold, window)
+        labels, z, y, x = found.unbind(1)
+        location = (z * shape[1] + y) * shape[2] + x
+        points = (found[:, 1:] + 0.5) * output.logits.new_tensor(self.stride)
+        boxes = decode_from(output.deltas[image, location], points, *self._scale)
+        scores = scores[labels, z, y, x]
+        kept = batched_nms(boxes, scores, labels, SAME_LESION_IOU)[: config.detections_per_patch]
+        return PatchDetections(boxes[kept], scores[kept], labels[kept]), points[kept]

@@ -1,4 +1,4 @@
-"""Boxes relative to the locations of a dense map: what a detector without anchors learns and says."""
+"""Boxes relative to the locations of a dense map: what a detector without anchors learns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def encode_from(boxes: Tensor, locations: Tensor, reach: Sequence[float], sides:
     boxes = as_float(boxes)
     offsets = (box_centres(boxes) - locations) / boxes.new_tensor(reach)
     ratios = (boxes[:, 3:] - boxes[:, :3]) / boxes.new_tensor(sides)
-    return torch.cat([offsets, torch.log(torch.expm1(ratios.clamp(min=LEAST_RATIO) * math.log(2)))], dim=1)
+    grown = ratios.clamp(min=LEAST_RATIO) * math.log(2)
+    # log(exp(r) - 1), which would overflow for a side 128 times the typical one.
+    return torch.cat([offsets, grown + torch.log(-torch.expm1(-grown))], dim=1)
 
 
 def decode_from(codes: Tensor, locations: Tensor, reach: Sequence[float], sides: Sequence[float]) -> Tensor:

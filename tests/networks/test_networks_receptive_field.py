@@ -59,7 +59,7 @@ def retina_unet(architecture, fused_levels, tower):
             DetectionHead(8, anchors=1, classes=1, levels=len(levels), convs=tower),
             SegmentationHead(pyramid.widths[0]),
             levels,
-            FeatureFusion([pyramid.widths[level] for level in fused]) if len(fused) > 1 else None,
+            FeatureFusion([pyramid.widths[level] for level in fused], "none") if len(fused) > 1 else None,
             len(fused),
         )
     )

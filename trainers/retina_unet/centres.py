@@ -111,8 +111,16 @@ class CentreAssignment(Assignment):
         [P, 6] seen from points [P, 3]; 0, with a path for gradients, without any."""
         if not len(codes):
             return codes.sum() * 0
-        distance = F.smooth_l1_loss(codes, encode_from(boxes, points, *self._scale), beta=WIDEST_CODE_ERROR)
-        return distance + regression_loss(decode_from(codes, points, *self._scale), boxes)
+        distance = F.smooth_l1_loss(codes, self.encode(boxes, points), beta=WIDEST_CODE_ERROR)
+        return distance + regression_loss(self.decode(codes, points), boxes)
+
+    def encode(self, boxes: Tensor, points: Tensor) -> Tensor:
+        """Codes [P, 6] of boxes [P, 6] seen from points [P, 3], in units of the plan's reach and sides."""
+        return encode_from(boxes, points, *self._scale)
+
+    def decode(self, codes: Tensor, points: Tensor) -> Tensor:
+        """The boxes [P, 6] in patch voxels that ``encode`` turns into codes [P, 6]."""
+        return decode_from(codes, points, *self._scale)
 
     def points(self, output: RetinaOutput) -> Tensor:
         """[T, 3] middles of the map's locations in patch voxels."""
@@ -124,11 +132,13 @@ class CentreAssignment(Assignment):
         scores = output.logits[image].sigmoid().T.reshape(-1, *shape)
         cell_mm = [mm * step for mm, step in zip(self.plan.preprocessing.spacing, self.stride, strict=True)]
         window = [max(1, math.floor(PEAK_MM / side)) for side in cell_mm]
-        found = peaks(scores, config.topk, config.score_threshold, window)
+        # Limits are those of a patch: a tile of a whole scan would lose what its patches together keep.
+        patches = math.ceil(math.prod(output.segmentation.shape[2:]) / math.prod(self.plan.patch_size))
+        found = peaks(scores, config.topk * patches, config.score_threshold, window)
         labels, z, y, x = found.unbind(1)
         location = (z * shape[1] + y) * shape[2] + x
         points = (found[:, 1:] + 0.5) * output.logits.new_tensor(self.stride)
-        boxes = decode_from(output.deltas[image, location], points, *self._scale)
+        boxes = self.decode(output.deltas[image, location], points)
         scores = scores[labels, z, y, x]
-        kept = batched_nms(boxes, scores, labels, SAME_LESION_IOU)[: config.detections_per_patch]
+        kept = batched_nms(boxes, scores, labels, SAME_LESION_IOU)[: config.detections_per_patch * patches]
         return PatchDetections(boxes[kept], scores[kept], labels[kept]), points[kept]

@@ -1,0 +1,195 @@
+"""Boxes seen from locations, targets of a dense map, and its peaks: against closed forms, brute force and SciPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from box_strategies import boxes, random_boxes
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import maximum_filter
+
+from cmb_plugin.boxes import (
+    box_centres,
+    cells_of,
+    centre_map,
+    decode_from,
+    encode_from,
+    location_centres,
+    locations_near,
+    peaks,
+)
+from cmb_plugin.boxes import locations as module
+
+REACH = (1.0, 3.0, 3.0)
+SIDES = (2.0, 4.0, 4.5)
+SPACING = (2.0, 0.5, 0.6)
+STRIDE = (1, 2, 2)
+SHAPE = (7, 9, 8)  # 7 x 18 x 16 voxels
+
+
+def lesions(count: int, seed: int = 0) -> torch.Tensor:
+    """Boxes whose centres lie anywhere in the map's voxels, near the border too."""
+    rng = np.random.default_rng(seed)
+    extent = np.array(SHAPE) * STRIDE
+    centres, halves = rng.uniform(0.01, extent - 0.01, (count, 3)), rng.uniform(0.5, 3, (count, 3))
+    return torch.tensor(np.hstack([centres - halves, centres + halves]), dtype=torch.float32)
+
+
+# Codes ------------------------------------------------------------------------------------------------------------
+
+
+@given(boxes(max_count=6), st.integers(0, 2**16))
+def test_decoding_undoes_encoding_from_any_location(found, seed):
+    generator = torch.Generator().manual_seed(seed)
+    points = box_centres(found) + torch.randn(len(found), 3, generator=generator) * 5
+    codes = encode_from(found, points, REACH, SIDES)
+    assert torch.isfinite(codes).all()
+    torch.testing.assert_close(decode_from(codes, points, REACH, SIDES), found, rtol=1e-5, atol=1e-3)
+
+
+@given(st.lists(st.lists(st.floats(-30, 30, width=32), min_size=6, max_size=6), min_size=1, max_size=5))
+def test_encoding_undoes_decoding_of_sides_above_the_least(rows):
+    codes = torch.tensor(rows, dtype=torch.float64)
+    least = math.log(math.expm1(module.LEAST_RATIO * math.log(2)))
+    codes[:, 3:] = codes[:, 3:].clamp(min=least + 1e-6)
+    points = torch.zeros(len(codes), 3, dtype=torch.float64)
+    again = encode_from(decode_from(codes, points, REACH, SIDES), points, REACH, SIDES)
+    torch.testing.assert_close(again, codes, rtol=1e-6, atol=1e-6)
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=6, max_size=6))
+def test_no_side_is_negative_and_none_grows_faster_than_its_code(values):
+    codes = torch.tensor([values])
+    decoded = decode_from(codes, torch.zeros(1, 3), REACH, SIDES)
+    sides = decoded[:, 3:] - decoded[:, :3]
+    assert torch.isfinite(decoded).all()
+    assert (sides >= 0).all()
+    assert (sides <= codes.new_tensor(SIDES) * (codes[:, 3:].clamp(min=0) / math.log(2) + 1) + 1).all()
+
+
+def test_the_code_of_a_typical_lesion_at_a_location_is_that_of_an_untrained_head():
+    points = location_centres(SHAPE, STRIDE)[:5]
+    halves = torch.tensor(SIDES) / 2
+    typical = torch.cat([points - halves, points + halves], dim=1)
+    torch.testing.assert_close(decode_from(torch.zeros(5, 6), points, REACH, SIDES), typical)
+    torch.testing.assert_close(encode_from(typical, points, REACH, SIDES), torch.zeros(5, 6), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("side", [0.0, 1000.0])
+def test_codes_of_flat_and_of_huge_boxes_are_finite(side):
+    box = torch.tensor([[5.0, 5, 5, 5 + side, 5 + side, 5 + side]])
+    codes = encode_from(box, torch.zeros(1, 3), (1.0,) * 3, (1.0,) * 3)
+    assert torch.isfinite(codes).all()
+    torch.testing.assert_close(decode_from(codes, torch.zeros(1, 3), (1.0,) * 3, (1.0,) * 3), box, rtol=1e-5, atol=0.03)
+
+
+def test_locations_lie_in_the_middle_of_their_voxels_in_the_order_of_a_flattened_map():
+    points = location_centres(SHAPE, STRIDE)
+    expected = [((z + 0.5) * STRIDE[0], (y + 0.5) * STRIDE[1], (x + 0.5) * STRIDE[2]) for z, y, x in np.ndindex(*SHAPE)]
+    torch.testing.assert_close(points, torch.tensor(expected, dtype=torch.float32))
+    flat = cells_of(points, SHAPE, STRIDE)
+    assert flat.tolist() == [list(index) for index in np.ndindex(*SHAPE)]
+
+
+def test_points_outside_a_map_belong_to_its_nearest_location():
+    points = torch.tensor([[-3.0, 5.0, 100.0], [7.0, 18.0, 16.0]])
+    assert cells_of(points, SHAPE, STRIDE).tolist() == [[0, 2, 7], [6, 8, 7]]
+
+
+# Targets ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_target_is_the_nearest_lesions_gaussian_and_one_at_its_own_location():
+    found = lesions(9)
+    labels = torch.arange(9) % 2
+    target = centre_map(found, labels, 3, SHAPE, STRIDE, SPACING, sigma_mm=1.2)
+    assert target.shape == (3, *SHAPE)
+    points = location_centres(SHAPE, STRIDE).double().numpy() * SPACING
+    centres = box_centres(found).double().numpy() * SPACING
+    for label in range(2):
+        own = centres[labels.numpy() == label]
+        distance = np.linalg.norm(points[:, None] - own[None], axis=2).min(axis=1)
+        expected = np.exp(-(distance**2) / (2 * 1.2**2)).reshape(SHAPE)
+        cells = np.floor(own / SPACING / STRIDE).astype(int)
+        expected[tuple(cells.T)] = 1
+        np.testing.assert_allclose(target[label].numpy(), expected, atol=1e-5)
+        assert int((target[label] == 1).sum()) == len({*map(tuple, cells.tolist())})
+    assert (target[2] == 0).all()
+
+
+def test_a_lesion_at_the_border_or_cut_by_it_has_its_one():
+    edge = torch.tensor([[-2.0, 0, 0, 2, 1, 1], [6.5, 17.5, 15.5, 7, 18, 16], [5, 17, 15, 9, 19, 17]])
+    target = centre_map(edge, torch.zeros(3, dtype=torch.long), 1, SHAPE, STRIDE, SPACING, 0.01)
+    assert (target == 1).nonzero().tolist() == [[0, 0, 0, 0], [0, 6, 8, 7]]
+
+
+def test_a_patch_without_lesions_has_neither_target_nor_locations():
+    none = torch.zeros(0, 6)
+    assert (centre_map(none, torch.zeros(0, dtype=torch.long), 2, SHAPE, STRIDE, SPACING, 1.2) == 0).all()
+    assert [len(part) for part in locations_near(none, SHAPE, STRIDE, SPACING, 1.5)] == [0, 0]
+
+
+@pytest.mark.parametrize("reach", [0.05, 1.0, 1.5, 4.0])
+def test_locations_near_a_centre_are_those_of_brute_force(reach):
+    found = lesions(12, seed=round(reach * 10))
+    location, lesion = locations_near(found, SHAPE, STRIDE, SPACING, reach)
+    points = location_centres(SHAPE, STRIDE).double().numpy() * SPACING
+    distance = np.linalg.norm(points[:, None] - box_centres(found).double().numpy() * SPACING, axis=2)  # [T, N]
+    wanted = distance <= reach
+    for index, cell in enumerate(cells_of(box_centres(found), SHAPE, STRIDE).tolist()):
+        wanted[np.ravel_multi_index(tuple(cell), SHAPE), index] = True
+    expected = {int(t): int(np.where(wanted[t], distance[t], np.inf).argmin()) for t in wanted.any(axis=1).nonzero()[0]}
+    assert dict(zip(location.tolist(), lesion.tolist(), strict=True)) == expected
+    assert location.tolist() == sorted(expected)
+
+
+# Peaks ------------------------------------------------------------------------------------------------------------
+
+
+def by_maximum_filter(scores: np.ndarray, least: float, window: tuple[int, int, int]) -> list[tuple[int, ...]]:
+    """Peaks as SciPy tells them, highest first."""
+    size = (1, *(2 * n + 1 for n in window))
+    highest = maximum_filter(scores, size=size, mode="constant", cval=-np.inf)
+    found = np.argwhere((scores == highest) & (scores >= least))
+    return [tuple(place) for place in found[np.argsort(-scores[tuple(found.T)], kind="stable")].tolist()]
+
+
+@pytest.mark.parametrize("window", [(1, 1, 1), (1, 2, 3), (0, 4, 1)])
+@pytest.mark.parametrize("levels", [None, 5], ids=["all differ", "ties and plateaus"])
+def test_peaks_are_those_of_a_maximum_filter(window, levels):
+    scores = np.random.default_rng(0).random((3, 6, 11, 10)).astype(np.float32)
+    if levels:
+        scores = np.floor(scores * levels) / levels
+    expected = by_maximum_filter(scores, 0.6, window)
+    found = [tuple(row) for row in peaks(torch.from_numpy(scores), 10_000, 0.6, window).tolist()]
+    assert {*found} == {*expected}
+    assert len(found) == len(expected) > 3
+    ranked = [float(scores[place]) for place in found]
+    assert ranked == sorted(ranked, reverse=True)
+
+
+def test_the_highest_peaks_are_kept_however_many_candidates_there_are(monkeypatch):
+    scores = np.random.default_rng(1).random((2, 6, 14, 14)).astype(np.float32)
+    expected = by_maximum_filter(scores, 0.0, (1, 1, 1))
+    for chunk in (50, 1000, 10**6):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+        for most in (1, 40, len(expected), 10**6):
+            found = [tuple(row) for row in peaks(torch.from_numpy(scores), most, 0.0, (1, 1, 1)).tolist()]
+            assert found == expected[:most]
+
+
+def test_a_map_below_the_least_score_has_no_peaks():
+    assert peaks(torch.full((2, 3, 3, 3), 0.1), 10, 0.2, (1, 1, 1)).shape == (0, 4)
+
+
+def test_codes_and_targets_are_differentiable_and_of_full_precision_under_autocast():
+    found = random_boxes(4, 0)
+    codes = torch.zeros(4, 6, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        decoded = decode_from(codes, box_centres(found), REACH, SIDES)
+        encoded = encode_from(found, box_centres(found), REACH, SIDES)
+    assert decoded.dtype == encoded.dtype == torch.float32
+    decoded.sum().backward()
+    assert torch.isfinite(codes.grad).all()

@@ -248,7 +248,7 @@ def _check_unchanged(run: TrainingRun) -> None:
     Raises:
         UserError: something differs; the first difference is named.
     """
-    before = _flat(read_settings(run.fold.settings))
+    before = _flat(_with_all_settings(run, read_settings(run.fold.settings)))
     for key, value in _flat(plain_settings(run.settings)).items():
         if before.get(key) != value:
             raise UserError(
@@ -262,6 +262,12 @@ def _check_unchanged(run: TrainingRun) -> None:
         )
 
 
+def _with_all_settings(run: TrainingRun, stored: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a fold of the run's trainer, with those of its network that did not exist when it was trained."""
+    defaults = plain_settings({"model_cfg": run.trainer.model_config()})["model_cfg"]
+    return {**stored, "model_cfg": {**defaults, **run.trainer.migrated(stored.get("model_cfg") or {})}}
+
+
 def _check_other_folds(run: TrainingRun) -> None:
     """Folds of one model predict together, so they must be one model: same module, same network, same scans.
 
@@ -270,18 +276,13 @@ def _check_other_folds(run: TrainingRun) -> None:
     """
     remedy = "give the overrides that the other fold was trained with, or exp.tag=NAME for a model of its own"
     ours = plain_settings({key: run.settings[key] for key in ("module", "plan", "model_cfg")})
-    defaults = plain_settings({"model_cfg": run.trainer.model_config()})["model_cfg"]
     for other in sorted(run.fold.root.parent.glob("fold*/settings.yaml")):
         if other.parent == run.fold.root:
             continue
-        stored = read_settings(other)
-        theirs = {
-            **stored,
-            "model_cfg": {**defaults, **run.trainer.migrated(stored.get("model_cfg") or {})},
-        }  # older ones know fewer keys
+        theirs = _flat(_with_all_settings(run, read_settings(other)))
         for key, value in _flat(ours).items():
-            if _flat(theirs).get(key) != value:
-                raise UserError(f"{other}: {key} is {_flat(theirs).get(key)}, here it is {value}", remedy=remedy)
+            if theirs.get(key) != value:
+                raise UserError(f"{other}: {key} is {theirs.get(key)}, here it is {value}", remedy=remedy)
         plan = Plan.load(FoldFolder(other.parent).plan)
         for name in SHARED_BY_FOLDS:
             if getattr(plan, name) != getattr(run.plan, name):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import yaml
+from small_plan import PLAN as SMALL_PLAN
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands.consolidate import main as nndet_consolidate
@@ -17,7 +18,11 @@ from cmb_plugin.commands.names import find_task
 from cmb_plugin.commands.predict import main as nndet_predict
 from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
-from cmb_plugin.paths import ModelFolder
+from cmb_plugin.errors import UserError
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
+from cmb_plugin.plugins import trainers
+from cmb_plugin.settings import plain_settings, write_settings
+from cmb_plugin.workflows.train import TrainingRun, _check_unchanged
 
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
 SHORT = ["module=RetinaUNetV001", "train=demo", "trainer_cfg.epochs=1", "trainer_cfg.steps_per_epoch=2",
@@ -127,6 +132,27 @@ def test_a_fold_with_a_checkpoint_is_kept_though_its_settings_are_gone(two_folds
         assert nndet_train(["900", "-o", *SHORT, "exp.fold=1", f"train.mode={mode}"]) == 2
         assert str(fold.root) in one_line(capsys)
     assert fold.last.read_bytes() == before
+
+
+def test_a_run_of_before_a_setting_existed_is_resumed_as_what_it_was(tmp_path):
+    """Its settings.yaml knows neither ``assignment`` nor a setting whose default has not changed."""
+    trainer = trainers.get("CMBRetinaUNet")
+    anchors = {"assignment": "atss", "widths": "plan", "norm": "instance"}
+    fold = FoldFolder(tmp_path / "fold0")
+    fold.root.mkdir()
+    SMALL_PLAN.save(fold.plan)
+
+    def run(**model_cfg):
+        settings = {"module": "CMBRetinaUNet", "plan": "test_3d", "model_cfg": trainer.model_config(**model_cfg)}
+        return TrainingRun(TaskFolder(tmp_path), SMALL_PLAN, trainer, "demo", "resume", settings, fold)
+
+    stored = plain_settings(run(**anchors).settings)
+    for name in (*anchors, "replay"):
+        del stored["model_cfg"][name]
+    write_settings(fold.settings, stored)
+    _check_unchanged(run(**anchors))
+    with pytest.raises(UserError, match=r"model_cfg\.assignment was atss when training began, now it is centre"):
+        _check_unchanged(run())
 
 
 def test_a_fold_of_another_network_is_refused_before_it_is_trained(model, capsys):

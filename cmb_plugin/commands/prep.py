@@ -13,6 +13,7 @@ from .names import find_task
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cmb_plugin.planning import Plan
     from cmb_plugin.workflows.prep import PreparedSummary, PrepReport
 
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_prep 101 102 -np 8                              two tasks, eight processes
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=11        plan for 11 GB; 4 is the default on every machine
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=auto      plan for this machine's GPU, or 2 GB without one
-        nndet_prep 101 -o planner_cfg.finest_level=1          anchors every second voxel: coarser, quicker
+        nndet_prep 101 -o planner_cfg.finest_level=1          locations every second voxel: coarser, quicker
         nndet_prep 101 -o planner=D3V001                      nnDetection's rules, as a baseline
         nndet_prep 101 -o planner=Anatomy                     learn regionsTr instead: docs/segmentation.md
         nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         planner=NAME                    who plans; the default is D3CMB
         planner_cfg.*                   gpu_memory_gb, finest_level, detection_levels, base_features, max_features,
                                         pyramid_channels, batch_size, patch_size, spacing, seed; of D3CMB also anchors,
-                                        brain_margin_mm; of D3V001 also anchors_per_axis
+                                        centre_features, centre_channels, brain_margin_mm; of D3V001 also
+                                        anchors_per_axis
         plan=PATH.json                  a finished plan instead of a planner
         additional_imports=[module]     your own planners and normalisation schemes
 
@@ -152,19 +154,38 @@ def _plan_rows(report: PrepReport) -> list[tuple[str, str]]:
         ("patch and batch", f"{by(plan.patch_size)} voxels, {plan.batch_size} per step"),
     ]
     memory = ("memory", f"{plan.memory_estimate_gb:g} GB estimated for {plan.memory_gb:g} GB")
+    dense = _centre_rows(plan)
     if not plan.anchors.sizes:
-        return [("learns", f"{', '.join(plan.classes)} on {', '.join(plan.modalities)}"), *first, memory]
+        learns = ("learns", f"{', '.join(plan.classes)} on {', '.join(plan.modalities)}")
+        return [learns, *first, *dense, memory]
     anchors = f"{len(plan.anchors.sizes[0])} per location"
     if plan.anchors.mean_best_iou is not None and plan.anchors.min_best_iou is not None:
         anchors += f", best IoU mean {plan.anchors.mean_best_iou:.2f}, worst {plan.anchors.min_best_iou:.2f}"
     by_size = [
         f"{fit.diameter}: {fit.mean_best_iou:.2f}, worst {fit.min_best_iou:.2f} (n={fit.lesions})"
         for fit in plan.anchors.by_size
-        if fit.mean_best_iou is not None and fit.min_best_iou is not None
+        if fit.mean_best_iou is not None and fit.min_best_iou is not None and not dense
     ]
     return [
         *first,
+        *dense,
         ("detection strides", ", ".join(by(architecture.stride_of(level)) for level in architecture.detection_levels)),
         ("anchors", "\n".join([anchors, *by_size])),
         memory,
     ]
+
+
+def _centre_rows(plan: Plan) -> list[tuple[str, str]]:
+    """The dense map of centres and what lesions of each size get from it; none where it is not planned."""
+    centres = plan.centres
+    if centres is None:
+        return []
+    stride = " x ".join(map(str, plan.architecture.stride_of(centres.level)))
+    target = f"every {stride} voxels, sigma {centres.sigma_mm:g} mm, boxes within {centres.reach_mm:g} mm"
+    by_size = [
+        f"{fit.diameter}: a box covers {fit.cells:g} locations, {fit.learned:g} learn it (n={fit.lesions})"
+        for fit in centres.by_size
+        if fit.lesions
+    ]
+    widths = f"{', '.join(map(str, centres.features))}, maps of {centres.channels}"
+    return [("centre map", "\n".join([target, *by_size])), ("its widths", widths)]

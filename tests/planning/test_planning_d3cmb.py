@@ -333,3 +333,24 @@ def test_an_edit_that_cannot_be_followed_is_named(tmp_path: Path, field: str, va
 def test_settings_that_cannot_be_followed_are_refused(config: dict[str, object]) -> None:
     with pytest.raises(UserError, match="planner_cfg"):
         planned(phantoms("demo"), **config)
+
+
+def test_centres_are_planned_on_the_first_detection_level_for_the_median_lesion() -> None:
+    plan = planned(phantoms(*MIXED))
+    assert plan.centres is not None
+    assert plan.centres.level == plan.architecture.detection_levels[0]
+    assert plan.centres.features[0] == plan.centres.channels == 16
+    assert sum(fit.lesions for fit in plan.centres.by_size) == sum(fit.lesions for fit in plan.anchors.by_size)
+    wider = planned(phantoms(*MIXED), centre_features=24, centre_channels=32)
+    assert wider.centres is not None
+    assert (wider.centres.features[:2], wider.centres.channels) == ((24, 48), 32)
+    assert wider.architecture == plan.architecture
+    assert planned(phantoms(*MIXED), "D3V001").centres is None
+
+
+def test_the_median_lesion_of_the_centres_lies_along_the_networks_axes() -> None:
+    """Deep lesions in axial slices: their depth is the network's first side, their width decides the target."""
+    plan = planned(data_set(*[case((2.0, 0.5, 0.5), (60, 300, 260), [(6.0, 3.0, 3.0)] * 5)] * 4))
+    assert plan.centres is not None
+    assert plan.centres.sides_mm == (6.0, 3.0, 3.0)
+    assert plan.centres.sigma_mm == pytest.approx(0.43 * 3)

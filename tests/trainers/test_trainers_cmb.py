@@ -39,6 +39,7 @@ THICK = dataclasses.replace(
     ),
     anchors=Anchors(sizes=(((1.0, 4.0, 4.0),), ((2.0, 8.0, 8.0),))),
 )
+ANCHORS = {"assignment": "atss", "widths": "plan", "norm": "instance"}
 SWITCHES = [(False, False), (True, False), (False, True), (True, True)]
 
 
@@ -76,8 +77,9 @@ def train(model, batch: Batch, steps: int):
 
 @pytest.mark.parametrize(("ffm", "hspl"), SWITCHES)
 @pytest.mark.parametrize("plan", [ISOTROPIC, THICK], ids=["isotropic", "thick slices"])
-def test_every_combination_of_switches_learns(plan, ffm, hspl):
-    model, batch = module(plan, ffm=ffm, hspl=hspl), scene(plan)
+@pytest.mark.parametrize("assignment", [{}, ANCHORS], ids=["centres", "anchors"])
+def test_every_combination_of_switches_learns(plan, ffm, hspl, assignment):
+    model, batch = module(plan, ffm=ffm, hspl=hspl, **assignment), scene(plan)
     history = train(model, batch, 30)
     assert ("prototype" in history[0]) == hspl
     for name in history[0]:
@@ -119,8 +121,9 @@ def test_mining_waits_for_the_start_up_phase_and_every_weight_has_a_gradient():
 
 
 def test_baseline_weights_are_the_baselines():
-    """Without its two additions the trainer is the baseline, weight for weight and loss for loss."""
-    plain = module(ffm=False, hspl=False)
+    """Without its two additions, and with the family's defaults, the trainer is the baseline, weight for weight and
+    loss for loss."""
+    plain = module(ffm=False, hspl=False, **ANCHORS)
     torch.manual_seed(0)
     baseline = trainers.get("RetinaUNetV001")(plain.plan, None, plain.trainer_cfg)
     baseline.model_cfg.segmentation_foreground_weight = plain.model_cfg.segmentation_foreground_weight

@@ -141,5 +141,5 @@ def test_a_plan_without_anchors_is_refused_in_one_sentence():
         PLAN, architecture=dataclasses.replace(PLAN.architecture, detection_levels=()), anchors=Anchors(())
     )
     assert not plan.problem()  # other trainers need none
-    with pytest.raises(UserError, match="RetinaUNetV001 needs anchors, plan test_3d has none"):
+    with pytest.raises(UserError, match=r"model_cfg\.assignment=atss needs anchors, plan test_3d has none"):
         RetinaUNetV001(plan)

@@ -1,4 +1,4 @@
-"""Weight averaging: the mean of the parameters, the last of the buffers, as torch averages a model."""
+"""Weight averaging: the mean of the parameters and of batch norm's statistics, the last of the other buffers."""
 
 from types import SimpleNamespace
 
@@ -73,3 +73,41 @@ def test_a_checkpoint_that_averaged_buffers_too_is_taken_up(averaged):
     resumed = WeightAveraging(first_epoch=1)
     resumed.on_load_checkpoint(None, network, {"averaged_weights": before, "averaged_epochs": 4})
     torch.testing.assert_close(checkpoint_of(network, resumed), checkpoint_of(network, averaging))
+
+
+@pytest.fixture
+def with_batch_norm():
+    """A network with batch norm after four epochs, the averaging of the last three, and its state after each."""
+    torch.manual_seed(0)
+    network, averaging, states = Network(), WeightAveraging(first_epoch=1), []
+    network.norm = nn.BatchNorm1d(2)
+    for epoch in range(4):
+        network.train()
+        network.norm(torch.randn(8, 2) * (epoch + 1) + epoch)
+        averaging.on_train_epoch_end(SimpleNamespace(current_epoch=epoch), network)
+        states.append({name: value.clone() for name, value in network.state_dict().items()})
+    return network, averaging, states
+
+
+def test_the_statistics_of_batch_norm_are_averaged_and_its_count_is_not(with_batch_norm):
+    network, averaging, states = with_batch_norm
+    saved = checkpoint_of(network, averaging)["averaged_weights"]
+    for name in ("norm.running_mean", "norm.running_var"):
+        torch.testing.assert_close(saved[name], torch.stack([state[name] for state in states[1:]]).mean(dim=0))
+        assert not torch.allclose(saved[name], states[-1][name])
+    assert saved["norm.num_batches_tracked"] == 4
+    assert saved["threshold"] == states[-1]["threshold"]
+
+
+def test_batch_statistics_are_taken_up_exactly_where_a_checkpoint_left_them(with_batch_norm):
+    network, averaging, _ = with_batch_norm
+    resumed = WeightAveraging(first_epoch=1)
+    resumed.on_load_checkpoint(None, network, checkpoint_of(network, averaging))
+    for each in (averaging, resumed):
+        each.on_train_epoch_end(SimpleNamespace(current_epoch=4), network)
+    assert resumed.count == averaging.count == 4
+    torch.testing.assert_close(resumed.mean, averaging.mean, rtol=0, atol=0)
+    raw = network.norm.running_mean.clone()
+    with resumed.applied(network):
+        torch.testing.assert_close(network.norm.running_mean, averaging.mean["norm.running_mean"])
+    torch.testing.assert_close(network.norm.running_mean, raw, rtol=0, atol=0)

@@ -25,7 +25,7 @@ from cmb_plugin.phantom import (
 from cmb_plugin.plugins import register_task, suggest
 from cmb_plugin.workers import run_cases
 
-RECIPE = 3
+RECIPE = 4
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
 
 CLASSES = (("cmb",), ("cmb", "iron"))

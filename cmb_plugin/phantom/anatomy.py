@@ -135,7 +135,7 @@ def load_atlas() -> Atlas:
     deep = brain_mask & ~infratentorial & _is_deep(mesh, distance)
     regions = np.where(infratentorial, INFRATENTORIAL, np.where(deep, DEEP, LOBAR)).astype(np.uint8) * brain_mask
     head_distance, brain_distance = _head_distances(brain_mask)
-    sulci = (1 - grey - white > 0.45) & brain_mask & (regions == LOBAR) & (distance > 12)
+    sulci = (1 - grey - white > 0.45) & brain_mask & (regions != DEEP) & (distance > 12)
     return Atlas(
         grey=grey,
         white=white,

@@ -208,6 +208,7 @@ def _fill_slab(
         ndimage.map_coordinates(m, index, order=1, output=np.float32)
         for m in (atlas.grey, atlas.white, atlas.brain, atlas.iron)
     )
+    iron *= 1 + np.float32(0.8) * texture[near]  # patchy, as nuclei are
     fluid = np.clip(brain - grey - white, 0, 1)
     echo = protocol.echo_ms * 1e-3
     value = {name: signal_of(name, protocol) for name in TISSUES}

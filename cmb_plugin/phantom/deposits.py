@@ -89,7 +89,7 @@ def draw_microbleeds(
         if any(np.linalg.norm(centre - d.centre) < 7 for d in deposits) or not in_scan(centre):
             continue
         ppm = float(np.exp(rng.normal(np.log(1.2), 0.5)).clip(0.4, 3.0))
-        diameter = protocol.lesions.diameter(rng.random()) / blooming(ppm)
+        diameter = protocol.lesions.diameter(rng.random()) / blooming(ppm) ** 0.8
         if rng.random() < FAINT_SHARE:
             ppm, diameter = rng.uniform(0.4, 0.6), diameter * rng.uniform(0.5, 0.8)
         axes, rotation = _shape(rng, diameter / 2, 0.12)

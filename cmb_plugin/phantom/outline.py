@@ -14,6 +14,9 @@ DEFINITE_CNR = 5.0
 """Contrast-to-noise ratio from which a lesion is "definite" (Rose's criterion for seeing a detail); below it is
 "possible"."""
 
+VISIBLE_SHARE = 0.35
+"""Share of a source's largest effect down to which its outline reaches."""
+
 SURROUNDINGS_MM = 4.0
 """Radius within which the image is compared with a lesion to tell how well it can be seen; 2.5 radii of a large one."""
 
@@ -71,7 +74,7 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     squared = np.asarray(sum(o**2 for o in offsets))
     near = squared <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
     total, effect = np.abs(effect), np.where(near, effect, 0)
-    labels, count = ndimage.label(effect > effect.max() / 2, structure=_TOUCHING)
+    labels, count = ndimage.label(effect > VISIBLE_SHARE * effect.max(), structure=_TOUCHING)
     body = np.zeros(effect.shape, dtype=bool)
     if labels[middle]:
         voxels = labels == labels[middle]

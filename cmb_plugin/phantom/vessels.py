@@ -1,5 +1,6 @@
 """Vessels of one subject, as polylines in MNI RAS mm: dural sinuses and deep veins at their known places, medullary
-veins that leave the ventricles, pial vessels that run in the sulci."""
+veins that leave the ventricles and those under the cortex, small vessels of the basal ganglia, and trees of pial
+vessels in the sulci."""
 
 from __future__ import annotations
 
@@ -64,8 +65,14 @@ def draw_vessels(rng: np.random.Generator, atlas: Atlas) -> list[VesselPath]:
             path[1:-1] += rng.normal(0, 0.8, path[1:-1].shape)
             kind = "sinus" if name == "transverse" else "vein_curved"
             vessels.append(VesselPath(kind, _smooth(path), radius * rng.uniform(0.75, 1.2), ppm, name))
-    vessels += _medullary(rng, atlas, ppm, int(rng.integers(55, 85)))
-    vessels += _pial(rng, atlas, ppm, int(rng.integers(90, 140)))
+    plenty = float(np.exp(rng.normal(0, 0.25)).clip(0.6, 1.6))
+    for draw, least, most in (
+        (_deep_medullary, 90, 140),
+        (_superficial_medullary, 480, 740),
+        (_striate, 55, 95),
+        (_pial, 280, 410),
+    ):
+        vessels += draw(rng, atlas, ppm, int(plenty * rng.integers(least, most)))
     return vessels
 
 
@@ -80,55 +87,143 @@ def _smooth(path: np.ndarray, step: float = 4.0) -> np.ndarray:
     return rounded[keep]
 
 
-def _medullary(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> list[VesselPath]:
-    """Veins of the white matter that run to the ventricles; three of four are straight, the others bend."""
+def _deep_medullary(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> list[VesselPath]:
+    """Veins of the white matter that fan out from the ventricles through the centrum semiovale, with branches that
+    join them at an acute angle."""
     points = atlas.places["white_matter"]
-    starts = points[rng.choice(len(points), 40 * count, replace=False)]
-    index = to_index(starts, COARSE)
-    distance, *gradient = (ndimage.map_coordinates(m, index, order=1) for m in atlas.ventricle_pull)
+    starts = points[rng.choice(len(points), 40 * count, replace=False)].astype(float)
+    distance, outwards = _from_ventricles(atlas, starts)
     region = atlas.regions[tuple(to_index(starts).round().astype(int))]
-    near = np.flatnonzero(
-        (distance > 2) & (distance < 7) & (starts[:, 2] > 4) & (np.abs(starts[:, 0]) > 7) & (region == DEEP)
-    )[:count]
+    near = (distance > 2) & (distance < 7) & (starts[:, 2] > 4) & (np.abs(starts[:, 0]) > 7) & (region == DEEP)
     vessels = []
-    for i in near:
-        direction = np.array([g[i] for g in gradient]) + rng.normal(0, 0.25, 3)
-        direction /= np.linalg.norm(direction)
-        length, along = rng.uniform(9, 28), np.linspace(0, 1, 7)[:, None]
-        bend = np.cross(direction, rng.normal(0, 1, 3))
-        curved = rng.random() < 0.25
-        bend *= (rng.uniform(3, 6) if curved else rng.uniform(0, 0.5)) / np.linalg.norm(bend)
-        path = starts[i] + along * direction * length + 4 * along * (1 - along) * bend
-        kind = "vein_curved" if curved else "vein_straight"
-        radius = float(np.exp(rng.normal(np.log(0.38), 0.35)).clip(0.18, 0.8))
-        vessels.append(VesselPath(kind, path if curved else path[[0, -1]], radius, ppm, "medullary"))
+    for start, heading in zip(starts[near][:count], outwards[near][:count], strict=True):
+        radius = _radius(rng, 0.37, 0.15, 0.9)
+        stem = _fibre(rng, start, heading + rng.normal(0, 0.25, 3), rng.uniform(9, 34))
+        vessels.append(_medullary(stem, radius, ppm))
+        for _ in range(rng.poisson(0.8)):
+            part = rng.uniform(0.15, 0.7)
+            root = stem[int(part * (len(stem) - 1))]
+            course = stem[-1] - stem[0]
+            aside = np.cross(course, rng.normal(0, 1, 3))
+            heading = course / np.linalg.norm(course) + rng.uniform(0.35, 0.9) * aside / np.linalg.norm(aside)
+            branch = _fibre(rng, root, heading, rng.uniform(5, 15))
+            vessels.append(_medullary(branch, radius * rng.uniform(0.55, 0.9), ppm))
     return vessels
 
 
+def _superficial_medullary(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> list[VesselPath]:
+    """Thin short veins between the cortex and the white matter under it, most of them along the line from the
+    ventricles to the surface."""
+    points = atlas.places["white_matter"]
+    starts = points[rng.choice(len(points), 2 * count, replace=False)].astype(float)
+    distance, outwards = _from_ventricles(atlas, starts)
+    far = distance > 7
+    return [
+        _medullary(
+            _fibre(rng, start, heading + rng.normal(0, 0.5, 3), rng.uniform(3, 16)), _radius(rng, 0.29, 0.1, 0.8), ppm
+        )
+        for start, heading in zip(starts[far][:count], outwards[far][:count], strict=True)
+    ]
+
+
+def _striate(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> list[VesselPath]:
+    """Small vessels that rise through the basal ganglia and the thalamus, as the lenticulostriate ones do."""
+    points = np.concatenate([atlas.places["basal_ganglia"], atlas.places["thalamus"]])
+    starts = points[rng.choice(len(points), count, replace=False)].astype(float)
+    vessels = []
+    for start in starts:
+        heading = np.array([0.3 * np.sign(start[0]), -0.1, 1.0]) + rng.normal(0, 0.35, 3)
+        path = _fibre(rng, start - 4 * heading, heading, rng.uniform(4, 16), bend=0.18)
+        vessels.append(VesselPath("vein_curved", path, _radius(rng, 0.22, 0.1, 0.45), ppm, "striate"))
+    return vessels
+
+
+def _medullary(path: np.ndarray, radius: float, ppm: float) -> VesselPath:
+    """Straight or curved by how far the path leaves the line between its ends."""
+    course = path[-1] - path[0]
+    length = float(np.linalg.norm(course))
+    aside = np.linalg.norm(np.cross(path - path[0], course / length), axis=1).max()
+    return VesselPath("vein_curved" if aside > 0.08 * length else "vein_straight", path, radius, ppm, "medullary")
+
+
+def _radius(rng: np.random.Generator, middle: float, smallest: float, largest: float) -> float:
+    """A log-normal radius in mm."""
+    return float(np.exp(rng.normal(np.log(middle), 0.35)).clip(smallest, largest))
+
+
+def _fibre(
+    rng: np.random.Generator, start: np.ndarray, heading: np.ndarray, length: float, bend: float | None = None
+) -> np.ndarray:
+    """A vessel's course [N, 3] of ``length`` mm from ``start``: about straight, with one bow (``bend`` is its height
+    over the length; three of four have hardly any) and a fine winding."""
+    heading = heading / np.linalg.norm(heading)
+    along = np.linspace(0, 1, max(3, int(length / 2.5) + 1))[:, None]
+    bow = np.cross(heading, rng.normal(0, 1, 3))
+    bow /= np.linalg.norm(bow)
+    if bend is None:
+        bend = rng.uniform(0.12, 0.25) if rng.random() < 0.25 else rng.uniform(0, 0.05)
+    winding = rng.normal(0, 0.25, (len(along), 3))
+    winding[0] = 0
+    return start + along * heading * length + 4 * along * (1 - along) * bow * bend * length + winding
+
+
+def _from_ventricles(atlas: Atlas, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance [N] in mm of MNI points [N, 3] from the ventricles, and the direction [N, 3] in which it grows."""
+    distance, *gradient = (
+        ndimage.map_coordinates(m, to_index(points, COARSE), order=1) for m in atlas.ventricle_pull
+    )
+    outwards = np.stack(gradient, axis=-1)
+    return distance, outwards / np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-6)
+
+
 def _pial(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> list[VesselPath]:
-    """Vessels on the brain's surface: from a random place in a sulcus they go on as far as the sulcus lets them."""
+    """Vessels on the brain's surface and in its sulci: stems, their branches and the twigs of these."""
     tree = cKDTree(atlas.sulci)
     places = atlas.sulci[rng.choice(len(atlas.sulci), count, replace=False)].astype(float)
+    radii = np.exp(rng.normal(np.log(0.65), 0.35, count)).clip(0.25, 1.4)
+    lengths = rng.integers(4, 16, count)
+    vessels: list[VesselPath] = []
+    for more, shorter in ((1.6, 0.5), (1.2, 0.5), (0.0, 0.0)):
+        tracks = _tracks(rng, atlas.sulci, tree, places, lengths)
+        kept = [i for i, track in enumerate(tracks) if len(track) > 2]
+        vessels += [VesselPath("pial_vessel", _wound(rng, tracks[i]), float(radii[i]), ppm, "sulcus") for i in kept]
+        parents = rng.choice(kept, int(more * len(kept)))
+        places = np.array([tracks[i][rng.integers(len(tracks[i]))] for i in parents]).reshape(-1, 3)
+        radii = (radii[parents] * rng.uniform(0.4, 0.8, len(parents))).clip(0.12, 1.0)
+        lengths = (lengths[parents] * shorter * rng.uniform(0.6, 1.6, len(parents))).astype(int) + 2
+    return vessels
+
+
+def _tracks(
+    rng: np.random.Generator, sulci: np.ndarray, tree: cKDTree, places: np.ndarray, lengths: np.ndarray
+) -> list[np.ndarray]:
+    """Walks [N, 3] in steps of about 2.5 mm from ``places`` as far as the sulcus lets them, at most ``lengths``
+    steps."""
+    if not len(places):
+        return []
     heading = rng.normal(0, 1, places.shape)
     heading /= np.linalg.norm(heading, axis=1, keepdims=True)
     paths = [places]
-    lengths = rng.integers(4, 16, count)
     for _ in range(lengths.max()):
         _, nearest = tree.query(places + 2.5 * heading)
-        following = atlas.sulci[nearest]
+        following = sulci[nearest]
         step = following - places
         size = np.linalg.norm(step, axis=1, keepdims=True)
         # A vessel that finds no way on stays where it is and ends there.
         places = np.where(size > 0.8, following, places)
         heading = np.where(size > 0.8, 0.6 * heading + 0.4 * step / np.maximum(size, 1e-6), heading)
+        heading += rng.normal(0, 0.15, heading.shape)
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         paths.append(places)
-    vessels = []
+    tracks = []
     for track, length in zip(np.stack(paths, axis=1), lengths, strict=True):
         moved = np.linalg.norm(np.diff(track[: length + 1], axis=0), axis=1) > 0.8
-        points = track[: length + 1][np.concatenate([[True], moved])]
-        if len(points) < 3:
-            continue
-        radius = float(np.exp(rng.normal(np.log(0.6), 0.35)).clip(0.25, 1.3))
-        vessels.append(VesselPath("pial_vessel", _smooth(points, 3.0), radius, ppm, "sulcus"))
-    return vessels
+        tracks.append(track[: length + 1][np.concatenate([[True], moved])])
+    return tracks
+
+
+def _wound(rng: np.random.Generator, track: np.ndarray) -> np.ndarray:
+    """The track rounded off, and winding about itself by less than a millimetre."""
+    path = _smooth(track, 2.5)
+    path[1:-1] += rng.normal(0, 0.35, path[1:-1].shape)
+    return path

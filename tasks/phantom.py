@@ -23,7 +23,7 @@ from cmb_plugin.phantom import (
     resolve_protocols,
 )
 from cmb_plugin.plugins import register_task, suggest
-from cmb_plugin.workers import run_cases
+from cmb_plugin.workers import keep_freed_memory, run_cases
 
 RECIPE = 4
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
@@ -135,6 +135,7 @@ def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None
 
 def _write_case(task: TaskFolder, settings: PhantomSettings, place: tuple[str, int]) -> int:
     """Simulates and writes one case; its lesion file comes last and marks it as finished."""
+    keep_freed_memory()
     split, index = place
     first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
     config = PhantomConfig(settings.protocols, settings.modalities, settings.classes)

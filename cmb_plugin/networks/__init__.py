@@ -1,6 +1,5 @@
 """Plain ``nn.Module``s and losses; nothing here knows Lightning or files."""
 
-from .allocation import keep_freed_memory
 from .heads import CentreHead, DetectionHead, SegmentationHead
 from .losses import (
     centre_loss,
@@ -44,7 +43,6 @@ __all__ = [
     "dice_and_cross_entropy",
     "encoder_fields",
     "fused_field",
-    "keep_freed_memory",
     "pyramid_fields",
     "pyramid_widths",
     "regression_loss",

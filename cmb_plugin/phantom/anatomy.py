@@ -48,6 +48,7 @@ class Atlas:
         grey, white: tissue fractions 0..1.
         brain: fraction of brain, including the ventricles and the sulci inside.
         iron: excess of susceptibility of the deep nuclei in ppm.
+        iron_box: the part of the lattice outside of which ``iron`` is 0.
         regions: uint8, 1 lobar, 2 deep, 3 infratentorial, 0 outside the brain.
         head_distance: signed distance in mm to the outline of the brain with its clefts closed (positive outside), on
             every third voxel: skull and scalp lie at a distance from it.
@@ -64,6 +65,7 @@ class Atlas:
     white: np.ndarray
     brain: np.ndarray
     iron: np.ndarray
+    iron_box: tuple[slice, slice, slice]
     regions: np.ndarray
     head_distance: np.ndarray
     brain_distance: np.ndarray
@@ -136,11 +138,13 @@ def load_atlas() -> Atlas:
     regions = np.where(infratentorial, INFRATENTORIAL, np.where(deep, DEEP, LOBAR)).astype(np.uint8) * brain_mask
     head_distance, brain_distance = _head_distances(brain_mask)
     sulci = (1 - grey - white > 0.45) & brain_mask & (regions != DEEP) & (distance > 12)
+    iron = ndimage.gaussian_filter(iron, 0.6)
     return Atlas(
         grey=grey,
         white=white,
         brain=ndimage.gaussian_filter(brain_mask.astype(np.float32), 0.5),
-        iron=ndimage.gaussian_filter(iron, 0.6),
+        iron=iron,
+        iron_box=ndimage.find_objects((iron > 1e-4).astype(np.uint8))[0],
         regions=regions,
         head_distance=head_distance,
         brain_distance=brain_distance,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
 
 from .anatomy import COARSE, ORIGIN, to_index
 from .deposits import AIR_CAVITIES, AIR_PPM
-from .physics import dephasing, dipole_field, phase_of, spoiled_gradient_echo
+from .physics import crop_kspace, dephasing, dipole_field, phase_of, spoiled_gradient_echo
 from .protocols import Protocol
 from .sources import Vessel, add_vessel
 from .subject import Lattice, Subject
@@ -49,6 +49,8 @@ class Background:
 
     Attributes:
         spacing: fine spacing z, y, x in mm.
+        shape: samples of the fine grid over the whole scan.
+        box: the part of them that holds the head, on which the arrays are kept; beyond it there is air.
         signal: complex64 [z, y, x], the gradient echo.
         susceptibility: float32 [z, y, x] ppm of tissue, iron and veins, or None when not asked for.
         spin_echo: float32 [z, y, x], a T2-weighted signal, or None when not asked for.
@@ -57,12 +59,36 @@ class Background:
     """
 
     spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    box: tuple[slice, slice, slice]
     signal: np.ndarray
     susceptibility: np.ndarray | None
     spin_echo: np.ndarray | None
     lattice: Lattice
     mni: np.ndarray
     white_signal: float
+
+    def scanned(self, values: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+        """``values`` on ``box`` as a scan of ``shape`` voxels over the same field of view measures them: cropped in
+        k-space."""
+        cropped = [given != wanted for given, wanted in zip(self.shape, shape, strict=True)]
+        for axis in np.flatnonzero(cropped):
+            whole = np.zeros([*values.shape[:axis], self.shape[axis], *values.shape[axis + 1 :]], values.dtype)
+            whole[(slice(None),) * axis + (self.box[axis],)] = values
+            values = crop_kspace(whole, tuple(shape[a] if a == axis else n for a, n in enumerate(whole.shape)))  # type: ignore[arg-type]
+        if values.shape == shape:
+            return values
+        scan = np.zeros(shape, values.dtype)
+        scan[tuple(slice(None) if done else part for done, part in zip(cropped, self.box, strict=True))] = values
+        return scan
+
+    def scan_box(self, spacing: Sequence[float], shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+        """The voxels of a scan of ``spacing`` and ``shape`` that lie in ``box``."""
+        ends = [
+            (int(part.start * fine / s), min(int(np.ceil(part.stop * fine / s)) + 1, n))
+            for part, fine, s, n in zip(self.box, self.spacing, spacing, shape, strict=True)
+        ]
+        return tuple(slice(a, b) for a, b in ends)  # type: ignore[return-value]
 
 
 def tissue(name: str, protocol: Protocol) -> Tissue:
@@ -100,14 +126,17 @@ def build_background(
     spacing = tuple(n * s / m for n, s, m in zip(protocol.shape, protocol.spacing, shape, strict=True))
     lattice = Lattice.over(subject.grid)
     maps = _lattice_maps(rng, subject, lattice)
-    susceptibility = np.zeros(shape, np.float32)
+    box = _head_box(maps.head, lattice, spacing, shape)
+    mm = tuple(np.arange(part.start, part.stop) * s for part, s in zip(box, spacing, strict=True))
+    corner = np.array([m[0] for m in mm])
+    inner = tuple(len(m) for m in mm)
+    susceptibility = np.zeros(inner, np.float32)
     for vessel in vessels:
-        add_vessel(susceptibility, spacing, vessel, vessel.susceptibility)
+        add_vessel(susceptibility, spacing, replace(vessel, path=vessel.path - corner), vessel.susceptibility)
     venous = max((v.susceptibility for v in vessels), default=1.0)
-    magnitude = np.empty(shape, np.float32)
-    spin_echo = np.empty(shape, np.float32) if want_spin_echo else None
-    mm = tuple(np.arange(n) * s for n, s in zip(shape, spacing, strict=True))
-    for start in range(0, shape[0], SLAB):
+    magnitude = np.empty(inner, np.float32)
+    spin_echo = np.empty(inner, np.float32) if want_spin_echo else None
+    for start in range(0, inner[0], SLAB):
         slab = slice(start, start + SLAB)
         _fill_slab(
             subject,
@@ -125,7 +154,23 @@ def build_background(
     kept = susceptibility if want_susceptibility else None
     del susceptibility
     signal = _echo(magnitude, field, lattice, maps.field, mm, protocol)
-    return Background(spacing, signal, kept, spin_echo, lattice, maps.mni, signal_of("white", protocol))  # type: ignore[arg-type]
+    white = signal_of("white", protocol)
+    return Background(spacing, shape, box, signal, kept, spin_echo, lattice, maps.mni, white)  # type: ignore[arg-type]
+
+
+def _head_box(
+    head: np.ndarray, lattice: Lattice, spacing: Sequence[float], shape: tuple[int, int, int]
+) -> tuple[slice, slice, slice]:
+    """The part of the fine grid outside of which there is nothing but air."""
+    within = head < HEAD_MM + LATTICE_SOFT
+    ends = []
+    for axis, (planes, s, n) in enumerate(zip(lattice.mm, spacing, shape, strict=True)):
+        there = planes[within.any(axis=tuple(a for a in range(3) if a != axis))]
+        first, last = (there[0], there[-1]) if len(there) else (planes[0], planes[-1])
+        step = lattice.step[axis]
+        low = min(max(int((first - step) / s), 0), n - 2)
+        ends.append(slice(low, max(min(int(np.ceil((last + step) / s)) + 1, n), low + 2)))
+    return tuple(ends)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -201,13 +246,17 @@ def _fill_slab(
     """Fills planes ``slab`` of magnitude, susceptibility (which holds the vessels so far) and spin echo."""
     head, brain_mm, air, texture = (lattice.interpolate(m, mm) for m in (maps.head, maps.brain, maps.air, maps.texture))
     atlas = subject.atlas
-    near = brain_mm < 4
+    near = brain_mm < 2
     mni = lattice.interpolate(maps.mni, mm)
     index = [mni[i][near] - np.float32(o) for i, o in zip((2, 1, 0), ORIGIN, strict=True)]
-    grey, white, brain, iron = (
-        ndimage.map_coordinates(m, index, order=1, output=np.float32)
-        for m in (atlas.grey, atlas.white, atlas.brain, atlas.iron)
+    grey, white, brain = (
+        ndimage.map_coordinates(m, index, order=1, output=np.float32) for m in (atlas.grey, atlas.white, atlas.brain)
     )
+    iron = np.zeros(len(grey), np.float32)
+    nuclei = np.logical_and.reduce(
+        [(k > b.start) & (k < b.stop - 1) for k, b in zip(index, atlas.iron_box, strict=True)]
+    )
+    iron[nuclei] = ndimage.map_coordinates(atlas.iron, [k[nuclei] for k in index], order=1, output=np.float32)
     iron *= 1 + np.float32(0.8) * texture[near]  # patchy, as nuclei are
     fluid = np.clip(brain - grey - white, 0, 1)
     echo = protocol.echo_ms * 1e-3

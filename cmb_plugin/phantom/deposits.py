@@ -79,7 +79,7 @@ def draw_microbleeds(
 
     The data sets' diameters are those of outlines, blooming included. The deposit itself is smaller: by the blooming
     factor of a 3 T scan with TE 20 ms, so that the same lesion looks larger at a longer TE and smaller at a lower
-    field.
+    field; to the power 0.8, for outlines on SWI do not reach as far as 1 rad (docs/phantom.md has the volumes).
     """
     deposits: list[Deposit] = []
     share = _PLACE_COUNTS / _PLACE_COUNTS.sum()

@@ -94,7 +94,7 @@ def _taper(shape: tuple[int, ...]) -> np.ndarray:
 
 def _sampled(background: Background, mm: list[np.ndarray]) -> np.ndarray:
     """The background's complex signal at the crossing of planes ``mm``, linear between its samples."""
-    places = [m / s for m, s in zip(mm, background.spacing, strict=True)]
+    places = [m / s - part.start for m, s, part in zip(mm, background.spacing, background.box, strict=True)]
     shape = background.signal.shape
     low = [max(min(int(np.floor(p[0])), n - 1), 0) for p, n in zip(places, shape, strict=True)]
     high = [max(int(np.ceil(p[-1])) + 1, a + 1) for p, a in zip(places, low, strict=True)]

@@ -11,7 +11,6 @@ from .background import SLAB, Background
 from .insertion import Insertion
 from .physics import (
     GAMMA,
-    crop_kspace,
     high_passed_phase,
     invert_phase_noise,
     phase_mask,
@@ -58,7 +57,7 @@ def measure(
     brain: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], list[Patch]]:
     """Images of all ``modalities`` by name, as ``PhantomCase.images`` describes them, and a patch per insertion."""
-    signal = crop_kspace(background.signal, protocol.shape)
+    signal = background.scanned(background.signal, protocol.shape)
     background.signal = np.empty((0, 0, 0), np.complex64)  # the largest array: not needed any more
     for insertion in insertions:
         signal[insertion.box] += insertion.change
@@ -132,7 +131,7 @@ def _susceptibility_map(
 ) -> np.ndarray:
     """QSM: the true susceptibility at the scan's voxels, blurred, plus what the inversion makes of the phase noise."""
     assert background.susceptibility is not None
-    chi = crop_kspace(background.susceptibility, protocol.shape)
+    chi = background.scanned(background.susceptibility, protocol.shape)
     background.susceptibility = None
     for insertion in insertions:
         chi[insertion.box] += insertion.susceptibility
@@ -151,7 +150,7 @@ def _spin_echo(
     """T2-weighted image: a spin echo refocuses the field, so a source only shows by its fewer protons and its own
     decay."""
     assert background.spin_echo is not None
-    image = crop_kspace(background.spin_echo, protocol.shape)
+    image = background.scanned(background.spin_echo, protocol.shape)
     image *= coils
     background.spin_echo = None
     without: list[np.ndarray | None] = []

@@ -52,10 +52,11 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
 
     The effect of the source is the noise-free image without it minus the one with it (``swi``, ``t2s``, ``t2``), the
     other way round on ``qsm``, the absolute difference on ``phase``; blooming is part of it. The outline holds the
-    voxels near the source whose effect exceeds half of its maximum and that are connected to the source's middle,
-    with holes filled. Where the middle itself shows little (between the dark poles of a dipole), it is joined to the
-    darkest part. What is wider than a microbleed, iron in a nucleus, shows by its poles alone: its outline is the
-    source itself with all dark parts, for one of two equal poles would be half a lesion, and nothing would tell which.
+    voxels near the source whose effect exceeds ``VISIBLE_SHARE`` of its maximum and that are connected to the source's
+    middle, with holes filled. Where the middle itself shows little (between the dark poles of a dipole), it is joined
+    to the darkest part. What is wider than a microbleed, iron in a nucleus, shows by its poles alone: its outline is
+    the source itself with all dark parts, for one of two equal poles would be half a lesion, and nothing would tell
+    which.
 
     The contrast-to-noise ratio is what an observer has to go by: the mean effect inside the outline over the standard
     deviation of what a 3 x 3 x 3 median leaves of the measured image around it. So besides the thermal noise the

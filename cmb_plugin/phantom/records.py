@@ -19,15 +19,17 @@ from .subject import Subject
 def label_maps(subject: Subject, background: Background) -> tuple[np.ndarray, np.ndarray]:
     """Brain and regions, both uint8 [z, y, x], on the scan's grid."""
     grid, regions = subject.grid, subject.atlas.regions
-    mm = [np.arange(n) * s for n, s in zip(grid.shape, grid.spacing, strict=True)]
-    result = np.zeros(grid.shape, np.uint8)
-    for start in range(0, grid.shape[0], SLAB):
+    box = background.scan_box(grid.spacing, grid.shape)
+    mm = [np.arange(part.start, part.stop) * s for part, s in zip(box, grid.spacing, strict=True)]
+    whole = np.zeros(grid.shape, np.uint8)
+    result = whole[box]
+    for start in range(0, len(result), SLAB):
         slab = slice(start, start + SLAB)
         mni = background.lattice.interpolate(background.mni, (mm[0][slab], mm[1], mm[2]))
         index = [np.round(mni[i] - o).astype(np.int32) for i, o in zip((2, 1, 0), ORIGIN, strict=True)]
         inside = np.logical_and.reduce([(k >= 0) & (k < n) for k, n in zip(index, regions.shape, strict=True)])
         result[slab][inside] = regions[tuple(k[inside] for k in index)]
-    return (result > 0).astype(np.uint8), result
+    return (whole > 0).astype(np.uint8), whole
 
 
 def lesion_record(number: int, outline: Outline, grid: Grid, regions: np.ndarray) -> dict[str, Any]:

@@ -169,9 +169,7 @@ def _fibre(
 
 def _from_ventricles(atlas: Atlas, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance [N] in mm of MNI points [N, 3] from the ventricles, and the direction [N, 3] in which it grows."""
-    distance, *gradient = (
-        ndimage.map_coordinates(m, to_index(points, COARSE), order=1) for m in atlas.ventricle_pull
-    )
+    distance, *gradient = (ndimage.map_coordinates(m, to_index(points, COARSE), order=1) for m in atlas.ventricle_pull)
     outwards = np.stack(gradient, axis=-1)
     return distance, outwards / np.maximum(np.linalg.norm(outwards, axis=1, keepdims=True), 1e-6)
 

@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from cmb_plugin.inference import InferenceConfig
-from cmb_plugin.networks import keep_freed_memory, resolve_precision
+from cmb_plugin.networks import resolve_precision
 from cmb_plugin.paths import FoldFolder
-from cmb_plugin.workers import default_workers
+from cmb_plugin.workers import default_workers, keep_freed_memory
 
 from .augmentation import Augmentation
 from .averaging import WeightAveraging

@@ -19,10 +19,11 @@ from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult
 from cmb_plugin.inference import PatchDetections, PatchSegmenter
-from cmb_plugin.networks import autocast, keep_freed_memory, resolve_precision
+from cmb_plugin.networks import autocast, resolve_precision
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.settings import read_settings, typed
+from cmb_plugin.workers import keep_freed_memory
 
 from .augmentation import Augmentation
 from .cases import LabelledCases, PreparedCases

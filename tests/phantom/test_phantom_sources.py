@@ -33,7 +33,9 @@ def uniform(protocol: Protocol, factor: int = 1) -> Background:
     shape = tuple(n * factor for n in protocol.shape)
     spacing = tuple(s / factor for s in protocol.spacing)
     mm = tuple(np.arange(2.0) for _ in range(3))
-    return Background(spacing, np.ones(shape, np.complex64), None, None, Lattice(mm), np.zeros((3, 2, 2, 2)), 1.0)
+    box = tuple(slice(0, n) for n in shape)
+    signal, mni = np.ones(shape, np.complex64), np.zeros((3, 2, 2, 2))
+    return Background(spacing, shape, box, signal, None, None, Lattice(mm), mni, 1.0)  # type: ignore[arg-type]
 
 
 def inserted(source: Blob, protocol: Protocol = PROTOCOL) -> Insertion:

@@ -56,6 +56,8 @@ class D3CMB(BrainPlanner, D3V001):
     rules.
 
     Attributes:
+        context_mm: side of the cube whose volume no patch exceeds: what tells a lesion from a vessel is nearer, and of
+            the same voxels many small patches show more lesions than few large ones.
         least_cells: voxels of the detection level's map that the median lesion should span along each axis.
         fine_percentile: percentile of the scans' pixels that the spacing may be as fine as for that, and of their
             slices up to which they tell how deep lesions are.
@@ -69,7 +71,8 @@ class D3CMB(BrainPlanner, D3V001):
     """
 
     config_class: ClassVar[type[PlannerConfig]] = D3CMBConfig
-    start_side: ClassVar[int] = 96  # about 8 cm: what tells a lesion from a vessel is nearer than that
+    start_side: ClassVar[int] = 96
+    context_mm: ClassVar[float] = 48.0
     floor_side: ClassVar[int] = 60  # voxels are half as long as D3V001's where there are small lesions
     least_batch: ClassVar[int] = 2  # one crop with and one without a microbleed
     least_cells: ClassVar[float] = 3.0
@@ -176,6 +179,11 @@ class D3CMB(BrainPlanner, D3V001):
         if self.config.pyramid_channels is None:
             pyramid = min(pyramid, base * 2 ** (self.finest_level(spacing, fingerprint) + 1))
         return batch, base, pyramid
+
+    def first_patch(self, spacing: Spacing, median_shape: np.ndarray) -> Triple:
+        """As in ``NetworkPlanner``, within ``context_mm``."""
+        sides = np.round(self.context_mm / np.asarray(spacing))
+        return super().first_patch(spacing, np.minimum(median_shape, np.maximum(sides, 1)))
 
     def fit_to_memory(
         self, fingerprint: Fingerprint, spacing: Spacing, median_shape: np.ndarray, budget: float

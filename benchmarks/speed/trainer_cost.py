@@ -1,8 +1,10 @@
-"""What the CMB trainer costs beside the baseline: parameters, time of a training step, time to predict a scan.
+"""What the CMB trainer costs beside its form with anchors and the baseline: parameters, time of a training step, time
+to predict a scan, and that beside one bare pass of its network over the scan.
 
-    python -m benchmarks.speed.trainer_cost Task110_Mixed                        both on the same plan, in one run
+    python -m benchmarks.speed.trainer_cost Task110_Mixed                        all on the same plan, in one run
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.speed.trainer_cost Task110_Mixed      as on a processor without AMX
     python -m benchmarks.speed.trainer_cost Task110_Mixed --models RetinaUNetV001_D3CMB_3d_baseline_seed0 \
-        CMBRetinaUNet_D3CMB_3d_both_seed0                                  prediction with trained weights
+        CMBRetinaUNet_D3CMB_3d_both_seed0 ...                              prediction with trained weights
     python -m benchmarks.speed.trainer_cost Task110_Mixed --device cuda --threads 8
 
 The trainers take turns, so that whatever else the machine does meets both; ratios are those of neighbouring turns.
@@ -23,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from cmb_plugin.trainers.cmb.replay import MimicPatches
 
@@ -42,9 +45,19 @@ from cmb_plugin.training.patches import collate
 from cmb_plugin.workflows.train import resolve
 
 ROWS = {
+    "CMBRetinaUNet with anchors": [
+        "module=CMBRetinaUNet",
+        "model_cfg.hspl_start=0",
+        "model_cfg.assignment=atss",
+        "model_cfg.widths=plan",
+        "model_cfg.norm=instance",
+    ],
     "RetinaUNetV001": ["module=RetinaUNetV001"],
     "CMBRetinaUNet": ["module=CMBRetinaUNet", "model_cfg.hspl_start=0"],
 }
+
+
+BARE = "one bare pass over the scan"
 
 
 @dataclass
@@ -132,6 +145,20 @@ def real_batches(folder: TaskFolder, module: TrainingModule, count: int, device:
     ]
 
 
+def bare_pass(module: TrainingModule, data: Any, device: torch.device) -> Callable[[int], None]:
+    """One call of the network for the whole scan [C, Z, Y, X], padded to what it takes, as a function of its number."""
+    sides = zip(data.shape[1:], module.divisor, strict=True)
+    z, y, x = ((0, -side % step) for side, step in sides)
+    image = torch.from_numpy(np.pad(data, ((0, 0), z, y, x)))[None].to(device)
+
+    def forward(_: int) -> None:
+        """The pass."""
+        with torch.inference_mode(), autocast(device, module.trainer_cfg.precision):
+            module.network(image)
+
+    return forward
+
+
 def choose_scan(folder: TaskFolder, plan_name: str, case_id: str | None) -> StoredCase:
     """The named prepared test scan, or the one of median size."""
     prepared = folder.prepared(plan_name, "Ts")
@@ -172,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--models", nargs="+", metavar="NAME", help="trained models to predict with, one per trainer"
     )
     arguments.add_argument("--fold", type=int, default=0, help="of --models (default: %(default)s)")
-    arguments.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of both trainings")
+    arguments.add_argument("--overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of all trainings")
     arguments.add_argument("--device", default="cpu", help="(default: %(default)s)")
     arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="(default: %(default)s)")
     arguments.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: every core")
@@ -217,6 +244,8 @@ def measure(
     scan = choose_scan(folder, args.plan, args.case)
     data = scan.data[:]
     work = {row: predictor(row, module, data) for row, module in modules.items()}
+    last = list(modules)[-1]
+    work[BARE] = bare_pass(modules[last], data, device)
     prediction = take_turns(work, args.scans, device, args.clock)
 
     plan, where = modules[first].plan, measured_on("torch", gpu=device.type == "cuda", threads=torch.get_num_threads())
@@ -231,6 +260,7 @@ def measure(
         size = [f"{parameters[row] / 1e6:.2f} M", f"{parameters[row] / parameters[first]:.2f}"]
         cells = [row, *size, *training.cells(row, first), *prediction.cells(row, first), str(found[row])]
         print(table_row(*cells))
+    print(f"\n{BARE}: {prediction.cells(BARE, first)[0]} s; {last} beside it: {prediction.cells(last, BARE)[1]}")
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -13,15 +13,12 @@ run() {
 }
 
 # 40 scans to learn from: with 16, vessels and calcifications of unseen scans were taken for microbleeds.
-run nndet_example --task "${task}" --train 40 --test 8 --healthy 0.25 --protocol demo --seed 0
-# A network for two CPU cores.
-run nndet_prep "${task}" -o planner_cfg.base_features=16 planner_cfg.pyramid_channels=32 \
-    'planner_cfg.patch_size=[24,40,40]' planner_cfg.batch_size=8
-words=(train=demo inference_cfg.overlap=0.25)
+run nndet_example --task "${task}" --train 40 --test 16 --healthy 0.25 --protocol demo --seed 0
+run nndet_prep "${task}"
 if compgen -G "${det_models}/${task}/*/fold0/model_last.ckpt" > /dev/null; then
-    run nndet_train "${task}" -o "${words[@]}" train.mode=resume
+    run nndet_train "${task}" -o train=demo train.mode=resume
 else
-    run nndet_train "${task}" -o "${words[@]}"
+    run nndet_train "${task}" -o train=demo
 fi
 run nndet_predict "${task}"
 run nndet_eval "${task}" --test

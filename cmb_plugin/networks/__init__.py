@@ -1,6 +1,6 @@
 """Plain ``nn.Module``s and losses; nothing here knows Lightning or files."""
 
-from .heads import CentreHead, DetectionHead, SegmentationHead
+from .heads import CentreHead, DetectionHead, SegmentationHead, light_tower
 from .losses import (
     centre_loss,
     class_shares,
@@ -12,6 +12,7 @@ from .losses import (
     stage_losses,
 )
 from .norms import LOCAL_NORMS, NORMS
+from .pointwise import PointwiseConv3d
 from .precision import autocast, resolve_precision
 from .pyramid import FeaturePyramid, build_encoder, pyramid_widths
 from .receptive_field import (
@@ -30,6 +31,7 @@ __all__ = [
     "CentreHead",
     "DetectionHead",
     "FeaturePyramid",
+    "PointwiseConv3d",
     "ReceptiveField",
     "RetinaOutput",
     "RetinaUNet",
@@ -43,6 +45,7 @@ __all__ = [
     "dice_and_cross_entropy",
     "encoder_fields",
     "fused_field",
+    "light_tower",
     "pyramid_fields",
     "pyramid_widths",
     "regression_loss",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .norms import NORMS
+from .pointwise import PointwiseConv3d
 
 
 def tower(channels: int, convs: int, norm_group: int = 16) -> nn.Sequential:
@@ -75,8 +76,23 @@ def _per_anchor(output: Tensor, values: int) -> Tensor:
     return output.permute(0, 2, 3, 4, 1).reshape(output.shape[0], -1, values).float()
 
 
+def light_tower(channels: int, convs: int = 1, norm: str = "batch") -> nn.Sequential:
+    """What a dense map passes through before ``CentreHead``: (norm, ReLU), then ``convs`` x (convolution, norm, ReLU).
+
+    Args:
+        channels: width of the map.
+        convs: convolutions.
+        norm: one of ``NORMS``.
+    """
+    layers: list[nn.Module] = [NORMS[norm](channels), nn.ReLU(inplace=True)]
+    for _ in range(convs):
+        layers += [nn.Conv3d(channels, channels, 3, padding=1, bias=False), NORMS[norm](channels)]
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
 class CentreHead(nn.Module):
-    """How near the centre of a lesion each location is, and the lesion's box; one light tower for both.
+    """How near the centre of a lesion each location is, and the lesion's box, from the location's vector of features.
 
     In place of ``DetectionHead`` where there are no anchors: one box per location. What it says is computed in
     float32, whatever the precision of the rest: in bfloat16 neighbouring locations of a clear lesion would score alike.
@@ -84,19 +100,11 @@ class CentreHead(nn.Module):
     Args:
         channels: width of the map.
         classes: lesion classes; each has its own sigmoid, so background is no class.
-        convs: convolutions in the tower.
-        norm: one of ``NORMS``.
         prior: score of every location before training (Lin et al. 2017).
     """
 
-    def __init__(self, channels: int, classes: int, convs: int = 1, norm: str = "batch", prior: float = 0.01) -> None:
+    def __init__(self, channels: int, classes: int, prior: float = 0.01) -> None:
         super().__init__()
-        self.classes = classes
-        layers: list[nn.Module] = [NORMS[norm](channels), nn.ReLU(inplace=True)]
-        for _ in range(convs):
-            layers += [nn.Conv3d(channels, channels, 3, padding=1, bias=False), NORMS[norm](channels)]
-            layers.append(nn.ReLU(inplace=True))
-        self.tower = nn.Sequential(*layers)
         self.logits = nn.Linear(channels, classes)
         self.codes = nn.Linear(channels, 6)
         nn.init.normal_(self.logits.weight, std=0.01)
@@ -111,7 +119,7 @@ class CentreHead(nn.Module):
             logits [B, T, classes] and codes of boxes [B, T, 6] (``boxes.encode_from``) in float32, T = Z * Y * X.
         """
         # A product of matrices: torch has no quick 1x1x1 convolution to one channel on a CPU.
-        features = self.tower(maps[0]).permute(0, 2, 3, 4, 1).flatten(1, 3)
+        features = maps[0].permute(0, 2, 3, 4, 1).flatten(1, 3)
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             return self.logits(features), self.codes(features)
@@ -123,7 +131,7 @@ class SegmentationHead(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.logits = nn.Conv3d(channels, 2, 1)
+        self.logits = PointwiseConv3d(channels, 2)
 
     def forward(self, features: Tensor) -> Tensor:
         """features: [B, C, Z, Y, X]; returns logits [B, 2, Z, Y, X] in float32, background first."""

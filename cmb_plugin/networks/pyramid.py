@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cmb_plugin.planning.plan import Architecture
 
 from .norms import NORMS
+from .pointwise import PointwiseConv3d
 
 
 def build_encoder(in_channels: int, architecture: Architecture, norm: str = "instance") -> PlainConvEncoder:
@@ -60,7 +61,7 @@ class FeaturePyramid(nn.Module):
         read = {0, *architecture.detection_levels}
         widths = pyramid_widths(architecture)
         self.lateral = nn.ModuleList(
-            nn.Conv3d(features, width, 1) for features, width in zip(architecture.features, widths, strict=True)
+            PointwiseConv3d(features, width) for features, width in zip(architecture.features, widths, strict=True)
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose3d(widths[level + 1], widths[level], stride, stride)

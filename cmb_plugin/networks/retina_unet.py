@@ -41,6 +41,7 @@ class RetinaUNet(nn.Module):
         fusion: maps of the finest detection level and of ``fused_levels - 1`` coarser stages -> what the head reads at
             that level instead of its map; None for none.
         fused_levels: number of maps that ``fusion`` takes.
+        tower: what the finest detection level's map passes through before the head reads it; None for nothing.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class RetinaUNet(nn.Module):
         detection_levels: Sequence[int],
         fusion: nn.Module | None = None,
         fused_levels: int = 1,
+        tower: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -61,6 +63,7 @@ class RetinaUNet(nn.Module):
         self.detection_levels = tuple(detection_levels)
         self.fusion = fusion
         self.fused_levels = fused_levels
+        self.tower = tower
 
     def forward(self, images: Tensor) -> RetinaOutput:
         """images: [B, C, Z, Y, X], sides multiples of the network's divisor."""
@@ -69,6 +72,8 @@ class RetinaUNet(nn.Module):
         if self.fusion is not None:
             finest = self.detection_levels[0]
             features[0] = self.fusion(maps[finest : finest + self.fused_levels])
+        if self.tower is not None:
+            features[0] = self.tower(features[0])
         logits, deltas = self.head(features)
         shapes: list[Triple] = [(f.shape[2], f.shape[3], f.shape[4]) for f in features]
         return RetinaOutput(logits, deltas, shapes, self.segmentation(maps[0]), features)

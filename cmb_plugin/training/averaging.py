@@ -37,7 +37,12 @@ class WeightAveraging(Callback):
         self.mean: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the weights of the epoch that ends to the mean."""
+        """Adds the weights of the epoch that ends to the mean; several processes first agree about the statistics of
+        batch norm, which each has of its own patches."""
+        if trainer.world_size > 1:
+            for statistics in _statistics(pl_module).values():
+                torch.distributed.all_reduce(statistics)
+                statistics /= trainer.world_size
         if trainer.current_epoch < self.first_epoch:
             return
         self.count += 1
@@ -77,9 +82,13 @@ class WeightAveraging(Callback):
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and statistics of batch norm under all their names in ``state_dict``; a shared one has several."""
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    statistics = {
+    return {name: value.detach() for name, value in parameters.items()} | _statistics(module)
+
+
+def _statistics(module: nn.Module) -> dict[str, Tensor]:
+    """Running means and variances of batch norm under all their names."""
+    return {
         name: value
         for name, value in module.named_buffers(remove_duplicate=False)
         if name.endswith(("running_mean", "running_var"))
     }
-    return {name: value.detach() for name, value in (parameters | statistics).items()}

@@ -59,12 +59,12 @@ def test_all_rows_of_a_seed_come_before_the_next_seed(task):
     entries = study.entries(task)
     assert [entry.name for entry in entries] == [
         "RetinaUNetV001_fold0_seed0",
-        "FFM_HSPL_fold0_seed0",
+        "dense_FFM_HSPL_fold0_seed0",
         "RetinaUNetV001_fold0_seed1",
-        "FFM_HSPL_fold0_seed1",
+        "dense_FFM_HSPL_fold0_seed1",
     ]
     assert entries[3].overrides == ("train=fast", "model_cfg.ffm=true", "model_cfg.hspl=true")
-    assert entries[3].model.name == "CMBRetinaUNet_D3CMB_3d_ablation_FFM_HSPL_seed1"
+    assert entries[3].model.name == "CMBRetinaUNet_D3CMB_3d_ablation_dense_FFM_HSPL_seed1"
     with pytest.raises(UserError, match="baseline"):
         study_of("--rows", "baselin")
     with pytest.raises(UserError, match="one fold"):

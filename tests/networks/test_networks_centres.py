@@ -54,7 +54,7 @@ def test_a_centre_head_says_a_logit_per_class_and_a_box_per_location(classes):
 
 def test_the_locations_of_a_centre_head_are_in_the_order_of_a_flattened_map():
     torch.manual_seed(0)
-    head = CentreHead(8, 2, convs=0, norm="none")
+    head = CentreHead(8, 2)
     features = torch.randn(2, 8, 3, 4, 5)
     logits, codes = head([features])
     one = [out[0, 0] for out in head([features[1:, :, 1:2, 2:3, 3:4]])]
@@ -64,7 +64,7 @@ def test_the_locations_of_a_centre_head_are_in_the_order_of_a_flattened_map():
 def test_a_centre_head_answers_in_float32_under_bfloat16():
     """In bfloat16 (8 bits) neighbouring locations of a clear lesion would have one score, and no peak."""
     torch.manual_seed(0)
-    head = CentreHead(8, 1, norm="batch").train()
+    head = CentreHead(8, 1).train()
     nn.init.normal_(head.logits.weight, std=3)
     features = torch.randn(1, 8, 6, 6, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):

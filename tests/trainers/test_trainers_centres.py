@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from cmb_plugin.trainers.assignments.centres import CentreAssignment
 from cmb_plugin.trainers.retina_unet import RetinaConfig
-from cmb_plugin.trainers.retina_unet.centres import CentreAssignment
 from small_plan import PLAN
 
 from cmb_plugin.boxes import box_centres, location_centres, locations_near, paired_iou
@@ -117,7 +117,7 @@ def test_giou_alone_does_not(start):
 def test_a_head_that_starts_badly_learns_the_boxes(start, optimizer, lr):
     codes, boxes, points, assignment = bad_starts(BAD[0])
     torch.manual_seed(0)
-    head = CentreHead(8, 1, convs=0, norm="none")
+    head = CentreHead(8, 1)
     torch.nn.init.constant_(head.codes.bias, start)
     features = torch.rand(1, 8, 1, 1, len(codes))
     steering = optimizer(head.codes.parameters(), lr=lr)

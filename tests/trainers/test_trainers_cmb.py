@@ -86,20 +86,19 @@ def test_every_combination_of_switches_learns(plan, ffm, hspl, assignment):
         assert history[-1][name] < history[0][name], name
     found, foreground = model.eval().detect(batch.images)
     assert foreground.shape == batch.foreground.shape
-    assert ("score_prototype" in found[0].columns) == hspl
+    assert ("looks_like" in found[0].columns) == hspl
+    assert ("score_prototype" in found[0].columns) == (hspl and assignment == ANCHORS)
 
 
 def test_prototypes_tell_the_lesion_from_its_mimic():
     model, batch = module(), scene()
     train(model, batch, 80)
     (with_lesion, without), _ = model.eval().detect(batch.images)
-    best = with_lesion.columns["score_prototype"].argmax()
+    best = with_lesion.scores.argmax()
     torch.testing.assert_close(with_lesion.boxes[best], batch.boxes[0][0], atol=1.0, rtol=0)
     words = with_lesion.categories["looks_like"]
     assert words[with_lesion.columns["looks_like"][best]].startswith("cmb")
-    assert (without.columns["score_prototype"] < 0.5).all()
-    fused = with_lesion.columns["score_fused"]
-    torch.testing.assert_close(fused.square(), with_lesion.scores * with_lesion.columns["score_prototype"])
+    assert (without.scores < 0.5).all()
 
 
 @pytest.mark.parametrize("kept", [slice(0, 1), slice(1, 2)], ids=["lesions only", "healthy only"])
@@ -139,7 +138,7 @@ def test_half_of_a_batch_holds_no_lesion_only_with_prototypes(tmp_path):
 
 
 def test_names_of_prototypes_reach_the_detections_of_a_scan(tmp_path):
-    model, fold = module(), FoldFolder(tmp_path / "fold0")
+    model, fold = module(**ANCHORS), FoldFolder(tmp_path / "fold0")
     train(model, scene(), 20)
     fold.root.mkdir()
     model.plan.save(fold.plan)

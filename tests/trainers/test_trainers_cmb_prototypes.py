@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cmb_plugin.trainers.cmb.fusion import FeatureFusion
-from cmb_plugin.trainers.cmb.prototypes import PrototypeHead, hard_mimics, peaks_near, windows
+from cmb_plugin.trainers.cmb.prototypes import PrototypeHead, PrototypeLogits, hard_mimics, peaks_near, windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,15 +63,47 @@ def test_one_prototype_per_class_and_no_concentration_is_a_softmax_of_distances(
 
 
 def test_probabilities_add_up_to_one_and_a_prototype_is_of_its_own_class():
-    model = head(prototypes=(2, 2, 3))
-    probabilities = model.log_probabilities(model.prototypes.detach() * 20).exp()
+    model = head(prototypes=(2, 2, 3), gamma=100.0)
+    probabilities = model.log_probabilities(model.prototypes.detach()).exp()
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(7))
     assert probabilities.argmax(dim=1).tolist() == [0, 0, 1, 1, 2, 2, 2]
 
 
+def test_the_logit_is_the_log_odds_of_the_class_against_the_mimics_and_a_bias():
+    torch.manual_seed(0)
+    model = PrototypeLogits(4, (2, 1, 3), embedding=5, gamma=0.7)
+    features = torch.randn(6, 4)
+    log = model.log_probabilities(model.embedding(features))
+    expected = log[:, :-1] - log[:, -1:] + model.bias
+    torch.testing.assert_close(model(features), expected)
+    as_a_map = model(features.reshape(2, 3, 4))
+    torch.testing.assert_close(as_a_map, expected.reshape(2, 3, 2))
+
+
+def test_the_score_before_training_is_the_prior_at_the_middle_of_all_prototypes():
+    model = PrototypeLogits(4, (2, 8), embedding=5, prior=0.02)
+    with torch.no_grad():
+        model.prototypes.zero_()
+    torch.testing.assert_close(model(torch.randn(3, 4)).sigmoid(), torch.full((3, 1), 0.02))
+
+
+def test_pulling_embeddings_to_their_prototypes_moves_the_score_itself():
+    torch.manual_seed(0)
+    model = PrototypeLogits(4, (2, 3), embedding=5)
+    features, classes = torch.randn(8, 4), torch.tensor([0, 1] * 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        places = torch.stack([torch.arange(8), *[torch.zeros(8, dtype=torch.long)] * 3], dim=1)
+        model.loss(model.embed(features[:, :, None, None, None], places), classes, 0.05).backward()
+        optimizer.step()
+    logits = model(features).squeeze(1)
+    assert logits[classes == 0].min() > logits[classes == 1].max()
+
+
 def test_without_embeddings_the_loss_is_zero_and_has_gradients_for_every_weight():
     model = head()
-    embeddings = model(torch.randn(1, 4, 3, 3, 3), torch.zeros(0, 4, dtype=torch.long))
+    embeddings = model.embed(torch.randn(1, 4, 3, 3, 3), torch.zeros(0, 4, dtype=torch.long))
     model.loss(embeddings, torch.zeros(0, dtype=torch.long)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -83,7 +115,7 @@ def test_distances_are_float32_under_mixed_precision(dtype):
     model = head()
     features = torch.randn(1, 4, 5, 5, 5)
     with torch.autocast("cpu", dtype=dtype):
-        embeddings = model(features, torch.tensor([[0, 2, 2, 2]]))
+        embeddings = model.embed(features, torch.tensor([[0, 2, 2, 2]]))
         loss = model.loss(embeddings, torch.tensor([0]))
     assert embeddings.dtype == loss.dtype == torch.float32
 

@@ -17,6 +17,7 @@ from cmb_plugin.plugins import trainers
     [
         ("RetinaUNetV001", {"score_threshold": 0.0}),
         ("CMBRetinaUNet", {"score_threshold": 0.0}),
+        ("CMBRetinaUNet", {"score_threshold": 0.0, "prototype_score": False}),
         ("TwoStepKD", {}),
         ("DeepMIRUNet", {"candidate_threshold": 0.001}),
     ],
@@ -30,5 +31,5 @@ def test_the_scores_of_detections_are_those_that_the_trainer_describes(name, eve
     scan = np.random.default_rng(0).standard_normal((1, 16, 16, 16)).astype(np.float32)
     detections = predict_array([module], scan, InferenceConfig(min_score=0.0, tta=1)).detections
     assert len(detections)
-    assert set(detections.rankings) == set(trainer.scores)
-    assert all(column.startswith(SCORE_PREFIX) and meaning for column, meaning in trainer.scores.items())
+    assert set(detections.rankings) == set(module.scores)
+    assert all(column.startswith(SCORE_PREFIX) and meaning for column, meaning in module.scores.items())

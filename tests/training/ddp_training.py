@@ -17,6 +17,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.training import loop
 
 DDP = {"devices": 2, "accelerator": "cpu", "ids": ("a", "healthy", "b"), "validation_ids": ("a", "b", "c")}
+ANCHORS = {"assignment": "atss", "widths": "plan", "norm": "instance"}
 
 
 def main(prepared, folder):
@@ -40,7 +41,8 @@ def main(prepared, folder):
     loop.TrainingProgress = progress
     trained("killed", resume=True)
 
-    trained("prototypes", trainer="CMBRetinaUNet", epochs=1)
+    trained("prototypes", trainer="CMBRetinaUNet", epochs=1, model_cfg=ANCHORS)
+    trained("centres", trainer="CMBRetinaUNet", epochs=1)
 
     def spoil(module):
         losses = module.losses

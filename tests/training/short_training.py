@@ -69,15 +69,18 @@ def run(
     validation_ids=("c",),
     inference_cfg=None,
     change=None,
+    model_cfg=None,
     **changes,
 ):
-    """Trains into ``folder``; ``change`` gets the module before, ``changes`` are of ``TrainerConfig``.
+    """Trains into ``folder``; ``model_cfg`` are settings of the network, ``change`` gets the module before, ``changes``
+    are of ``TrainerConfig``.
 
     Returns the history and the last checkpoint.
     """
     seed_all(seed)
     config = dataclasses.replace(CONFIG, **changes)
-    module = trainers.get(trainer)(PLAN, trainer_cfg=config, seed=seed)
+    found = trainers.get(trainer)
+    module = found(PLAN, found.model_config(**(model_cfg or {})), config, seed)
     if change:
         change(module)
     fold = FoldFolder(folder)

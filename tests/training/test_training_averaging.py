@@ -31,7 +31,7 @@ def averaged():
             network.layer.bias.normal_()
         network.threshold.fill_(epoch)
         network.steps.fill_(10 * epoch)
-        averaging.on_train_epoch_end(SimpleNamespace(current_epoch=epoch), network)
+        averaging.on_train_epoch_end(SimpleNamespace(current_epoch=epoch, world_size=1), network)
         if epoch >= 1:
             oracle.update_parameters(network)
     return network, averaging, oracle.module.state_dict()
@@ -84,7 +84,7 @@ def with_batch_norm():
     for epoch in range(4):
         network.train()
         network.norm(torch.randn(8, 2) * (epoch + 1) + epoch)
-        averaging.on_train_epoch_end(SimpleNamespace(current_epoch=epoch), network)
+        averaging.on_train_epoch_end(SimpleNamespace(current_epoch=epoch, world_size=1), network)
         states.append({name: value.clone() for name, value in network.state_dict().items()})
     return network, averaging, states
 
@@ -104,7 +104,7 @@ def test_batch_statistics_are_taken_up_exactly_where_a_checkpoint_left_them(with
     resumed = WeightAveraging(first_epoch=1)
     resumed.on_load_checkpoint(None, network, checkpoint_of(network, averaging))
     for each in (averaging, resumed):
-        each.on_train_epoch_end(SimpleNamespace(current_epoch=4), network)
+        each.on_train_epoch_end(SimpleNamespace(current_epoch=4, world_size=1), network)
     assert resumed.count == averaging.count == 4
     torch.testing.assert_close(resumed.mean, averaging.mean, rtol=0, atol=0)
     raw = network.norm.running_mean.clone()

@@ -54,7 +54,7 @@ def together(prepared, tmp_path_factory):
 def test_both_processes_have_the_same_weights(together):
     _, (first, second) = together
     assert first["weights"]["prototypes"]["network.prototypes.placed"] == 1  # at places that both must agree about
-    for name in ("whole", "killed", "prototypes"):
+    for name in ("whole", "killed", "prototypes", "centres"):
         torch.testing.assert_close(first["weights"][name], second["weights"][name], rtol=0, atol=0)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmb_plugin.networks import NORMS
+from cmb_plugin.networks import NORMS, PointwiseConv3d
 
 
 class FeatureFusion(nn.Module):
@@ -30,10 +30,10 @@ class FeatureFusion(nn.Module):
         super().__init__()
         channels = widths[0]
         reduced = reduced or max(4, channels // 4)
-        self.reduce = nn.ModuleList(nn.Conv3d(width, reduced, 1, bias=False) for width in widths)
-        inner = [nn.Conv3d(2 * reduced, reduced, 1, bias=False) for _ in widths[1:-1]]
+        self.reduce = nn.ModuleList(PointwiseConv3d(width, reduced, bias=False) for width in widths)
+        inner = [PointwiseConv3d(2 * reduced, reduced, bias=False) for _ in widths[1:-1]]
         incoming = reduced * min(2, len(widths))
-        self.mix = nn.ModuleList([nn.Conv3d(incoming, channels, 1, bias=False), *inner])
+        self.mix = nn.ModuleList([PointwiseConv3d(incoming, channels, bias=False), *inner])
         self.activation = nn.Sequential(NORMS[norm](channels), nn.ReLU(inplace=True))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from lightning import Callback
@@ -24,11 +24,18 @@ from cmb_plugin.training import Augmentation, Batch, LabelledCases, PreparedCase
 from ..retina_unet import RetinaConfig, RetinaUNetV001
 from .description import describe_prototypes
 from .fusion import FeatureFusion
-from .prototypes import PrototypeHead, hard_mimics, peaks_near
+from .prototypes import PrototypeHead, PrototypeLogits, Prototypes, hard_mimics, peaks_near
 from .replay import REPLAYED_PLACES, MimicPatches, Replay
 
 PROTOTYPES = "prototypes.json"
 """What the prototypes of a fold were found to stand for."""
+
+
+OWN_SCORES = {
+    "score_rpn": "the detector's own",
+    "score_prototype": "probability of its class by the distances to the prototypes",
+    "score_fused": "geometric mean of the detector's and the prototypes'",
+}
 
 
 @dataclass
@@ -40,12 +47,14 @@ class CMBRetinaConfig(RetinaConfig):
 
     Attributes:
         ffm: feature fusion: the heads read several decoder maps fused into one.
-        hspl: hard-sample prototype learning: lesions and mined mimics are told apart by their distance to prototypes.
+        hspl: hard-sample prototype learning: lesions and mined mimics are pulled to prototypes of their own, and crops
+            in which the detector was most wrong are drawn again.
+        prototype_score: with a dense map, the score of a location is made of its distances to the prototypes.
         fused_levels: decoder maps that are fused, the detection level included.
         lesion_prototypes: prototypes of each lesion class.
         mimic_prototypes: prototypes of the mimics.
         embedding: dimensions of the space in which they lie.
-        window: side of the cube of feature vectors from which a place is embedded.
+        window: side of the cube of feature vectors from which a place is embedded, with anchors.
         gamma: how fast probability falls with squared distance.
         concentration: weight of the pull of an embedding to its prototype.
         prototype_weight: weight of the prototype loss beside the detector's.
@@ -61,6 +70,7 @@ class CMBRetinaConfig(RetinaConfig):
     segmentation_foreground_weight: float = within(100.0, 0)
     ffm: bool = True
     hspl: bool = True
+    prototype_score: bool = True
     fused_levels: int = within(4, 1)
     lesion_prototypes: int = within(4, 1)
     mimic_prototypes: int = within(8, 1)
@@ -86,13 +96,15 @@ class CMBRetinaUNet(RetinaUNetV001):
     chooses: the detector's, the probability by distance to the prototypes, and their geometric mean.
     """
 
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)
-    scores: ClassVar[dict[str, str]] = {
-        "score_rpn": "the detector's own",
-        "score_prototype": "probability of its class by the distances to the prototypes",
-        "score_fused": "geometric mean of the detector's and the prototypes'",
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # What is learned from dense maps takes fewer steps, and fewer patches in each.
+        "demo": {
+            "trainer_cfg.batch_size": 4,
+            "trainer_cfg.epochs": 6,
+            "trainer_cfg.validate_every": 6,
+        },
     }
+    files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)
     model_config = CMBRetinaConfig
     model_cfg: CMBRetinaConfig
 
@@ -108,29 +120,38 @@ class CMBRetinaUNet(RetinaUNetV001):
         before = {"assignment": "atss", "widths": "plan", "norm": "instance"}
         return model_cfg if "assignment" in model_cfg else {**before, **model_cfg}
 
+    @property
+    def scores(self) -> dict[str, str]:  # type: ignore[override] # which there are is a question of the settings
+        """Besides the score itself, where prototypes give one of their own."""
+        return OWN_SCORES if self.model_cfg.hspl and not self.scores_by_prototypes else {}
+
     def build_network(self) -> nn.Module:
         """The baseline's network, with feature fusion and a prototype head where they are asked for."""
         config = self.model_cfg
         fusion = partial(FeatureFusion, norm=config.norm if config.norm in LOCAL_NORMS else "group")
         network = self.build_retina_unet(fusion if config.ffm else None, config.fused_levels)
-        if config.hspl:
-            # A part of the network: its weights are decayed, averaged, saved and resumed with the others.
-            network.prototypes = PrototypeHead(
-                self.assignment.architecture.pyramid_channels,
-                [config.lesion_prototypes] * len(self.plan.classes) + [config.mimic_prototypes],
-                config.embedding,
-                config.gamma,
-                config.window,
-            )
+        counts = [config.lesion_prototypes] * len(self.plan.classes) + [config.mimic_prototypes]
+        channels = self.assignment.architecture.pyramid_channels
+        # Parts of the network: their weights are decayed, averaged, saved and resumed with the others.
+        if self.scores_by_prototypes:
+            network.head.logits = PrototypeLogits(channels, counts, config.embedding, config.gamma)
+        elif config.hspl:
+            network.prototypes = PrototypeHead(channels, counts, config.embedding, config.gamma, config.window)
         return network
 
     @property
-    def prototypes(self) -> PrototypeHead:
-        """The prototype head; only with ``model_cfg.hspl``."""
-        assert isinstance(self.network, RetinaUNet)
-        head = self.network.prototypes
-        assert isinstance(head, PrototypeHead)
-        return head
+    def scores_by_prototypes(self) -> bool:
+        """Whether the detector's own score is made of distances to prototypes."""
+        config = self.model_cfg
+        return config.hspl and config.prototype_score and config.assignment == "centre"
+
+    @property
+    def prototypes(self) -> Prototypes:
+        """Those of the network; only with ``model_cfg.hspl``."""
+        network = cast(RetinaUNet, self.network)
+        part = network.head.logits if self.scores_by_prototypes else network.prototypes
+        assert isinstance(part, Prototypes)
+        return part
 
     @property
     def stride(self) -> tuple[int, int, int]:
@@ -190,9 +211,9 @@ class CMBRetinaUNet(RetinaUNetV001):
             )
             mimic_class = torch.full((len(mimics),), len(self.plan.classes), device=classes.device)
             places, classes = torch.cat([places, mimics]), torch.cat([classes, mimic_class])
-        embeddings = self.prototypes(features, places)
-        if self.is_mining and not self.prototypes.placed:
-            self.place_prototypes(embeddings.detach(), classes)
+        embeddings = self.prototypes.embed(features, places)
+        if self.is_mining and isinstance(self.prototypes, PrototypeHead) and not self.prototypes.placed:
+            self.place_prototypes(self.prototypes, embeddings.detach(), classes)
         loss = self.prototypes.loss(embeddings, classes, config.concentration)
         # Multiplied by 0 rather than left out before mining begins: DDP wants a gradient for every weight.
         return loss * (config.prototype_weight if self.is_mining else 0.0)
@@ -203,9 +224,8 @@ class CMBRetinaUNet(RetinaUNetV001):
         schedule = self.trainer_cfg.epochs * self.trainer_cfg.steps_per_epoch
         return self.global_step >= self.model_cfg.hspl_start * schedule
 
-    def place_prototypes(self, embeddings: Tensor, classes: Tensor) -> None:
+    def place_prototypes(self, head: PrototypeHead, embeddings: Tensor, classes: Tensor) -> None:
         """Starts the prototypes on the first embeddings that are learned; every process of a DDP run on the same."""
-        head = self.prototypes
         head.begin_at(embeddings, classes, self.step_generator())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast(head.prototypes.data, src=0)
@@ -241,18 +261,15 @@ class CMBRetinaUNet(RetinaUNetV001):
         features = output.features[0]
         cells = cells_of(points, features.shape[2:], self.stride)
         places = torch.cat([torch.full_like(cells[:, :1], image), cells], dim=1)
-        embeddings = self.prototypes(features, places)
-        probability = self.prototypes.log_probabilities(embeddings).exp()
-        score = probability.gather(1, detections.labels[:, None]).squeeze(1)
+        embeddings = self.prototypes.embed(features, places)
         distance, nearest = self.prototypes.squared_distances(embeddings).min(dim=1)
         detections.categories = {"looks_like": self.prototype_names}
-        columns = {
-            "score_rpn": detections.scores,
-            "score_prototype": score,
-            "score_fused": (detections.scores * score).sqrt(),
-            "looks_like": nearest,
-            "prototype_distance": distance.sqrt(),
-        }
+        columns = {"looks_like": nearest, "prototype_distance": distance.sqrt()}
+        if not self.scores_by_prototypes:
+            probability = self.prototypes.log_probabilities(embeddings).exp()
+            score = probability.gather(1, detections.labels[:, None]).squeeze(1)
+            fused = (detections.scores * score).sqrt()
+            columns |= {"score_rpn": detections.scores, "score_prototype": score, "score_fused": fused}
         return columns | ({"embedding": embeddings} if self.keep_embeddings else {})
 
     @property

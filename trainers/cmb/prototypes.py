@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cmb_plugin.boxes import peaks
 
-class PrototypeHead(nn.Module):
-    """Embeds places of a feature map and compares them with learned prototypes of lesions and of mimics.
+
+class Prototypes(nn.Module, ABC):
+    """Points of an embedding space that stand for lesions of each class, and for mimics.
 
     Convolutional prototype learning (CPL, Yang et al., CVPR 2018), which Kim et al. (2023, arXiv 2306.13020) apply to
     microbleeds and hard mimics. With prototypes m_k, each of one class, and an embedding f(x),
@@ -18,44 +22,31 @@ class PrototypeHead(nn.Module):
         p(k | x) = exp(-g ||f(x) - m_k||^2) / sum_l exp(-g ||f(x) - m_l||^2),
         p(class | x) = sum over the prototypes k of the class of p(k | x).
 
-    A class may have several prototypes, because mimics are of many kinds. Kim et al. take the feature vector at a
-    place itself; here a small perceptron looks at the ``window`` of vectors around it, so that the heads need not
-    carry in one vector what tells a vessel, which goes on, from a deposit, which ends. It is evaluated only at the
-    places asked for.
+    A class may have several prototypes, because mimics are of many kinds.
 
     Args:
-        channels: width of the feature map.
-        prototypes: number of prototypes of each class; the last class are the mimics.
+        counts: number of prototypes of each class; the last class are the mimics.
         embedding: dimensions of the space.
         gamma: g of the formula.
-        window: side of the cube of vectors that is looked at, odd.
     """
 
     owner: Tensor
-    placed: Tensor
 
-    def __init__(
-        self, channels: int, prototypes: Sequence[int], embedding: int = 32, gamma: float = 1.0, window: int = 3
-    ) -> None:
+    def __init__(self, counts: Sequence[int], embedding: int, gamma: float) -> None:
         super().__init__()
-        if window % 2 != 1:
-            raise ValueError(f"window must be odd, not {window}")
         self.gamma = gamma
-        self.window = window
-        self.embedding = nn.Sequential(
-            nn.Linear(channels * window**3, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
-        )
-        self.prototypes = nn.Parameter(torch.randn(sum(prototypes), embedding) * 0.5)
-        counts = torch.tensor(list(prototypes))
-        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(counts)), counts), persistent=False)
-        self.register_buffer("placed", torch.zeros(()))  # 1 once ``begin_at`` was called; saved, so called once
+        self.counts = list(counts)
+        self.prototypes = nn.Parameter(torch.randn(sum(counts), embedding) * 0.5)
+        owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(self.counts))
+        self.register_buffer("owner", owner, persistent=False)
 
     @property
     def n_classes(self) -> int:
         """Lesion classes and the mimics."""
-        return int(self.owner[-1]) + 1
+        return len(self.counts)
 
-    def forward(self, features: Tensor, places: Tensor) -> Tensor:
+    @abstractmethod
+    def embed(self, features: Tensor, places: Tensor) -> Tensor:
         """Embeddings of places.
 
         Args:
@@ -63,10 +54,8 @@ class PrototypeHead(nn.Module):
             places: int64 [N, 4] ``(image, z, y, x)``; those outside the map are moved to its edge.
 
         Returns:
-            [N, embedding] float32.
+            [N, E] float32.
         """
-        embedded: Tensor = self.embedding(windows(features, places, self.window))
-        return embedded.float()
 
     def squared_distances(self, embeddings: Tensor) -> Tensor:
         """[N, E] -> [N, K] squared Euclidean distance to every prototype, in float32."""
@@ -75,31 +64,8 @@ class PrototypeHead(nn.Module):
     def log_probabilities(self, embeddings: Tensor) -> Tensor:
         """[N, E] -> [N, classes] log p(class | x)."""
         log_each = F.log_softmax(-self.gamma * self.squared_distances(embeddings), dim=1)
-        of_classes = [log_each[:, self.owner == index].logsumexp(dim=1) for index in range(self.n_classes)]
+        of_classes = [of_class.logsumexp(dim=1) for of_class in log_each.split(self.counts, dim=1)]
         return torch.stack(of_classes, dim=1)
-
-    @torch.no_grad()
-    def begin_at(self, embeddings: Tensor, classes: Tensor, generator: torch.Generator) -> None:
-        """Puts the prototypes of each class on embeddings of that class, chosen so as to lie far apart.
-
-        Prototypes that begin far away stay there: the one nearest to all embeddings of its class wins them all. The
-        first of a class is drawn at random, each further one with a probability that grows with the squared distance
-        to those before it (k-means++, Arthur & Vassilvitskii 2007). A class without embeddings keeps its prototypes.
-
-        Args:
-            embeddings: [N, E].
-            classes: [N].
-            generator: source of randomness, on the CPU.
-        """
-        for index in classes.unique().tolist():
-            own = embeddings[classes == index].float()
-            squared = torch.full((len(own),), torch.inf, device=own.device)
-            for number in (self.owner == index).nonzero().squeeze(1).tolist():
-                # Where embeddings are fewer than prototypes, some are taken twice.
-                chances = squared.nan_to_num(posinf=1.0).clamp(min=1e-6).cpu()
-                chosen = own[int(torch.multinomial(chances, 1, generator=generator))]
-                self.prototypes[number] = chosen
-                squared = torch.minimum(squared, (own - chosen).square().sum(dim=1))
 
     def loss(self, embeddings: Tensor, classes: Tensor, concentration: float = 0.01) -> Tensor:
         """The prototype loss of Yang et al. 2018: L = -log p(y | x) + l ||f(x) - m_y||^2.
@@ -124,6 +90,103 @@ class PrototypeHead(nn.Module):
         return torch.stack([each[classes == index].mean() for index in classes.unique()]).mean()
 
 
+class PrototypeLogits(Prototypes):
+    """The score of every location made of its distances to prototypes.
+
+    With an embedding f(x) of the location's vector of features,
+
+        logit of a class = log sum over its k of exp(-g ||f(x) - m_k||^2) - log sum over the mimics' of the same + b,
+
+    the log odds of the class against the mimics, shifted by b, as most places are neither. So what pulls and pushes
+    embeddings moves the score itself. In place of the layer of ``CentreHead`` that gives scores.
+
+    Args:
+        channels: width of the feature map.
+        counts, embedding, gamma: as for ``Prototypes``.
+        prior: score of a location before training (Lin et al. 2017).
+    """
+
+    def __init__(
+        self, channels: int, counts: Sequence[int], embedding: int = 16, gamma: float = 0.5, prior: float = 0.01
+    ) -> None:
+        super().__init__(counts, embedding, gamma)
+        self.embedding = nn.Linear(channels, embedding)
+        many = torch.tensor(self.counts, dtype=torch.float32)
+        self.bias = nn.Parameter(-math.log((1 - prior) / prior) - torch.log(many[:-1] / many[-1]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: [..., C]; returns logits [..., classes]."""
+        # ||f||^2 is common to all distances and cancels. Prototypes come first, then locations: sums over few
+        # neighbouring numbers, of which there are millions, are slow.
+        weight = self.prototypes @ self.embedding.weight
+        shift = self.prototypes @ self.embedding.bias - self.prototypes.square().sum(dim=1) / 2
+        near = torch.movedim(F.linear(features, weight, shift), -1, 0) * (2 * self.gamma)
+        *classes, mimics = (of_class.logsumexp(dim=0) for of_class in near.split(self.counts))
+        return torch.stack([of_class - mimics for of_class in classes], dim=-1) + self.bias
+
+    def embed(self, features: Tensor, places: Tensor) -> Tensor:
+        """``Prototypes.embed``: of the vector at each place."""
+        with torch.autocast(features.device.type, enabled=False):
+            embedded: Tensor = self.embedding(windows(features, places, 1).float())
+        return embedded
+
+
+class PrototypeHead(Prototypes):
+    """An embedding of places that a detector with anchors found, beside its own scores.
+
+    Kim et al. take the feature vector at a place itself; here a small perceptron looks at the ``window`` of vectors
+    around it, so that the heads need not carry in one vector what tells a vessel, which goes on, from a deposit, which
+    ends. It is evaluated only at the places asked for.
+
+    Args:
+        channels: width of the feature map.
+        counts, embedding, gamma: as for ``Prototypes``.
+        window: side of the cube of vectors that is looked at, odd.
+    """
+
+    placed: Tensor
+
+    def __init__(
+        self, channels: int, counts: Sequence[int], embedding: int = 32, gamma: float = 1.0, window: int = 3
+    ) -> None:
+        super().__init__(counts, embedding, gamma)
+        if window % 2 != 1:
+            raise ValueError(f"window must be odd, not {window}")
+        self.window = window
+        self.embedding = nn.Sequential(
+            nn.Linear(channels * window**3, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)
+        )
+        self.register_buffer("placed", torch.zeros(()))  # 1 once ``begin_at`` was called; saved, so called once
+
+    def embed(self, features: Tensor, places: Tensor) -> Tensor:
+        """``Prototypes.embed``: of the window of vectors around each place."""
+        embedded: Tensor = self.embedding(windows(features, places, self.window))
+        return embedded.float()
+
+    @torch.no_grad()
+    def begin_at(self, embeddings: Tensor, classes: Tensor, generator: torch.Generator) -> None:
+        """Puts the prototypes of each class on embeddings of that class, chosen so as to lie far apart.
+
+        Prototypes that begin far away stay there: the one nearest to all embeddings of its class wins them all. The
+        first of a class is drawn at random, each further one with a probability that grows with the squared distance
+        to those before it (k-means++, Arthur & Vassilvitskii 2007). A class without embeddings keeps its prototypes.
+
+        Args:
+            embeddings: [N, E].
+            classes: [N].
+            generator: source of randomness, on the CPU.
+        """
+        for index in classes.unique().tolist():
+            own = embeddings[classes == index].float()
+            squared = torch.full((len(own),), torch.inf, device=own.device)
+            for number in (self.owner == index).nonzero().squeeze(1).tolist():
+                # Where embeddings are fewer than prototypes, some are taken twice.
+                chances = squared.nan_to_num(posinf=1.0).clamp(min=1e-6).cpu()
+                chosen = own[int(torch.multinomial(chances, 1, generator=generator))]
+                self.prototypes[number] = chosen
+                squared = torch.minimum(squared, (own - chosen).square().sum(dim=1))
+
+
 def windows(features: Tensor, places: Tensor, side: int) -> Tensor:
     """The vectors around places of a feature map.
 
@@ -145,6 +208,10 @@ def windows(features: Tensor, places: Tensor, side: int) -> Tensor:
     # Only the wanted vectors are gathered: padding the map would copy all of it for a few hundred of them.
     vectors = features[places[:, :1], :, at[..., 0], at[..., 1], at[..., 2]]  # [N, S, C]
     return (vectors * inside[..., None].to(vectors.dtype)).flatten(1)
+
+
+LEAST_LOGIT = torch.finfo(torch.float32).min
+"""Any finite score counts as a place; -inf is none."""
 
 
 def peaks_near(scores: Tensor, places: Tensor) -> Tensor:
@@ -189,14 +256,15 @@ def hard_mimics(
         int64 [M, 4] ``(image, z, y, x)``.
     """
     scores = scores.detach().float()
-    free = torch.stack([_distance_mm(scores.shape[1:], b, stride, spacing) for b in boxes]) >= max(apart_mm, 1e-6)
-    masked = scores.masked_fill(~free, -torch.inf)
-    peaks = F.max_pool3d(masked[:, None], 3, stride=1, padding=1)[:, 0] == masked
-    ranking = masked.masked_fill(~peaks, -torch.inf).flatten(1)
-    best, index = ranking.topk(min(count, ranking.shape[1]), dim=1)
-    image, rank = torch.isfinite(best).nonzero(as_tuple=True)
-    z, y, x = torch.unravel_index(index[image, rank], scores.shape[1:])
-    return torch.stack([image, z, y, x], dim=1)
+    places = []
+    for image, (map_, lesions) in enumerate(zip(scores, boxes, strict=True)):
+        if len(lesions):
+            near = _distance_mm(map_.shape, lesions, stride, spacing) < max(apart_mm, 1e-6)
+            map_ = map_.masked_fill(near, -torch.inf)
+        found = peaks(map_[None], count, LEAST_LOGIT, (1, 1, 1))
+        found[:, 0] = image
+        places.append(found)
+    return torch.cat(places)
 
 
 def _distance_mm(shape: Sequence[int], boxes: Tensor, stride: Sequence[float], spacing: Sequence[float]) -> Tensor:

@@ -19,7 +19,7 @@ from cmb_plugin.boxes import (
     peaks,
 )
 from cmb_plugin.inference import PatchDetections
-from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, regression_loss
+from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, light_tower, regression_loss
 from cmb_plugin.planning import Architecture, Centres, default_centres
 from cmb_plugin.training import Batch
 
@@ -65,10 +65,12 @@ class CentreAssignment(Assignment):
         )
 
     def head(self) -> nn.Module:
-        """One light tower."""
-        return CentreHead(
-            self.architecture.pyramid_channels, len(self.plan.classes), self.config.head_convs, self.config.norm
-        )
+        """One product of matrices."""
+        return CentreHead(self.architecture.pyramid_channels, len(self.plan.classes))
+
+    def tower(self) -> nn.Module:
+        """One for scores and boxes."""
+        return light_tower(self.architecture.pyramid_channels, self.config.head_convs, self.config.norm)
 
     @property
     def stride(self) -> tuple[int, int, int]:

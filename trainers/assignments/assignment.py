@@ -14,7 +14,7 @@ from cmb_plugin.planning import Architecture, Plan
 from cmb_plugin.training import Batch
 
 if TYPE_CHECKING:
-    from .module import RetinaConfig
+    from ..retina_unet import RetinaConfig
 
 
 class Assignment(ABC):
@@ -43,6 +43,10 @@ class Assignment(ABC):
     @abstractmethod
     def head(self) -> nn.Module:
         """Maps of the detection levels -> logits [B, T, classes] and box codes [B, T, 6]."""
+
+    def tower(self) -> nn.Module | None:
+        """What the finest detection level's map passes through before the head; None for nothing."""
+        return None
 
     @abstractmethod
     def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

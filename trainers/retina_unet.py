@@ -26,9 +26,9 @@ from cmb_plugin.plugins import register_trainer, suggest
 from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig
 
-from .anchors import AnchorAssignment
-from .assignment import Assignment
-from .centres import CentreAssignment
+from .assignments.anchors import AnchorAssignment
+from .assignments.assignment import Assignment
+from .assignments.centres import CentreAssignment
 
 ASSIGNMENTS: dict[str, type[Assignment]] = {"atss": AnchorAssignment, "centre": CentreAssignment}
 WIDTHS = ("plan", "light")
@@ -120,6 +120,7 @@ class RetinaUNetV001(DetectionModule):
             detection_levels=levels,
             fusion=fusion([pyramid.widths[level] for level in fused]) if fusion and len(fused) > 1 else None,
             fused_levels=len(fused),
+            tower=self.assignment.tower(),
         )
 
     @cached_property

@@ -87,13 +87,13 @@ class CMBRetinaConfig(RetinaConfig):
 
 @register_trainer
 class CMBRetinaUNet(RetinaUNetV001):
-    """Retina U-Net with feature fusion and hard-sample prototype learning (Kim et al. 2023, arXiv 2306.13020).
+    """A dense map of lesions' centres with feature fusion and hard-sample prototype learning (Kim et al. 2023, arXiv
+    2306.13020).
 
-    The heads read decoder maps of several levels fused into the detection level. Beside the detector's losses the
-    network learns an embedding in which microbleeds and the mimics that the detector itself takes for microbleeds lie
-    near prototypes of their own; half of the crops of a batch hold no lesion, so that there are always mimics to mine.
-    Each detection tells its nearest prototype and how far away it is, and has three scores among which ``nndet_sweep``
-    chooses: the detector's, the probability by distance to the prototypes, and their geometric mean.
+    The head reads decoder maps of several levels fused into the detection level. Microbleeds, and the mimics that the
+    detector itself takes for microbleeds, lie near prototypes of their own in a space of embeddings, and a location's
+    score is made of its distances to them; half of the crops of a batch hold no lesion, so that there are always mimics
+    to mine. Each detection tells its nearest prototype and how far away it is.
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -138,6 +138,15 @@ class CMBRetinaUNet(RetinaUNetV001):
         elif config.hspl:
             network.prototypes = PrototypeHead(channels, counts, config.embedding, config.gamma, config.window)
         return network
+
+    @property
+    def halo(self) -> tuple[int, int, int] | None:
+        """As far as the family's, and a window of vectors where one is embedded beside the score."""
+        halo, config = super().halo, self.model_cfg
+        if halo is None or self.scores_by_prototypes or not config.hspl:
+            return halo
+        z, y, x = (side + config.window // 2 * step for side, step in zip(halo, self.stride, strict=True))
+        return z, y, x
 
     @property
     def scores_by_prototypes(self) -> bool:

@@ -148,5 +148,7 @@ def _write_case(task: TaskFolder, settings: PhantomSettings, place: tuple[str, i
     write_image(task.extra("regions", split) / f"{name}.nii.gz", case.regions, case.grid)
     write_image(task.extra("brain", split) / f"{name}.nii.gz", case.brain, case.grid)
     write_json(task.extra("mimics", split) / f"{name}.json", {"mimics": case.mimics})
-    write_json(task.extra("lesions", split) / f"{name}.json", {"protocol": case.protocol, "lesions": case.lesions})
+    scanner = {"scanner": case.scanner} if case.scanner else {}
+    record = {"protocol": case.protocol, **scanner, "lesions": case.lesions}
+    write_json(task.extra("lesions", split) / f"{name}.json", record)
     return len(case.lesions)

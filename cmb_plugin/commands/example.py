@@ -16,11 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example                                             16 training and 8 test cases, quickly made
         nndet_example --task Task101_Sharp --protocol cuhk        0.45 x 0.45 x 1 mm
         nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
+        nndet_example --protocol random --train 100 --test 20     every scan from a scanner of its own
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
         nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
 
-    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn), or
-    mixed (all but demo). Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
+    Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
+    mixed (all but demo), or random (voxel, field, echo, noise and faults drawn anew for each scan).
+    Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
 
     Files: ${det_data}/{task}/ as nnDetection has it, and beside it mimicsTr, lesionsTr, regionsTr, brainTr (and Ts).
     The same seed gives the same files whatever -np is. Run again to continue: finished cases are kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .measure import measure
 from .outline import largest_piece, outline
 from .protocols import PROTOCOLS, Protocol
 from .records import air_records, blob_record, label_maps, lesion_record, vessel_record
+from .scanners import describe, draw_scanner
 from .sources import Blob, Vessel
 from .subject import Subject, draw_subject
 from .vessels import draw_vessels
@@ -27,7 +28,7 @@ class PhantomConfig:
     """What a set of phantoms is made of.
 
     Attributes:
-        protocols: names from ``PROTOCOLS``; cases take them in turn.
+        protocols: names from ``PROTOCOLS``, or ``random``; cases take them in turn.
         modalities: names from ``MODALITIES``; lesions are outlined on the first.
         classes: ``("cmb",)``, or ``("cmb", "iron")`` to make the iron of the pallida lesions instead of mimics.
     """
@@ -51,6 +52,7 @@ class PhantomCase:
         mimics: a dictionary per mimic, as in ``mimicsTr/{case}.json``.
         regions: uint8: 1 lobar, 2 deep, 3 infratentorial.
         brain: uint8.
+        scanner: what was drawn for a scan of the protocol ``random``; empty for the others.
     """
 
     grid: Grid
@@ -62,6 +64,7 @@ class PhantomCase:
     mimics: list[dict[str, Any]]
     regions: np.ndarray
     brain: np.ndarray
+    scanner: dict[str, Any] = field(default_factory=dict)
 
 
 def is_healthy(index: int, cases: int, fraction: float) -> bool:
@@ -81,10 +84,10 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
         healthy: draw no microbleed.
     """
     name = config.protocols[index % len(config.protocols)]
-    protocol = PROTOCOLS[name]
     # A stream per part, so that one more number drawn for the vessels leaves the noise as it was.
-    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(6))
-    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng = streams
+    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(7))
+    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng, scanner_rng = streams
+    protocol = draw_scanner(scanner_rng) if name == "random" else PROTOCOLS[name]
     atlas = load_atlas()
     subject = draw_subject(subject_rng, protocol, atlas)
     vessels = _vessels(vessel_rng, subject)
@@ -118,7 +121,8 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
     mimics += [record for record in (vessel_record(v, subject.grid) for v in vessels if v.kind != "sinus") if record]
     mimics += air_records(subject, brain)
     classes = {lesion["instance"]: config.classes.index(lesion["class"]) for lesion in lesions}
-    return PhantomCase(subject.grid, name, images, mask, classes, lesions, mimics, regions, brain)
+    scanner = describe(protocol) if name == "random" else {}
+    return PhantomCase(subject.grid, name, images, mask, classes, lesions, mimics, regions, brain, scanner)
 
 
 def _count(seed: int, index: int, protocol: Protocol) -> int:

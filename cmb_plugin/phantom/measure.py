@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from .background import SLAB, Background
+from .finish import finished, zero_filled
 from .insertion import Insertion
 from .physics import (
     GAMMA,
@@ -16,7 +17,7 @@ from .physics import (
     phase_mask,
     susceptibility_weighted,
 )
-from .protocols import Protocol
+from .protocols import Finish, Protocol
 from .subject import Subject
 
 
@@ -30,6 +31,7 @@ class Patch:
         reference: float32, phase that the high-pass filter takes away, in radians.
         spin_echo: float32, T2-weighted signal without the source, or None.
         measured: float32, the first modality as measured, noise included, in the unit of ``appearance``.
+        mask_power: of the protocol.
     """
 
     insertion: Insertion
@@ -37,14 +39,15 @@ class Patch:
     reference: np.ndarray
     spin_echo: np.ndarray | None
     measured: np.ndarray
+    mask_power: int = 4
 
 
-def appearance(modality: str, signal: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def appearance(modality: str, signal: np.ndarray, reference: np.ndarray, mask_power: int = 4) -> np.ndarray:
     """A noise-free signal as ``swi``, ``t2s`` or ``phase`` shows it, in the units of the signal or in radians."""
     if modality == "t2s":
         return np.abs(signal)
     phase = np.angle(signal * np.exp(-1j * reference))
-    return phase if modality == "phase" else np.abs(signal) * phase_mask(phase) ** 4
+    return phase if modality == "phase" else np.abs(signal) * phase_mask(phase) ** mask_power
 
 
 def measure(
@@ -70,7 +73,8 @@ def measure(
     for start in range(0, len(signal), SLAB):
         part = signal[start : start + SLAB]
         part += (rng.standard_normal((*part.shape, 2), np.float32) * np.float32(sigma)).view(np.complex64)[..., 0]
-    phase = high_passed_phase(signal, protocol.spacing)
+    signal = zero_filled(signal, protocol.finish.kept)
+    phase = high_passed_phase(signal, protocol.spacing, protocol.filter_mm)
     references = [np.angle(signal[i.box]) - phase[i.box] for i in insertions]
     magnitude = np.abs(signal)
     del signal
@@ -78,18 +82,22 @@ def measure(
     images: dict[str, np.ndarray] = {}
     raw: dict[str, np.ndarray] = {"t2s": magnitude, "phase": phase}
     if "swi" in modalities:
-        raw["swi"] = susceptibility_weighted(magnitude, phase)
+        raw["swi"] = susceptibility_weighted(magnitude, phase, protocol.mask_power)
     if "qsm" in modalities:
         raw["qsm"] = _susceptibility_map(rng, subject, protocol, background, insertions, brain, magnitude, sigma)
     spin_echoes: list[np.ndarray | None] = [None] * len(insertions)
     if "t2" in modalities:
         raw["t2"], spin_echoes = _spin_echo(rng, protocol, background, insertions, coils)
     patches = [
-        Patch(i, c, r, s, raw[modalities[0]][i.box].copy())
+        Patch(i, c, r, s, raw[modalities[0]][i.box].copy(), protocol.mask_power)
         for i, c, r, s in zip(insertions, clean, references, spin_echoes, strict=True)
     ]
     for name in modalities:
         images[name] = raw.pop(name)
+        if name in ("swi", "t2s") and protocol.finish != Finish():
+            images[name] = finished(images[name], brain, protocol.finish)
+        if name == "phase" and protocol.phase_sign < 0:
+            images[name] = -images[name]
         if name in ("swi", "t2s"):
             images[name] = _whole_numbers(images[name] * gain)
         elif name == "t2":

@@ -112,6 +112,6 @@ def _effect(patch: Patch, modality: str) -> np.ndarray:
     if modality == "t2":
         assert patch.spin_echo is not None
         return patch.spin_echo * np.clip(insertion.coverage, 0, 1) * (1 - 0.5 * insertion.blob.density)
-    present = appearance(modality, patch.signal, patch.reference)
-    absent = appearance(modality, patch.signal - insertion.change, patch.reference)
+    present = appearance(modality, patch.signal, patch.reference, patch.mask_power)
+    absent = appearance(modality, patch.signal - insertion.change, patch.reference, patch.mask_power)
     return np.abs(np.angle(np.exp(1j * (present - absent)))) if modality == "phase" else absent - present

@@ -150,11 +150,14 @@ def phase_mask(phase: np.ndarray) -> np.ndarray:
     return np.clip(1 - phase * np.float32(1 / np.pi), 0, 1)
 
 
-def susceptibility_weighted(magnitude: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    """SWI = magnitude * mask^4."""
+def susceptibility_weighted(magnitude: np.ndarray, phase: np.ndarray, power: int = 4) -> np.ndarray:
+    """SWI = magnitude * mask^power."""
     mask = phase_mask(phase)
-    mask *= mask
-    mask *= mask
+    if power == 4:
+        mask *= mask
+        mask *= mask
+    else:
+        mask **= power
     mask *= magnitude
     return mask
 

@@ -43,6 +43,31 @@ CSIRO = Lesions((2.3, 2.6, 2.8, 3.0, 3.2), (1, 5, 17))
 
 
 @dataclass(frozen=True)
+class Finish:
+    """What happens to a magnitude or SWI after the coils; the defaults change nothing.
+
+    Attributes:
+        kept: part of the in-plane k-space that was measured; the rest is filled with zeros.
+        bias: spread of the logarithm of a smooth brightness, times two.
+        ghost: strength of a copy that is displaced along the phase encoding.
+        slice_jump: spread of the logarithm of every slice's brightness.
+        stripped: the skull is removed.
+        bits: of the export, or 0 for one without loss.
+        clipped: share of the brain's brightest voxels that the export cuts.
+        seed: of what is random in these.
+    """
+
+    kept: float = 1.0
+    bias: float = 0.0
+    ghost: float = 0.0
+    slice_jump: float = 0.0
+    stripped: bool = False
+    bits: int = 0
+    clipped: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Protocol:
     """One scan protocol. Tuples are along z, y, x.
 
@@ -53,6 +78,11 @@ class Protocol:
         field_tesla, echo_ms, repetition_ms, flip_deg: the gradient echo.
         snr: range of the signal-to-noise ratio of white matter on the magnitude.
         lesions: sizes and counts.
+        tilt_deg: spread of the scan's turn about x, y, z.
+        mask_power: how often the phase mask multiplies the magnitude in SWI; 0 leaves a T2* magnitude.
+        filter_mm: width of the high-pass of the phase.
+        phase_sign: 1, or -1 for a scanner that counts phase the other way (the SWI is the same).
+        finish: what happens to magnitude and SWI afterwards.
     """
 
     spacing: tuple[float, float, float]
@@ -64,6 +94,11 @@ class Protocol:
     flip_deg: float
     snr: tuple[float, float]
     lesions: Lesions
+    tilt_deg: tuple[float, float, float] = (6.0, 1.5, 2.5)
+    mask_power: int = 4
+    filter_mm: float = 3.0
+    phase_sign: int = 1
+    finish: Finish = Finish()
 
 
 # Voxel and matrix are those of the data sets that docs/phantom.md lists. Field, echo and flip angle are typical
@@ -82,13 +117,14 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def resolve_protocols(words: str | Sequence[str]) -> tuple[str, ...]:
-    """Protocol names from ``demo``, ``mixed`` (all data sets) or a comma list; cases take them in turn.
+    """Protocol names from ``demo``, ``mixed`` (all data sets), ``random`` (every scan its own) or a comma list; cases
+    take them in turn.
 
     Raises:
         UserError: a name is unknown or there is none.
     """
     names = [word.strip() for word in (words.split(",") if isinstance(words, str) else words) if word.strip()]
-    known = [*PROTOCOLS, "mixed"]
+    known = [*PROTOCOLS, "mixed", "random"]
     for name in names:
         if name not in known:
             raise UserError(f"--protocol: unknown protocol '{name}'", remedy=suggest(name, known))

@@ -92,7 +92,7 @@ def draw_subject(rng: np.random.Generator, protocol: Protocol, atlas: Atlas) -> 
 
 
 def _draw_grid(rng: np.random.Generator, protocol: Protocol) -> Grid:
-    rotation = _rotation(rng.normal(0, (6.0, 1.5, 2.5)))
+    rotation = _rotation(rng.normal(0, protocol.tilt_deg))
     z, y, x = protocol.spacing
     extent = np.array([x, y, z]) * (np.array(protocol.shape[::-1]) - 1)
     origin = rng.normal(0, (4.0, 10.0, 15.0)) - rotation @ extent / 2

@@ -23,18 +23,20 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
 
 from .config import AugmentConfig
+from .slices import with_thick_slices
 
 ANISOTROPIC = 2.0  # ratio of spacings from which out-of-plane rotation would mix thick slices
 
 
 class Augmentation:
-    """Random rotation, scaling, mirroring and intensity changes of an image patch and its instance mask.
+    """Random rotation, scaling, mirroring, slicing and intensity changes of an image patch and its instance mask.
 
     Args:
         patch_size: size of the result in voxels, z, y, x.
         spacing: voxel size in mm, z, y, x.
         config: probabilities and ranges.
         mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
+        circular: for each channel whether it holds angles in radians; None for none.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class Augmentation:
         spacing: Sequence[float],
         config: AugmentConfig,
         mirror_axes: Sequence[int] = (0, 1, 2),
+        circular: Sequence[bool] | None = None,
     ) -> None:
         self.patch_size = tuple(patch_size)
+        self.spacing = tuple(spacing)
+        self.circular = circular
         self.config = config
         angle = math.radians(config.rotation_degrees)
         anisotropic = max(spacing) / min(spacing) >= ANISOTROPIC
@@ -128,8 +133,19 @@ class Augmentation:
                     data = inner
             if self._mirror is not None and np.random.uniform() < 2 * self.config.mirror:
                 data = self._mirror(**data)
-            data["image"] = self._intensity(image=data["image"])["image"]
-            return data["image"].contiguous(), data["segmentation"][0].contiguous()
+            image, instances = self._sliced(data["image"], data["segmentation"][0])
+            image = self._intensity(image=image)["image"]
+            return image.contiguous(), instances.contiguous()
+
+    def _sliced(self, image: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
+        """Both with thick slices, as often as the configuration has it. Nothing is drawn where that is never: patches
+        are those of before there was such a change."""
+        config = self.config
+        if config.thick_slices <= 0 or np.random.uniform() >= config.thick_slices:
+            return image, instances
+        thickness, shift = np.random.uniform(*config.slice_mm), np.random.uniform()
+        circular = self.circular or (False,) * len(image)
+        return with_thick_slices(image, instances, self.spacing, thickness, shift, circular)
 
     def _cropped(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         start = [(side - size) // 2 for side, size in zip(data["image"].shape[1:], self.patch_size, strict=True)]

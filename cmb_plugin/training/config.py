@@ -88,6 +88,8 @@ class AugmentConfig:
         scaling: range of the zoom factor.
         mirror: probability of flipping, per axis.
         noise, blur, brightness, contrast, low_resolution, gamma: probability of each intensity change.
+        thick_slices: probability of making the patch what a scan with thicker slices would be.
+        slice_mm: range of their thickness in mm; patches whose slices are thicker already stay as they are.
     """
 
     spatial: float = within(0.3, 0, 1)
@@ -100,6 +102,8 @@ class AugmentConfig:
     contrast: float = within(0.15, 0, 1)
     low_resolution: float = within(0.1, 0, 1)
     gamma: float = within(0.15, 0, 1)
+    thick_slices: float = within(0.0, 0, 1)
+    slice_mm: tuple[float, float] = within((2.0, 6.0), 0.1, 50)
 
 
 _SHORT: dict[str, Any] = {

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.networks import resolve_precision
 from cmb_plugin.paths import FoldFolder
+from cmb_plugin.preparation import find_scheme
 from cmb_plugin.workers import default_workers, keep_freed_memory
 
 from .augmentation import Augmentation
@@ -118,7 +119,9 @@ def _loader(
     module: TrainingModule, cases: PreparedCases, augment_cfg: AugmentConfig, trainer: Trainer
 ) -> DataLoader[Sample]:
     config, plan, batch_size = module.trainer_cfg, module.plan, module.batch_size
-    augmentation = Augmentation(plan.patch_size, plan.preprocessing.spacing, augment_cfg, module.mirror_axes)
+    recipe = plan.preprocessing
+    circular = [find_scheme(step.scheme).circular for step in recipe.normalisation]
+    augmentation = Augmentation(plan.patch_size, recipe.spacing, augment_cfg, module.mirror_axes, circular)
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers
     if workers is None:

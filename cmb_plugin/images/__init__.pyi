@@ -1,3 +1,4 @@
+from .dicom import DicomSeries, find_series, read_series
 from .grid import Grid
 from .instances import (
     boxes_of_instances,
@@ -13,17 +14,20 @@ from .mapping import Mapping
 
 __all__ = [
     "SUFFIXES",
+    "DicomSeries",
     "Grid",
     "Mapping",
     "boxes_of_instances",
     "centroids_of_instances",
     "detections_of_instances",
+    "find_series",
     "image_stem",
     "label_components",
     "pieces_of_instances",
     "read_grid",
     "read_mask",
     "read_scan",
+    "read_series",
     "read_stored",
     "resample",
     "to_itk",

@@ -57,6 +57,8 @@ def lesions_of(located: Detections, certainty: Sequence[str]) -> list[Lesion]:
         located: N detections with the columns of ``locate``.
         certainty: [N] ``definite``, ``possible`` or "" for what does not count.
     """
+    if not len(located):
+        return []  # read from a file, a scan without a detection has no columns
     columns = zip(
         *(located.columns[name].tolist() for name in ("nearest_group", "nearest_region", "side")),
         certainty,

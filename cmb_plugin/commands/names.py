@@ -161,6 +161,18 @@ def region_choice(text: str, task: TaskFolder) -> RegionChoice | None:
     raise UserError(f"--regions {text}: no known source of regions", remedy=f"known: {REGION_FORMS}")
 
 
+def file_patterns(text: str) -> dict[str, str]:
+    """What ``--channels swi=*_swi.nii.gz,phase=*_phase.nii.gz`` means: modality -> pattern.
+
+    Raises:
+        UserError: it has another form.
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and pattern.strip() for name, _, pattern in pairs):
+        raise UserError(f"--channels {text}: is no list of NAME=PATTERN", remedy="write swi=*_swi.nii.gz,phase=...")
+    return {name.strip(): pattern.strip() for name, _, pattern in pairs}
+
+
 def _task_number(folder: Path) -> int:
     match = re.match(r"Task(\d+)(?=_|$)", folder.name)  # not Task101FG_CMB, which nndet_cls2fg makes
     return int(match[1]) if match else -1

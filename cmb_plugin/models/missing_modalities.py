@@ -11,22 +11,25 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.plugins import suggest
 
-from .ensemble import Ensemble
 
-
-def channels_without(ensemble: Ensemble, names: Sequence[str]) -> frozenset[int]:
+def channels_without(known: Sequence[str], names: Sequence[str], tolerates_missing: bool, model: str) -> frozenset[int]:
     """The channels of the modalities that shall be left out.
+
+    Args:
+        known: modalities of the model.
+        names: those to leave out.
+        tolerates_missing: whether it can do without some.
+        model: its name.
 
     Raises:
         UserError: there is no such modality, none would be left, or the model needs all of them.
     """
-    known = ensemble.plan.modalities
     for name in names:
         if name not in known:
             raise UserError(f"--without: the model knows no modality '{name}'", remedy=suggest(name, known))
-    if names and not ensemble.tolerates_missing:
+    if names and not tolerates_missing:
         remedy = "leave --without out, or use a model that can do without (docs/predictions.md)"
-        raise UserError(f"{ensemble.model.name} needs every modality: {', '.join(known)}", remedy=remedy)
+        raise UserError(f"{model} needs every modality: {', '.join(known)}", remedy=remedy)
     if {*names} == {*known}:
         raise UserError("--without: no modality is left", remedy=f"keep one of: {', '.join(known)}")
     return frozenset(known.index(name) for name in names)

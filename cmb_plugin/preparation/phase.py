@@ -10,6 +10,8 @@ from cmb_plugin.errors import UserError
 
 TURN = 2 * np.pi
 RADIANS = "radians"
+LEAST_RADIANS = 0.1  # smaller numbers are no radians, not even of filtered phase
+WRAP, WRAPS = 1.5, 1e-3  # neighbours this many half turns apart are a wrap; a wrapped scan has such a share of them
 MOST_RADIANS = 64.0  # larger numbers are no radians, not even unwrapped over ten turns
 SLACK = 1.002  # rounding of stored values, and the one number that a scanner leaves out
 BACKGROUND_SHARE = 0.1  # so many zeros are a masked background, not phases
@@ -29,16 +31,17 @@ def to_radians(phase: np.ndarray, unit: str | None = None) -> np.ndarray:
         phase: finite values.
         unit: ``radians``, wrapped or not; ``-4096..4096``: from minus to plus half a turn; ``0..4096``: a whole turn,
             from -pi, but 0..360 and milliradians from 0. A scan that cannot have this unit (``fits``), and every scan
-            where it is None, is told by its own extreme values, see ``unit_of``.
+            where it is None, is told by its own extreme values, see ``unit_of``. Numbers too small for radians are
+            told by their wraps.
 
     Raises:
-        UserError: no such unit.
+        UserError: no such unit, or numbers too small for radians in which no wrap shows what half a turn is.
     """
     largest, smallest = float(phase.max()), float(phase.min())
     if unit is None or not fits(unit, smallest, largest):
         unit = unit_of(smallest, largest)
     if unit == RADIANS:
-        return wrap(phase)
+        return wrap(phase * _small_unit(phase, max(largest, -smallest)))
     low, high = _range(unit)
     if low < 0:
         return wrap(phase * (np.pi / high))
@@ -49,6 +52,21 @@ def to_radians(phase: np.ndarray, unit: str | None = None) -> np.ndarray:
         if background.mean() > BACKGROUND_SHARE:
             radians[background] = 0
     return wrap(radians)
+
+
+def _small_unit(phase: np.ndarray, reach: float) -> float:
+    """Radians per unit of phase whose values reach ``reach``: 1; where that is too small for radians and the scan is
+    wrapped, half a turn divided by it."""
+    if reach == 0 or reach >= LEAST_RADIANS:
+        return 1.0
+    steps = [np.abs(np.diff(phase, axis=axis)) > WRAP * reach for axis in range(phase.ndim)]
+    share = max((float(step.mean()) for step in steps if step.size), default=0.0)
+    if share < WRAPS:
+        raise UserError(
+            f"phase between -{reach:.3g} and {reach:.3g} is in no known unit, and no wrap shows what half a turn is",
+            remedy="store it in radians, or as the scanner's integers",
+        )
+    return float(np.pi / reach)
 
 
 def unit_of(smallest: float, largest: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,11 +47,18 @@ class ScanSource:
         case: its files.
         prepared: folder in which it is stored preprocessed; None to preprocess its files.
         tolerates_missing: whether the model tolerates missing modalities; otherwise they are an error.
+        fetch: writes the case's files, where they are made from something else, such as DICOM; called before they are
+            read, perhaps in another process.
+        origin: what ``fetch`` makes them from.
+        variant: what else decides what it makes.
     """
 
     case: Case
     prepared: Path | None = None
     tolerates_missing: bool = False
+    fetch: Callable[[], object] | None = None
+    origin: tuple[Path, ...] = ()
+    variant: str = ""
 
     @classmethod
     def of(cls, case: Case, folder: Path, recipe: Preprocessing, tolerates_missing: bool = False) -> ScanSource:
@@ -73,6 +80,9 @@ class ScanSource:
                 return ""  # damaged: it is reported when it is read
             further = set(self.case.missing) - set(stored.missing)
             return f"{stored.key} without {sorted(further)}" if further else stored.key
+        if self.fetch is not None:
+            files = [path for path in self.origin if path.is_file()]
+            return f"{work_key(files, recipe)} {self.variant}".rstrip()
         return work_key(scan_files(self.case, recipe), recipe)
 
 
@@ -141,6 +151,8 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
         data[list(missing)] = 0
         return Scan(data, stored.mapping, missing)
     _check_missing(source, source.case.missing)
+    if source.fetch is not None:
+        source.fetch()
     images, grid = read_images(source.case)
     brain = read_brain(source.case, grid) if recipe.brain_channel is not None else None
     prepared = preprocess_case(images, grid, None, recipe, brain)

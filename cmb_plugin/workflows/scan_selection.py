@@ -1,18 +1,41 @@
-"""Which scans are predicted: those of a split of a task, or of any folder."""
+"""Which scans are predicted: those of a split of a task, or of any file or folder."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cmb_plugin.dataset import Case, find_cases
+from cmb_plugin.dataset import Case, find_cases, image_files
 from cmb_plugin.errors import UserError
-from cmb_plugin.models.ensemble import Ensemble
+from cmb_plugin.models.ensemble import trainer_of
 from cmb_plugin.models.missing_modalities import channels_without, declared_missing, with_missing
-from cmb_plugin.models.trained import PARTS
+from cmb_plugin.models.trained import PARTS, TrainedModel
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.planning import Plan
 from cmb_plugin.preparation import ScanSource, input_cases, prepared_cases
+
+if TYPE_CHECKING:  # what any other input needs is imported where there is one
+    from cmb_plugin.intake import InputCase, InputOptions, InputRow
+
+SCANS = "scans"  # folder in the output: scans that were made from DICOM series and from echoes
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What a model predicts.
+
+    Attributes:
+        sources: one for each case.
+        rows: of an input, what is taken and what is not, and why; empty for the scans of a task.
+        inputs: of an input that is no folder named as in a Task folder, the cases with their volumes.
+    """
+
+    sources: list[ScanSource]
+    rows: list[InputRow] = field(default_factory=list)
+    inputs: list[InputCase] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -22,43 +45,67 @@ class ScanSelection:
     Attributes:
         task: the Task folder; of one that is not here only models may be used.
         split: ``test``: imagesTs; ``val``: each fold predicts the cases that it was not trained on.
-        folder: any folder of scans instead of the task's own.
+        folder: any file or folder of scans instead of the task's own.
         without: modalities to leave out of every case, by name, as if there were no file of them.
+        options: how ``folder`` is read where it holds no files named as in a Task folder.
+        echo: number of the echo to take of several; None takes that whose time suits best.
     """
 
     task: TaskFolder
     split: str = "test"
     folder: Path | None = None
     without: tuple[str, ...] = ()
+    options: InputOptions | None = None
+    echo: int | None = None
 
     def __post_init__(self) -> None:
         if self.split not in PARTS:
             raise UserError(f"unknown split '{self.split}'", remedy=f"known: {', '.join(PARTS)}")
 
-    def sources(self, ensemble: Ensemble) -> list[ScanSource]:
-        """The cases as a model sees them, each from its prepared array where there is a current one.
+    def select(self, model: TrainedModel, plan: Plan, tolerates: bool, output: Path | None = None) -> Selected:
+        """The cases as a model sees them, those of a task from their prepared arrays where these are current.
+
+        Args:
+            model: the folds.
+            plan: of the model.
+            tolerates: whether it predicts scans that lack modalities.
+            output: predictions folder; scans that are no files yet are written into it. None where nothing will be.
 
         Raises:
             UserError: there are none, or the model cannot do without what is left out.
         """
-        plan, tolerates = ensemble.plan, ensemble.tolerates_missing
-        left_out = channels_without(ensemble, self.without)
+        left_out = channels_without(plan.modalities, self.without, tolerates, model.name)
         if self.folder is not None:
-            cases = [plan.case(case) for case in input_cases(self.folder, plan.n_files)]
-            return [ScanSource(with_missing(case, left_out, tolerates), tolerates_missing=tolerates) for case in cases]
+            return self._input(self.folder, plan, tolerates, left_out, output)
         prepared = self.task.prepared(plan.name, PARTS[self.split])
-        cases = [with_missing(plan.case(case), left_out, tolerates) for case in self._cases(ensemble)]
-        return [ScanSource.of(case, prepared, plan.preprocessing, tolerates) for case in cases]
+        cases = [with_missing(plan.case(case), left_out, tolerates) for case in self._cases(model, plan)]
+        return Selected([ScanSource.of(case, prepared, plan.preprocessing, tolerates) for case in cases])
 
-    def _cases(self, ensemble: Ensemble) -> list[Case]:
-        part, count = PARTS[self.split], ensemble.plan.n_files
+    def _input(
+        self, folder: Path, plan: Plan, tolerates: bool, left_out: frozenset[int], output: Path | None
+    ) -> Selected:
+        from cmb_plugin.intake import Channels, is_task_named, list_input
+
+        several = len(plan.modalities) > 1 or plan.n_files > 1
+        named = is_task_named(folder) or (several and folder.is_dir() and bool(image_files(folder)))
+        if named and (self.options is None or not self.options.patterns):
+            cases = [plan.case(case) for case in input_cases(folder, plan.n_files)]
+            cases = [with_missing(case, left_out, tolerates) for case in cases]
+            sources = [ScanSource(case, tolerates_missing=tolerates) for case in cases]
+            return Selected(sources, _rows(folder, cases, plan.modalities))
+        channels = Channels(plan.modalities, tolerates, left_out, self.echo)
+        intake = list_input(folder, channels, self.options)
+        return Selected(intake.sources((output or Path()) / SCANS), intake.rows, intake.cases)
+
+    def _cases(self, model: TrainedModel, plan: Plan) -> list[Case]:
+        part, count = PARTS[self.split], plan.n_files
         images = self.task.images(part)
         missing = declared_missing(self.task)
         known = {case.case_id: case for case in find_cases(images, count, part)}
         if self.split == "val":
-            ids = sorted(ensemble.model.validation_cases(self.task))
+            ids = sorted(model.validation_cases(self.task))
         else:
-            ids = sorted({*known, *prepared_cases(self.task.prepared(ensemble.plan.name, part))})
+            ids = sorted({*known, *prepared_cases(self.task.prepared(plan.name, part))})
         if not ids:
             raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
         return [
@@ -73,3 +120,33 @@ def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:
     """A case whose scans are not here: its prepared array may be."""
     paths = tuple(images / f"{case_id}_{m:04d}.nii.gz" for m in range(n_modalities))
     return Case(case_id, paths, split=part, raw=images.parent)
+
+
+def _rows(folder: Path, cases: Sequence[Case], modalities: Sequence[str]) -> list[InputRow]:
+    """The rows of a folder whose files are named as in a Task folder."""
+    from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, InputRow
+
+    rows = []
+    used = set()
+    for case in cases:
+        for channel, (path, name) in enumerate(zip(case.images, modalities, strict=True)):
+            used.add(path)
+            if channel in case.missing:
+                rows.append(InputRow(case.case_id, name, path.name, "", PASSED_OVER, "the case does without it"))
+            elif path.is_file():
+                rows.append(InputRow(case.case_id, name, path.name, "", TAKEN))
+            else:
+                rows.append(InputRow(case.case_id, name, path.name, "", UNUSABLE, "there is no such file"))
+    others = [path for path in image_files(folder) if path not in used]
+    return rows + [InputRow("", "", path.name, "", PASSED_OVER, "the model reads no such file") for path in others]
+
+
+def select_for(model: TrainedModel, scans: ScanSelection) -> Selected:
+    """What ``predict`` would take, without loading the weights.
+
+    Raises:
+        UserError: as ``ScanSelection.select``.
+    """
+    folds = list(model.fold_folders.values())
+    tolerates = all(getattr(trainer_of(fold), "tolerates_missing", False) for fold in folds)
+    return scans.select(model, Plan.load(folds[0].plan), tolerates)

@@ -122,3 +122,8 @@ def test_a_lesion_beside_the_brain_counts_where_it_is_nearest_to() -> None:
         },
     )  # fmt: skip
     assert lesions_of(located, ["definite", "possible", ""]) == [FRONTAL, Lesion("unknown", certainty="possible")]
+
+
+def test_a_scan_without_a_detection_holds_no_lesion() -> None:
+    """As it is read from its file, where columns stand in the rows of the detections only."""
+    assert lesions_of(Detections(np.zeros((0, 6)), np.zeros(0), np.zeros(0)), []) == []

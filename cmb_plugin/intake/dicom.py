@@ -1,0 +1,79 @@
+"""Volumes of a folder with DICOM files: every series, contrast, echo and point in time is one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import DicomSeries, find_series
+from cmb_plugin.images.dicom import series_of_files
+
+from .table import PASSED_OVER, UNUSABLE, InputRow
+from .volumes import Volume, safe_case
+
+FEWEST_SLICES = 8  # a scan of a head has more; localisers and single pictures have fewer
+
+
+def dicom_volumes(path: Path) -> tuple[list[Volume], list[InputRow]]:
+    """The volumes of the MR series in a folder, or of one file, and rows for what is none.
+
+    Volumes of one study that lie on one grid belong to one case. It is named by PatientID, StudyDate and number of the
+    first series.
+    """
+    damaged: list[UserError] = []
+    found = find_series(path, damaged) if path.is_dir() else series_of_files([path], damaged)
+    rows = [InputRow("", "", "", "", UNUSABLE, str(error)) for error in damaged]
+    usable = []
+    for series in found:
+        why = _not_a_scan(series)
+        if why:
+            rows.append(InputRow("", "", _name(series), series.facts.contrast, PASSED_OVER, why))
+        else:
+            usable.append(series)
+    groups: dict[tuple[object, ...], list[DicomSeries]] = defaultdict(list)
+    for series in usable:
+        groups[(series.facts.study, series.place)].append(series)
+    volumes = []
+    for members in groups.values():
+        first = members[0].facts
+        subject = safe_case(first.patient) or safe_case(path.name)
+        case = safe_case(subject, first.date, f"s{first.number:03d}")
+        volumes += [_volume(series, case, members) for series in members]
+    return volumes, rows
+
+
+def _volume(series: DicomSeries, case: str, members: list[DicomSeries]) -> Volume:
+    facts = series.facts
+    same = {m.facts.echo_ms for m in members if m.facts.series == facts.series and m.facts.contrast == facts.contrast}
+    times = sorted(time for time in same if time is not None)
+    return Volume(
+        _name(series),
+        case,
+        facts.study,
+        series.files[0],
+        facts.contrast,
+        series,
+        echo=times.index(facts.echo_ms) + 1 if len(times) > 1 and facts.echo_ms is not None else 0,
+        echo_ms=facts.echo_ms,
+        field_t=facts.field_t,
+        order=(facts.number, series.volume),
+        defect=series.defect,
+    )
+
+
+def _name(series: DicomSeries) -> str:
+    facts = series.facts
+    echo = f", {facts.echo_ms:g} ms" if facts.echo_ms else ""
+    time = f", volume {series.volume}" if series.volume else ""
+    number = len(series.frames)
+    return f"{facts.name}{echo}, {number} slice{'s' if number != 1 else ''}{time}"
+
+
+def _not_a_scan(series: DicomSeries) -> str:
+    """Why a series is no scan of a head by MR."""
+    if series.facts.modality not in ("MR", ""):
+        return f"is no MR scan but {series.facts.modality}"
+    if len(series.frames) < FEWEST_SLICES:
+        return f"has {len(series.frames)} slices in one direction: a localiser or a single picture"
+    return ""

@@ -1,0 +1,121 @@
+"""What ``--input`` names: a file, a folder of files, a BIDS data set or a folder of DICOM files."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cmb_plugin.dataset import image_files, split_modality
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import SUFFIXES, image_stem
+from cmb_plugin.images.contrast import MINIP, PROJECTION, UNKNOWN
+
+from .selection import Channels, Intake, select
+from .table import InputRow
+from .volumes import Volume, safe_case, volumes_of_file
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How an input is read.
+
+    Attributes:
+        patterns: name of a modality -> pattern of the files that show it (``*_swi.nii.gz``, ``*/swi.nii``,
+            ``**/mag.nii.gz``), relative to the input; what ``*`` stands for names the case.
+        participants: of a BIDS data set, only these (``01`` or ``sub-01``); empty for all.
+    """
+
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    participants: tuple[str, ...] = ()
+
+
+def is_task_named(path: Path) -> bool:
+    """Whether a folder holds files named ``{case}_{modality:04d}``, as Task folders have them."""
+    return path.is_dir() and any(split_modality(file)[1] is not None for file in image_files(path))
+
+
+def list_input(path: Path, channels: Channels, options: InputOptions | None = None) -> Intake:
+    """The cases in ``path`` for a model, and a row for everything that is there.
+
+    Args:
+        path: an image file, a folder of image files, a BIDS data set, or a folder with DICOM files.
+        channels: what the model sees.
+        options: how it is read.
+
+    Raises:
+        UserError: there is nothing, or a pattern is wrong.
+    """
+    options = options or InputOptions()
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder", remedy="name a scan, or a folder of scans")
+    rows: list[InputRow] = []
+    if options.patterns:
+        volumes = _by_patterns(path, channels, options.patterns)
+    elif path.is_file() and image_stem(path) is not None:
+        volumes = _chosen(volumes_of_file(path, path.name, safe_case(str(image_stem(path)))))
+    elif path.is_dir() and any(path.glob("sub-*/")):
+        from .bids import bids_volumes
+
+        volumes = bids_volumes(path, options.participants)
+    elif path.is_dir() and image_files(path):
+        volumes = [v for file in image_files(path) for v in _file(file, path)]
+    else:
+        from .dicom import dicom_volumes
+
+        volumes, rows = dicom_volumes(path)
+        if not volumes and not rows and path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file() and image_stem(file) is not None)
+            volumes = [v for file in files for v in _file(file, path)]
+    if not volumes and not rows:
+        remedy = f"scans are files ending in {', '.join(SUFFIXES)}, DICOM files, or a BIDS data set"
+        raise UserError(f"{path}: holds no scan", remedy=remedy)
+    intake = select(volumes, channels)
+    intake.rows += rows
+    return intake
+
+
+def _file(file: Path, root: Path) -> list[Volume]:
+    name = file.relative_to(root).as_posix()
+    stem = name.removesuffix(file.name) + str(image_stem(file))
+    return volumes_of_file(file, name, stem if "/" not in stem else safe_case(*stem.split("/")))
+
+
+def _chosen(volumes: list[Volume]) -> list[Volume]:
+    """A file that the user names alone is taken whatever its name says, unless that is a projection."""
+    return [v if v.contrast in (MINIP, PROJECTION) else dataclasses.replace(v, contrast=UNKNOWN) for v in volumes]
+
+
+def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) -> list[Volume]:
+    if not root.is_dir():
+        raise UserError(f"{root}: is no folder", remedy="patterns are of files in a folder")
+    for name in patterns:
+        if name not in channels.names:
+            raise UserError(
+                f"--channels: the model knows no modality '{name}'", remedy=f"it sees {', '.join(channels.names)}"
+            )
+    volumes = []
+    for name, pattern in patterns.items():
+        expression = _expression(pattern)
+        matched = 0
+        for file in sorted(root.glob(pattern)):
+            match = expression.fullmatch(file.relative_to(root).as_posix())
+            if match is None or image_stem(file) is None or file.name.startswith("."):
+                continue
+            matched += 1
+            case = safe_case(*(part for group in match.groups() for part in (group or "").split("/")))
+            text = file.relative_to(root).as_posix()
+            case = case or safe_case(str(image_stem(file)))
+            volumes += volumes_of_file(file, text, case, channel=channels.names.index(name))
+        if not matched:
+            raise UserError(f"{root}: no image fits {name}={pattern}", remedy="write for instance swi=*_swi.nii.gz")
+    return volumes
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """A glob whose wildcards are groups."""
+    parts = {"**/": r"((?:.*/)?)", "**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return re.compile("".join(parts.get(piece, re.escape(piece)) for piece in pieces))

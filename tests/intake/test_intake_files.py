@@ -1,0 +1,198 @@
+"""Image files, echoes in one file, patterns and BIDS data sets: what is taken, what is not, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import Grid, read_scan, write_image
+from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, Channels, InputOptions, list_input, table_text, write_inputs
+from cmb_plugin.preparation import to_radians
+
+GRID = Grid((6, 7, 8), (2.0, 1.0, 1.0), (3.0, -4.0, 5.0))
+SWI = Channels(("swi",))
+BLOCK = next((p for p in (p / "shared/data/gre_block" for p in Path(__file__).parents) if p.is_dir()), None)
+
+
+def save(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.random.default_rng(seed).normal(100, 5, GRID.shape).astype(np.float32), GRID)
+    return path
+
+
+def save_echoes(path: Path, count: int, times_ms: list[float] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(1).normal(100, 5, (8, 7, 6, count)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(data, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    if times_ms:
+        sidecar = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+        sidecar.write_text(json.dumps({"EchoTime": [t / 1000 for t in times_ms], "MagneticFieldStrength": 3}))
+    return path
+
+
+def rows(intake) -> list[tuple[str, str, str]]:
+    return [(row.input, row.status, row.case) for row in intake.rows]
+
+
+def test_a_file_and_a_folder_of_any_format_are_one_scan_each(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "b.mha", "c.nrrd", "d.nii"):
+        save(tmp_path / "in" / name)
+    intake = list_input(tmp_path / "in", SWI)
+    assert [case.case_id for case in intake.cases] == ["a", "b", "c", "d"]
+    assert [source.case.images[0].name for source in intake.sources(tmp_path)] == [
+        "a.nii.gz",
+        "b.mha",
+        "c.nrrd",
+        "d.nii",
+    ]
+    alone = list_input(tmp_path / "in" / "b.mha", SWI)
+    assert [case.case_id for case in alone.cases] == ["b"]
+
+
+def test_names_and_sidecars_say_what_is_no_swi(tmp_path: Path) -> None:
+    for name in ("p1_swi", "p1_phase", "p1_mip", "p1_mask", "x7"):
+        save(tmp_path / f"{name}.nii.gz")
+    (tmp_path / "x7.json").write_text(json.dumps({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}))
+    intake = list_input(tmp_path, SWI)
+    assert [row.status for row in intake.rows] == [PASSED_OVER, PASSED_OVER, PASSED_OVER, TAKEN, PASSED_OVER]
+    shows = {row.input: (row.shows, row.why) for row in intake.rows}
+    assert shows["x7.nii.gz"] == ("phase", "a phase image")
+    assert "projection" in shows["p1_mip.nii.gz"][1]
+    assert shows["p1_mask.nii.gz"][0] == "mask"
+    text = table_text(intake.rows)
+    assert text.splitlines()[0].split() == ["case", "channel", "input", "shows", "status", "why"]
+    lines = write_inputs(tmp_path, intake.rows).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 6
+
+
+def test_patterns_name_channels_and_cases(tmp_path: Path) -> None:
+    for name in ("a_swi", "a_phase", "b_swi"):
+        save(tmp_path / f"{name}.nii.gz")
+    both = Channels(("swi", "phase"))
+    patterns = InputOptions({"swi": "*_swi.nii.gz", "phase": "*_phase.nii.gz"})
+    intake = list_input(tmp_path, both, patterns)
+    assert {(row.case, row.channel, row.status) for row in intake.rows} == {
+        ("a", "swi", TAKEN),
+        ("a", "phase", TAKEN),
+        ("b", "swi", UNUSABLE),
+    }
+    first, second = intake.sources(tmp_path / "scans")
+    assert [path.name for path in first.case.images] == ["a_swi.nii.gz", "a_phase.nii.gz"]
+    with pytest.raises(UserError, match="b: has no phase, which the model needs"):
+        second.fetch()
+    tolerant = list_input(tmp_path, Channels(("swi", "phase"), tolerates_missing=True), patterns)
+    assert [source.case.missing for source in tolerant.sources(tmp_path)] == [(), (1,)]
+    with pytest.raises(UserError, match="no image fits swi="):
+        list_input(tmp_path, SWI, InputOptions({"swi": "*_gre.nii.gz"}))
+    with pytest.raises(UserError, match="knows no modality 'qsm'"):
+        list_input(tmp_path, SWI, InputOptions({"qsm": "*.nii.gz"}))
+
+
+def test_folders_in_a_pattern_name_the_case(tmp_path: Path) -> None:
+    for subject in ("s1", "s2"):
+        save(tmp_path / subject / "v1" / "mag.nii.gz")
+    intake = list_input(tmp_path, SWI, InputOptions({"swi": "*/*/mag.nii.gz"}))
+    assert [case.case_id for case in intake.cases] == ["s1_v1", "s2_v1"]
+    deep = list_input(tmp_path, SWI, InputOptions({"swi": "**/mag.nii.gz"}))
+    assert [case.case_id for case in deep.cases] == ["s1_v1", "s2_v1"]
+
+
+@pytest.mark.parametrize(("times", "taken"), [([5.0, 18.0, 31.0], 2), (None, 3)])
+def test_of_echoes_in_one_file_one_is_taken(tmp_path: Path, times: list[float] | None, taken: int) -> None:
+    path = save_echoes(tmp_path / "in" / "a.nii.gz", 3, times)
+    intake = list_input(tmp_path / "in", SWI)
+    assert [row.status == TAKEN for row in intake.rows] == [number == taken for number in (1, 2, 3)]
+    (source,) = intake.sources(tmp_path / "scans")
+    assert not source.case.images[0].exists()
+    source.fetch()
+    array, grid = read_scan(source.case.images[0])
+    np.testing.assert_array_equal(array.T, nibabel.load(path).get_fdata(dtype=np.float32)[..., taken - 1])
+    assert grid.spacing == (2.0, 1.0, 1.0)
+
+
+def test_a_time_series_is_unusable(tmp_path: Path) -> None:
+    save_echoes(tmp_path / "bold.nii.gz", 20)
+    (row,) = list_input(tmp_path / "bold.nii.gz", SWI).rows
+    assert (row.status, row.why) == (UNUSABLE, "it holds 20 volumes: points in time, not echoes")
+
+
+def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    for name in (
+        "sub-01/ses-1/swi/sub-01_ses-1_swi",
+        "sub-01/ses-1/swi/sub-01_ses-1_minIP",
+        "sub-01/ses-1/swi/sub-01_ses-1_part-phase_GRE",
+        "sub-01/ses-1/swi/sub-01_ses-1_part-mag_GRE",
+        "sub-01/ses-1/anat/sub-01_ses-1_T1w",
+        "sub-01/ses-2/anat/sub-01_ses-2_run-1_T2starw",
+        "sub-01/ses-2/anat/sub-01_ses-2_run-2_T2starw",
+        "sub-02/anat/sub-02_echo-1_part-mag_MEGRE",
+        "sub-02/anat/sub-02_echo-2_part-mag_MEGRE",
+        "sub-03/anat/sub-03_T1w",
+    ):
+        save(root / f"{name}.nii.gz")
+    for echo, time in ((1, 0.006), (2, 0.021)):
+        (root / f"sub-02/anat/sub-02_echo-{echo}_part-mag_MEGRE.json").write_text(json.dumps({"EchoTime": time}))
+    intake = list_input(root, SWI)
+    taken = {row.case: row.input.rpartition("/")[2] for row in intake.rows if row.status == TAKEN}
+    assert taken == {
+        "sub-01_ses-1": "sub-01_ses-1_swi.nii.gz",
+        "sub-01_ses-2_run-1": "sub-01_ses-2_run-1_T2starw.nii.gz",
+        "sub-01_ses-2_run-2": "sub-01_ses-2_run-2_T2starw.nii.gz",
+        "sub-02": "sub-02_echo-2_part-mag_MEGRE.nii.gz",
+    }
+    why = {row.input.rpartition("/")[2]: row.why for row in intake.rows if row.status == PASSED_OVER}
+    assert "projection" in why["sub-01_ses-1_minIP.nii.gz"]
+    assert why["sub-01_ses-1_part-phase_GRE.nii.gz"] == "a phase image"
+    assert why["sub-03_T1w.nii.gz"] == "no T2*-weighted image"
+    assert "nearer to 20 ms" in why["sub-02_echo-1_part-mag_MEGRE.nii.gz"]
+    both = list_input(root, Channels(("swi", "phase")), InputOptions(participants=("01",)))
+    pairs = {case.case_id: sorted(case.volumes) for case in both.cases if not case.problem}
+    assert pairs == {"sub-01_ses-1": [0, 1]}
+    with pytest.raises(UserError, match="has no sub-09"):
+        list_input(root, SWI, InputOptions(participants=("09",)))
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no scan"):
+        list_input(tmp_path, SWI)
+    with pytest.raises(UserError, match="no such file or folder"):
+        list_input(tmp_path / "nowhere", SWI)
+
+
+def test_small_phase_is_understood_by_its_wraps_or_refused() -> None:
+    ramp = np.linspace(-20.0, 20.0, 400).reshape(1, 20, 20)
+    wrapped = np.angle(np.exp(1j * ramp))
+    scaled = wrapped * (0.0037 / np.abs(wrapped).max())
+    found = to_radians(scaled.astype(np.float32)).astype(float)
+    difference = np.angle(np.exp(1j * (found - wrapped * np.pi / np.abs(wrapped).max())))
+    assert np.abs(difference).max() < 1e-4
+    with pytest.raises(UserError, match="in no known unit"):
+        to_radians(np.linspace(-0.003, 0.003, 400).reshape(1, 20, 20).astype(np.float32))
+    assert not to_radians(np.zeros((2, 3, 4), np.float32)).any()
+
+
+@pytest.mark.skipif(BLOCK is None, reason="the real gradient echo block is not here")
+def test_the_real_block_is_read_and_its_phase_understood(tmp_path: Path) -> None:
+    patterns = InputOptions({"swi": "Mag.nii", "phase": "Phase.nii"})
+    with pytest.raises(UserError, match="--channels"):
+        list_input(BLOCK, SWI, patterns)
+    (magnitude,) = list_input(BLOCK / "Mag.nii", SWI).cases
+    assert magnitude.volumes[0].echo == 3
+    (phase,) = list_input(BLOCK / "Phase.nii", Channels(("phase",))).cases
+    source = phase.source(tmp_path)
+    source.fetch()
+    array, grid = read_scan(source.case.images[0])
+    assert grid.shape == (41, 51, 51)
+    radians = to_radians(array)
+    assert np.isclose(radians.max(), np.pi, atol=1e-2)
+    assert np.isclose(radians.min(), -np.pi, atol=1e-2)
+    # In the right unit neighbours differ by little on the circle; in any smaller one wraps stay as jumps.
+    steps = np.abs(np.angle(np.exp(1j * np.diff(radians.astype(float), axis=2))))
+    assert np.median(steps) < 0.6
+    assert (np.abs(np.diff(radians, axis=2)) > 1.5 * np.pi).mean() > 10 * (steps > 0.9 * np.pi).mean()

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .cli import add_overrides, command, parser
-from .names import device_named, find_folds, find_model, find_task, region_choice, task_of_models
+from .names import device_named, file_patterns, find_folds, find_model, find_task, region_choice, task_of_models
+
+if TYPE_CHECKING:
+    from cmb_plugin.intake import InputRow
+    from cmb_plugin.workflows.export import ExportTargets
+    from cmb_plugin.workflows.predict import PredictReport
 
 
 @command
@@ -16,7 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples:
         nndet_predict Task101_CMB                             imagesTs, with the only model and all its trained folds
         nndet_predict 101 CMBRetinaUNet_D3CMB_3d -f 0       one model, one fold
-        nndet_predict 101 --input scans --output found        any folder of {case}_0000.nii.gz, {case}_0001.nii.gz, ...
+        nndet_predict 101 --input scans --output found        files, a BIDS data set, or a folder of DICOM files
+        nndet_predict 101 --input scans --dry-run             only the table of what would be taken, and why not
+        nndet_predict 101 --input scans --output found --channels swi=*_swi.nii.gz,phase=*_phase.nii.gz
+        nndet_predict 101 --input dicoms --output found --dicom-out for_pacs      a DICOM segmentation and a report
+        nndet_predict 101 --input my_bids --output found --bids-derivatives my_bids/derivatives/microbleeds
         nndet_predict 101 --regions auto                      and say where in the brain each lesion lies
         nndet_predict 101 DeepMIRUNet_D3CMB_3d --without QSM,T2 --output swi_alone    as if there were no such files
 
@@ -42,7 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "-f", "--fold", type=int, default=-1, help="fold; -1 takes all trained folds together (default)"
     )
-    arguments.add_argument("--input", metavar="DIR", help="folder of scans to predict instead of imagesTs")
+    arguments.add_argument(
+        "--input",
+        metavar="PATH",
+        help="scans to predict instead of imagesTs: an image file, a folder of them, a BIDS data set, or DICOM files "
+        "(docs/your_data.md)",
+    )
+    arguments.add_argument(
+        "--channels",
+        metavar="NAME=PATTERN,...",
+        help="which files in --input show which modality; what * stands for names the case",
+    )
+    arguments.add_argument("--echo", type=int, metavar="N", help="of several echoes take number N, from 1")
+    arguments.add_argument(
+        "--dry-run", dest="dry_run", action="store_true", help="only show what of --input is taken, and why not"
+    )
     arguments.add_argument("--output", metavar="DIR", help="folder for the results; needed with --input")
     arguments.add_argument(
         "-ntta",
@@ -72,6 +96,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="modalities to leave out of every case, for models that can do without; such models also take cases of "
         "which some files are missing",
     )
+    arguments.add_argument(
+        "--bids-derivatives",
+        dest="bids_derivatives",
+        metavar="DIR",
+        help="also write masks and tables as BIDS has them",
+    )
+    arguments.add_argument(
+        "--dicom-out",
+        dest="dicom_out",
+        metavar="DIR",
+        help="of DICOM series also write a DICOM segmentation and a structured report",
+    )
     arguments.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU if there is one")
     arguments.add_argument("--overwrite", action="store_true", help="predict finished cases again")
     arguments.add_argument(
@@ -84,10 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     import dataclasses
     from pathlib import Path
 
+    from cmb_plugin.intake import InputOptions
     from cmb_plugin.plugins import import_additional
     from cmb_plugin.settings import Overrides, check_ranges
     from cmb_plugin.workflows.predict import PredictOptions, predict
-    from cmb_plugin.workflows.scan_selection import ScanSelection
+    from cmb_plugin.workflows.scan_selection import ScanSelection, select_for
 
     overrides = Overrides.parse(args.overrides)
     import_additional(overrides.take_imports())
@@ -95,18 +132,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = find_folds(find_model(task, args.model), args.fold, args.ckpt)
     if args.num_models and args.num_models > 0:
         model = dataclasses.replace(model, folds=model.folds[: args.num_models])
+    scans = ScanSelection(
+        task,
+        "val" if args.test_split else "test",
+        None if args.input is None else Path(args.input),
+        tuple(name.strip() for name in args.without.split(",")) if args.without else (),
+        None if args.channels is None else InputOptions(file_patterns(args.channels)),
+        args.echo,
+    )
+    if args.dry_run:
+        return show_input(select_for(model, scans).rows)
     config = overrides.apply(inference_cfg=model.inference_config())["inference_cfg"]
     if args.num_tta is not None:
         config = dataclasses.replace(config, tta=args.num_tta)
         check_ranges(config, "inference_cfg")
     report = predict(
         model,
-        ScanSelection(
-            task,
-            "val" if args.test_split else "test",
-            None if args.input is None else Path(args.input),
-            tuple(name.strip() for name in args.without.split(",")) if args.without else (),
-        ),
+        scans,
         PredictOptions(
             config,
             None if args.device is None else device_named(args.device),
@@ -114,12 +156,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             region_choice(args.regions, task),
             args.num_processes_preprocessing,
             args.overwrite,
+            export=_targets(args.bids_derivatives, args.dicom_out, args.input),
         ),
         log=print,
     )
+    return show_report(report)
+
+
+def show_report(report: PredictReport) -> int:
+    """Prints what became of the cases and returns the exit code."""
     unpredicted = [(failure.item.case, failure.error, failure.is_bug, failure.details) for failure in report.failures]
     unplaced = [(failure.item, failure.error, failure.is_bug, failure.details) for failure in report.unplaced]
-    for case, error, is_bug, details in (*unpredicted, *unplaced):
+    unwritten = [(failure.item, failure.error, failure.is_bug, failure.details) for failure in report.unwritten]
+    for case, error, is_bug, details in (*unpredicted, *unplaced, *unwritten):
         print(f"error: {case.case_id}: {error}", file=sys.stderr)
         if is_bug:
             print(details, file=sys.stderr)
@@ -133,3 +182,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     for folder in report.folders:
         print(folder)
     return report.exit_code
+
+
+def show_input(rows: Sequence[InputRow]) -> int:
+    """Prints the table of an input; exit code 2 where nothing can be predicted or a scan cannot be read."""
+    from cmb_plugin.intake import TAKEN, UNUSABLE, count_text, table_text
+
+    if not rows:
+        print("--dry-run shows what --input holds; the scans of a task are those in imagesTs")
+        return 0
+    print(table_text(rows))
+    print(count_text(rows))
+    statuses = {row.status for row in rows}
+    return 2 if UNUSABLE in statuses or TAKEN not in statuses else 0
+
+
+def _targets(derivatives: str | None, dicom: str | None, source: str | None) -> ExportTargets | None:
+    """Where predictions are written in other forms; None for nowhere."""
+    if derivatives is None and dicom is None:
+        return None
+    from pathlib import Path
+
+    from cmb_plugin.workflows.export import ExportTargets
+
+    raw = Path(source).resolve() if source is not None and any(Path(source).glob("sub-*/")) else None
+    paths = [None if path is None else Path(path) for path in (derivatives, dicom)]
+    return ExportTargets(paths[0], paths[1], raw)

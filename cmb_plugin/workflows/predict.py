@@ -32,9 +32,15 @@ from cmb_plugin.workers import Outcome, default_workers, failures, progress, run
 
 from .scan_selection import ScanSelection
 
-if TYPE_CHECKING:  # what regions need is imported where they are asked for
+if TYPE_CHECKING:  # what regions and other input need is imported where they are asked for
+    from cmb_plugin.exchange.case import ExportedCase
+    from cmb_plugin.intake import InputRow
     from cmb_plugin.regions.localisation import Localisation
     from cmb_plugin.regions.sources import RegionChoice
+
+    from .export import ExportTargets
+
+MOST_ROWS = 40  # of an input that are shown; inputs.tsv has all
 
 
 @dataclass
@@ -47,6 +53,7 @@ class PredictReport:
         kept: cases that an earlier run had finished with the same model and settings.
         lesions: reported lesions in all of them.
         failures: the cases that could not be predicted, and why.
+        unwritten: the cases that could not be written in another form, and why.
         unplaced: the cases whose map of regions could not be made, and why; their lesions have no place.
         unknown: case -> why its map of regions is not trusted.
         remarks: what there is to say about what was predicted.
@@ -58,13 +65,14 @@ class PredictReport:
     lesions: int = 0
     failures: list[Outcome[ScanSource, Any]] = field(default_factory=list)
     unplaced: list[Outcome[Case, Any]] = field(default_factory=list)
+    unwritten: list[Outcome[ExportedCase, Any]] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
         """0, 2 when the user has scans or maps to repair, 1 when a case met a bug."""
-        bugs = [failure.is_bug for failure in self.failures] + [failure.is_bug for failure in self.unplaced]
+        bugs = [failure.is_bug for failure in (*self.failures, *self.unplaced, *self.unwritten)]
         return 1 if any(bugs) else 2 if bugs else 0
 
 
@@ -79,6 +87,7 @@ class PredictOptions:
         regions: where maps of brain regions come from; None takes places that an earlier run gave the lesions away.
         workers: processes that preprocess while the network works; None chooses.
         overwrite: predict also what is finished.
+        export: further forms in which the cases are written; None for none.
     """
 
     config: InferenceConfig | None = None
@@ -87,6 +96,7 @@ class PredictOptions:
     regions: RegionChoice | None = None
     workers: int | None = None
     overwrite: bool = False
+    export: ExportTargets | None = None
 
 
 def predict(
@@ -123,12 +133,15 @@ def predict(
     for group in groups:
         ensemble = load_ensemble(group, device, config)
         _introduce(ensemble, log)
-        sources = scans.sources(ensemble)
-        if scans.without:
-            log(f"Without {', '.join(name for name in ensemble.plan.modalities if name in scans.without)}")
         folder = options.output or group.place.predictions(scans.split)
         if options.output is not None and len(groups) > 1:
             folder = folder / f"fold{group.folds[0]}"
+        selected = scans.select(group, ensemble.plan, ensemble.tolerates_missing, folder)
+        sources = selected.sources
+        if selected.rows:
+            _show_input(selected.rows, folder, log)
+        if scans.without:
+            log(f"Without {', '.join(name for name in ensemble.plan.modalities if name in scans.without)}")
         if ensemble.plan.target == "regions":
             from cmb_plugin.regions.prediction import predict_maps
 
@@ -148,6 +161,12 @@ def predict(
         predicted = run.predict(sources, report)
         _localise(predicted, folder, localisation, report)
         run.write_tables(sources, report)
+        if options.export is not None:
+            from .export import export_cases
+
+            inputs = {case.case_id: case for case in selected.inputs}
+            title = f"{group.title}, checkpoint {group.checkpoint}"
+            report.unwritten += export_cases(folder, predicted, inputs, options.export, title, ensemble.scores, log)
     return report
 
 
@@ -191,6 +210,17 @@ def _introduce(ensemble: Ensemble, log: Callable[[str], None]) -> None:
         log("Note: SimpleITK is not installed, so no instance masks are written")
 
 
+def _show_input(rows: Sequence[InputRow], folder: Path, log: Callable[[str], None]) -> None:
+    """Writes ``inputs.tsv``, and says what is not taken and why; all of it where the input is small."""
+    from cmb_plugin.intake import TAKEN, count_text, table_text, write_inputs
+
+    path = write_inputs(folder, rows)
+    shown = rows if len(rows) <= MOST_ROWS else [row for row in rows if row.status != TAKEN][:MOST_ROWS]
+    log(f"Input: {count_text(rows)} ({path})")
+    if any(row.status != TAKEN for row in shown):
+        log(table_text(shown))
+
+
 def _can_draw() -> bool:
     return importlib.util.find_spec("SimpleITK") is not None
 
@@ -208,7 +238,7 @@ class _Run:
         """Predicts what is not finished, adds what happened to ``report``, and returns the cases that stand."""
         folder, draw = self.folder, _can_draw()
         keys = self._keys(sources)
-        todo = [s for s in sources if self.overwrite or not _is_finished(folder, s.case.case_id, keys, draw)]
+        todo = [s for s in sources if self.overwrite or not self._stands(s, keys, draw)]
         failed = set()
         scans = prepared_scans(todo, self.ensemble.plan.preprocessing, self.workers)
         with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(scans):
@@ -236,6 +266,11 @@ class _Run:
         report.predicted += len(todo) - len(failed)
         report.kept += len(sources) - len(todo)
         return [source.case for source in sources if source.case.case_id not in failed]
+
+    def _stands(self, source: ScanSource, keys: dict[str, str], draw: bool) -> bool:
+        """Whether a case is finished, and the scan that was made for it is still there to be looked at."""
+        made = source.fetch is None or all(path.is_file() for path in source.case.present)
+        return made and _is_finished(self.folder, source.case.case_id, keys, draw)
 
     def _keys(self, sources: Sequence[ScanSource]) -> dict[str, str]:
         """Writes ``run.json`` and returns for every case a key that changes with the models, the settings and its

@@ -1,0 +1,227 @@
+"""Predictions as a BIDS derivative: masks, tables of lesions with a dictionary of their columns, a description."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.anatomy.counts import burden
+from cmb_plugin.anatomy.regions import GROUPS
+from cmb_plugin.dataset import CasePredictions
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json, write_json, write_text
+from cmb_plugin.images import write_image
+from cmb_plugin.tabular import write_table
+
+from .case import ExportedCase, reported_lesions
+
+BIDS_VERSION = "1.10.0"
+WARNING = "Research use only: no medical device, not for diagnosis or treatment."
+DESCRIPTION = "cmb"
+MASK, LESIONS = f"desc-{DESCRIPTION}_dseg", f"desc-{DESCRIPTION}_lesions"
+GROUP_TABLE = "group_microbleeds"
+IGNORED = ("*_lesions.tsv", "*_lesions.json", f"{GROUP_TABLE}.*", "nndet/")
+"""What the derivative holds that BIDS has no name for yet."""
+
+_PLACE = (
+    "of the lesion's centre; world coordinates of the scan's header, x to the right, y to the front, z up (RAS), as "
+    "NIfTI viewers show them"
+)
+COLUMNS: dict[str, dict[str, Any]] = {
+    "index": {"Description": "Number of the lesion: its voxels in the dseg image have this value."},
+    "class": {"Description": "Kind of lesion."},
+    "score": {"Description": "Score of the detector from 0 to 1; it ranks lesions and is no probability."},
+    "diameter": {"Description": "Geometric mean of the box's sides: of a sphere its diameter.", "Units": "mm"},
+    "volume": {"Description": "Volume of the lesion's voxels in the dseg image.", "Units": "mm^3"},
+    **{name: {"Description": f"Coordinate {name} {_PLACE}.", "Units": "mm"} for name in "xyz"},
+    **{
+        name: {"Description": f"Index of the voxel that holds the centre along the image's axis {axis}, from 0."}
+        for name, axis in zip("ijk", ("1", "2", "3"), strict=True)
+    },
+    "group": {
+        "Description": "Where the lesion lies, as the Microbleed Anatomical Rating Scale groups regions; n/a where no "
+        "map of regions was asked for or it is not trusted.",
+        "Levels": {
+            "lobar": "Cortex and white matter of the lobes, insula",
+            "deep": "Basal ganglia, thalamus, capsules, corpus callosum, deep and periventricular white matter",
+            "infratentorial": "Brainstem and cerebellum",
+        },
+    },
+    "region": {"Description": "Sub-region of the Microbleed Anatomical Rating Scale; n/a where it is not known."},
+    "side": {"Description": "Hemisphere.", "Levels": {"left": "Left", "right": "Right"}},
+}  # fmt: skip
+BURDENS = ("0", "1", "2-4", ">=5")
+GROUP_COLUMNS: dict[str, dict[str, Any]] = {
+    "participant_id": {"Description": "The subject."},
+    "scan": {"Description": "Name of the scan without its suffix: subject, session, run and further entities."},
+    "microbleeds": {"Description": "Number of reported lesions."},
+    **{group: {"Description": f"Those that lie in the group {group}; n/a without a trusted map."} for group in GROUPS},
+    "burden": {"Description": "Category of their number.", "Levels": {n: f"{n} microbleeds" for n in BURDENS}},
+    "volume": {"Description": "Sum of their volumes.", "Units": "mm^3"},
+}  # fmt: skip
+
+
+def scan_entities(case_id: str) -> dict[str, str]:
+    """BIDS entities of a case: those of its name where it is made of such, else the name as the subject's label."""
+    pairs = [part.partition("-") for part in case_id.split("_")]
+    if pairs[0][0] == "sub" and all(value.isalnum() and key.isalpha() for key, _, value in pairs):
+        return {key: value for key, _, value in pairs}
+    return {"sub": re.sub(r"[^A-Za-z0-9]", "", case_id)}
+
+
+def write_description(root: Path, model: str, raw: Path | None = None) -> None:
+    """Writes ``dataset_description.json``, ``README.md`` and ``.bidsignore``.
+
+    Args:
+        root: of the derivative.
+        model: what predicted, in words.
+        raw: the BIDS data set that was predicted.
+    """
+    own = version("cmb_plugin")
+    generated = {"Name": "cmb_plugin", "Version": own, "Description": f"Cerebral microbleeds found by {model}"}
+    links = {} if raw is None else {"DatasetLinks": {"raw": Path(os.path.relpath(raw, root)).as_posix()}}
+    write_json(
+        root / "dataset_description.json",
+        {
+            "Name": "Cerebral microbleeds",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "License": "n/a",
+            "GeneratedBy": [generated],
+            **links,
+        },
+    )
+    write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
+    write_text(
+        root / "README.md",
+        f"# Cerebral microbleeds\n\nFound by cmb_plugin {own}, {model}. {WARNING}\n\n"
+        f"- `*_{MASK}.nii.gz`: the reported lesions, numbered, on the grid of the scan.\n"
+        f"- `*_{LESIONS}.tsv`: a row for each; the JSON beside it describes the columns.\n"
+        f"- `{GROUP_TABLE}.tsv`: a row for each scan, written by `nndet_bids ... group`.\n",
+    )
+
+
+def write_case(root: Path, case: ExportedCase, scores: Mapping[str, str], raw: Path | None = None) -> Path:
+    """Writes mask and table of one case and returns the table's path.
+
+    Args:
+        root: of the derivative.
+        case: the case.
+        scores: further score columns of the model, and what they mean.
+        raw: the BIDS data set that was predicted.
+
+    Raises:
+        UserError: a file of the case is missing or damaged.
+    """
+    predictions = case.predictions()
+    stem = _stem(root, case.case_id)
+    mask, grid = case.mask()
+    write_image(stem.with_name(f"{stem.name}_{MASK}.nii.gz"), mask.astype(np.uint16), grid)
+    sources = _sources(case, raw)
+    write_json(
+        stem.with_name(f"{stem.name}_{MASK}.json"),
+        {"Description": f"Reported cerebral microbleeds, numbered. {WARNING}", **sources},
+    )
+    known = {name: text for name, text in scores.items() if name in predictions.detections.columns}
+    table = stem.with_name(f"{stem.name}_{LESIONS}.tsv")
+    columns = [*COLUMNS, *known]
+    write_table(table, columns, [_row(lesion, known) for lesion in reported_lesions(predictions, list(known))])
+    described = {**COLUMNS, **{name: {"Description": text} for name, text in known.items()}}
+    about = {"OperatingPoint": predictions.operating_point, "RegionsFrom": _regions(predictions), **sources}
+    write_json(table.with_suffix(".json"), {**described, **{k: v for k, v in about.items() if v is not None}})
+    return table
+
+
+def _row(lesion: Any, known: Mapping[str, str]) -> dict[str, Any]:
+    x, y, z = lesion.centre_lps_mm
+    i, j, k = lesion.voxel
+    values = {
+        "index": lesion.instance,
+        "class": lesion.name,
+        "score": f"{lesion.score:.4f}",
+        "diameter": f"{lesion.diameter_mm:.2f}",
+        "volume": None if lesion.volume_mm3 is None else f"{lesion.volume_mm3:.2f}",
+        "x": f"{0.0 - x:.2f}",
+        "y": f"{0.0 - y:.2f}",
+        "z": f"{z:.2f}",
+        **{"i": i, "j": j, "k": k},
+        "group": lesion.group if lesion.group in GROUPS else None,
+        "region": lesion.region,
+        "side": lesion.side,
+        **{name: f"{float((lesion.columns or {})[name]):.4f}" for name in known},
+    }
+    return {name: "n/a" if value in (None, "") else value for name, value in values.items()}
+
+
+def _regions(predictions: CasePredictions) -> str | None:
+    regions = predictions.regions
+    return None if regions is None else str(regions["source"] if regions.get("trusted") else "unknown")
+
+
+def _stem(root: Path, case_id: str) -> Path:
+    entities = scan_entities(case_id)
+    folder = root / f"sub-{entities['sub']}"
+    if "ses" in entities:
+        folder /= f"ses-{entities['ses']}"
+    return folder / "anat" / "_".join(f"{key}-{value}" for key, value in entities.items())
+
+
+def _sources(case: ExportedCase, raw: Path | None) -> dict[str, Any]:
+    if raw is None or case.source is None:
+        return {}
+    files = [volume.path for _, volume in sorted(case.source.volumes.items())]
+    inside = [file.relative_to(raw).as_posix() for file in files if file.is_relative_to(raw)]
+    return {"Sources": [f"bids:raw:{name}" for name in inside]} if inside else {}
+
+
+def check_names(case_ids: Sequence[str]) -> None:
+    """Refuses cases whose names become one in BIDS, which knows letters and digits only.
+
+    Raises:
+        UserError: two of them do.
+    """
+    seen: dict[str, str] = {}
+    for case_id in case_ids:
+        name = "_".join(scan_entities(case_id).values())
+        if not name or name in seen:
+            remedy = "rename the scans: BIDS names hold letters and digits"
+            raise UserError(f"{case_id}: gets the name of {seen.get(name, 'nothing')} in BIDS", remedy=remedy)
+        seen[name] = case_id
+
+
+def write_group(root: Path) -> int:
+    """Writes ``group_microbleeds.tsv`` from the tables of all scans in a derivative; returns how many there are.
+
+    Raises:
+        UserError: there is none.
+    """
+    tables = sorted(root.glob(f"sub-*/**/*_{LESIONS}.tsv"))
+    if not tables:
+        raise UserError(f"{root}: holds no table of lesions", remedy="run the level participant first")
+    rows = [_group_row(table) for table in tables]
+    write_table(root / f"{GROUP_TABLE}.tsv", list(GROUP_COLUMNS), rows)
+    write_json(root / f"{GROUP_TABLE}.json", GROUP_COLUMNS)
+    return len(rows)
+
+
+def _group_row(table: Path) -> dict[str, Any]:
+    header, *lines = (line.split("\t") for line in table.read_text(encoding="utf-8").splitlines())
+    lesions = [dict(zip(header, line, strict=True)) for line in lines]
+    placed = read_json(table.with_suffix(".json")).get("RegionsFrom", "unknown") != "unknown"
+    scan = table.name.removesuffix(f"_{LESIONS}.tsv")
+    volumes = [float(lesion["volume"]) for lesion in lesions if lesion["volume"] != "n/a"]
+    groups = {group: sum(lesion["group"] == group for lesion in lesions) if placed else "n/a" for group in GROUPS}
+    return {
+        "participant_id": scan.partition("_")[0],
+        "scan": scan,
+        "microbleeds": len(lesions),
+        **groups,
+        "burden": burden(len(lesions)),
+        "volume": f"{sum(volumes):.2f}",
+    }

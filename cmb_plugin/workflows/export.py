@@ -1,0 +1,85 @@
+"""``export_cases``: predicted cases in the forms that others read, BIDS derivatives and DICOM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cmb_plugin.dataset import Case
+from cmb_plugin.exchange import bids
+from cmb_plugin.exchange.case import ExportedCase
+from cmb_plugin.exchange.dicom import write_dicom
+from cmb_plugin.workers import Outcome, failures, run_cases
+
+if TYPE_CHECKING:
+    from cmb_plugin.intake import InputCase
+
+
+@dataclass(frozen=True)
+class ExportTargets:
+    """What is written beside the predictions folder.
+
+    Attributes:
+        derivatives: folder of a BIDS derivative.
+        dicom: folder for segmentations and structured reports of DICOM series.
+        raw: the BIDS data set that was predicted, to which derivatives refer.
+    """
+
+    derivatives: Path | None = None
+    dicom: Path | None = None
+    raw: Path | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is wanted."""
+        return self.derivatives is not None or self.dicom is not None
+
+
+def export_cases(
+    folder: Path,
+    cases: Sequence[Case],
+    inputs: Mapping[str, InputCase],
+    targets: ExportTargets,
+    model: str,
+    scores: Mapping[str, str],
+    log: Callable[[str], None],
+) -> list[Outcome[ExportedCase, Path]]:
+    """Writes predicted cases to the targets and returns the failures.
+
+    Args:
+        folder: predictions folder.
+        cases: those that stand in it.
+        inputs: case -> what it was in the input.
+        targets: where to.
+        model: what predicted, in words.
+        scores: further score columns of the model, and what they mean.
+        log: is given what was written.
+
+    Raises:
+        UserError: two cases would get one name.
+    """
+    exported = [ExportedCase(folder, case.case_id, case.images[0], inputs.get(case.case_id)) for case in cases]
+    failed: list[Outcome[ExportedCase, Path]] = []
+    if targets.derivatives is not None:
+        bids.check_names([case.case_id for case in exported])
+        bids.write_description(targets.derivatives, model, targets.raw)
+        write = partial(_write_bids, root=targets.derivatives, scores=scores, raw=targets.raw)
+        outcomes = run_cases(write, exported)
+        failed += failures(outcomes)
+        log(f"BIDS derivatives of {len(exported) - len(failures(outcomes))} cases: {targets.derivatives}")
+    if targets.dicom is not None:
+        outcomes = run_cases(partial(_write_dicom, folder=targets.dicom), exported)
+        failed += failures(outcomes)
+        log(f"DICOM segmentations and reports of {len(exported) - len(failures(outcomes))} cases: {targets.dicom}")
+    return failed
+
+
+def _write_bids(case: ExportedCase, root: Path, scores: Mapping[str, str], raw: Path | None) -> Path:
+    return bids.write_case(root, case, scores, raw)
+
+
+def _write_dicom(case: ExportedCase, folder: Path) -> Path:
+    return write_dicom(folder, case)[-1]

@@ -1,0 +1,103 @@
+"""BIDS derivatives: names, masks, and tables whose every column is described."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from placed_case import write_prediction
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.exchange import bids
+from cmb_plugin.exchange.case import ExportedCase
+from cmb_plugin.images import Grid, read_mask
+
+GRID = Grid((9, 12, 10), (2.0, 0.9, 0.7), (-31.5, 12.25, 40.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+SCORES = {"score_rpn": "What the detection head says.", "score_other": "Not in these predictions."}
+
+
+def write(root: Path, case_id: str, **kwargs: bool) -> Path:
+    write_prediction(root / "work", case_id, GRID, **kwargs)
+    return bids.write_case(root / "out", ExportedCase(root / "work", case_id, Path("scan.nii.gz")), SCORES)
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8") as lines:
+        return list(csv.DictReader(lines, delimiter="\t"))
+
+
+def test_a_case_becomes_a_mask_and_a_table_under_its_entities(tmp_path: Path) -> None:
+    table = write(tmp_path, "sub-01_ses-2_run-1")
+    assert table.relative_to(tmp_path / "out").as_posix() == (
+        "sub-01/ses-2/anat/sub-01_ses-2_run-1_desc-cmb_lesions.tsv"
+    )
+    mask, grid = read_mask(table.with_name("sub-01_ses-2_run-1_desc-cmb_dseg.nii.gz"))
+    assert grid.matches(GRID)
+    first, second = rows(table)
+    assert [row["index"] for row in (first, second)] == ["1", "2"]
+    assert (first["group"], first["region"], first["side"]) == ("lobar", "frontal", "left")
+    for row in (first, second):
+        assert mask[int(row["k"]), int(row["j"]), int(row["i"])] == int(row["index"])
+        ras = np.array([float(row[name]) for name in "xyz"])
+        centre = GRID.from_world((ras * (-1, -1, 1))[None])[0]
+        assert mask[tuple(np.floor(centre).astype(int))] == int(row["index"])
+    assert float(first["volume"]) == pytest.approx(18 * 2.0 * 0.9 * 0.7, abs=0.01)
+
+
+def test_every_column_is_described_and_nothing_is_empty(tmp_path: Path) -> None:
+    table = write(tmp_path, "sub-01", regions=False)
+    described = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+    listed = rows(table)
+    assert set(listed[0]) <= set(described)
+    assert all(described[name]["Description"].endswith(".") for name in listed[0] if name != "score_rpn")
+    assert all(value for row in listed for value in row.values())
+    assert listed[0]["group"] == "n/a"
+    assert "score_other" not in listed[0]
+
+
+def test_names_that_bids_cannot_tell_apart_are_refused() -> None:
+    assert bids.scan_entities("P_7_20240131_s004") == {"sub": "P720240131s004"}
+    assert bids.scan_entities("sub-01_ses-2") == {"sub": "01", "ses": "2"}
+    bids.check_names(["a_1", "b_1"])
+    with pytest.raises(UserError, match="a1: gets the name of a_1 in BIDS"):
+        bids.check_names(["a_1", "a1"])
+
+
+def test_a_group_is_a_row_per_scan(tmp_path: Path) -> None:
+    for name, settings in (("sub-01", {}), ("sub-02", {"empty": True}), ("sub-03", {"regions": False})):
+        write(tmp_path, name, **settings)
+    assert bids.write_group(tmp_path / "out") == 3
+    found = rows(tmp_path / "out" / "group_microbleeds.tsv")
+    assert [(row["scan"], row["microbleeds"], row["burden"], row["lobar"]) for row in found] == [
+        ("sub-01", "2", "2-4", "1"),
+        ("sub-02", "0", "0", "0"),
+        ("sub-03", "2", "2-4", "n/a"),
+    ]
+    with pytest.raises(UserError, match="run the level participant first"):
+        bids.write_group(tmp_path / "nowhere")
+
+
+def test_the_description_says_what_made_it(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    bids.write_description(tmp_path / "raw" / "derivatives" / "cmb", "Model_3d", raw)
+    content = json.loads((raw / "derivatives/cmb/dataset_description.json").read_text(encoding="utf-8"))
+    assert content["DatasetType"] == "derivative"
+    assert content["GeneratedBy"][0]["Name"] == "cmb_plugin"
+    assert content["DatasetLinks"] == {"raw": "../.."}
+
+
+def test_the_validator_of_bids_finds_no_error(tmp_path: Path) -> None:
+    program = shutil.which("bids-validator") or shutil.which("bids-validator-deno")
+    if program is None:
+        pytest.skip("bids-validator is not installed (npm install -g bids-validator)")
+    write(tmp_path, "sub-01_ses-2")
+    write(tmp_path, "sub-02", empty=True)
+    bids.write_description(tmp_path / "out", "Model_3d")
+    bids.write_group(tmp_path / "out")
+    result = subprocess.run([program, str(tmp_path / "out")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -185,6 +185,8 @@ LOWEST_LAYERS = ["errors", "files", "tabular", "plugins", "paths", "settings", "
         (["boxes"], ("SimpleITK", "monai", "lightning", "scipy", "matplotlib")),
         (["images", "dataset"], ("SimpleITK", "torch", "matplotlib")),
         (["preparation"], ("torch", "SimpleITK", "lightning", "matplotlib")),
+        (["intake"], ("torch", "SimpleITK", "pydicom", "lightning", "matplotlib")),
+        (["exchange"], ("torch", "SimpleITK", "pydicom", "highdicom", "lightning", "matplotlib")),
         (["planning"], ("SimpleITK", "lightning", "matplotlib")),
         (["networks", "inference"], ("SimpleITK", "lightning", "monai", "matplotlib")),
         (["training"], ("SimpleITK",)),
@@ -297,7 +299,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
-    lines = config["options"]["install_requires"] + extras["tensorboard"] + extras["tables"]
+    lines = config["options"]["install_requires"] + extras["tensorboard"] + extras["tables"] + extras["dicom"]
     declared = {normal(re.split(r"[<>=!~ ]", line)[0]) for line in lines.split()}
     providers = packages_distributions()
     imported = {

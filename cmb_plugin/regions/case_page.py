@@ -46,6 +46,7 @@ class PageContent:
         regions: where the places come from.
         scan: array [z, y, x] and grid of the scan that is shown; None shows no planes.
         brain: bool [z, y, x] on the grid of the predictions, for the glass brain; None draws none.
+        flags: what makes the counts doubtful, as sentences.
     """
 
     predictions: CasePredictions
@@ -54,6 +55,7 @@ class PageContent:
     regions: RegionMap
     scan: tuple[np.ndarray, Grid] | None = None
     brain: np.ndarray | None = None
+    flags: Sequence[str] = ()
 
     @property
     def shown(self) -> list[int]:
@@ -276,6 +278,9 @@ def _facts(sheet: _Sheet, content: PageContent, left: float, top: float, width: 
          INK if regions.trusted else WARN),
         ("Removed", f"{gone} in impossible places", "reasons stand in the report file" if gone else "", INK),
     ]  # fmt: skip
+    if content.flags:
+        plural = "" if len(content.flags) == 1 else "s"
+        facts.append(("Quality", f"{len(content.flags)} doubt{plural}", " ".join(content.flags), WARN))
     sheet.heading(left, top, "What it amounts to")
     y = top + 0.26
     for label, value, aside, colour in facts:
@@ -283,7 +288,7 @@ def _facts(sheet: _Sheet, content: PageContent, left: float, top: float, width: 
         for line in _wrapped(value, 38)[:2]:
             y += 0.15
             sheet.write(left, y, line, fontsize=9, weight="bold", color=colour)
-        for line in _wrapped(aside, 58)[:3]:
+        for line in _wrapped(aside, 58)[: 8 if label == "Quality" else 3]:
             y += 0.135
             sheet.write(left, y, line, fontsize=7, color=SOFT if colour == INK else colour)
         y += 0.215

@@ -18,6 +18,7 @@ from cmb_plugin.files import write_json
 from cmb_plugin.images import read_scan
 from cmb_plugin.tabular import write_table
 
+from .quality import quality_flags
 from .restoration import COHORT_FILE, report_files
 
 SCHEMA = 1
@@ -44,8 +45,22 @@ def counted_lesions(predictions: CasePredictions) -> list[Lesion]:
     return lesions_of(predictions.detections, certainty(predictions))
 
 
-def write_case_report(folder: Path, predictions: CasePredictions, regions: RegionMap, scan: Path) -> None:
-    """Writes both files of a placed case; a scan that cannot be read leaves the page without pictures."""
+def write_case_report(
+    folder: Path,
+    predictions: CasePredictions,
+    regions: RegionMap,
+    scan: Path,
+    spacing: Sequence[float] | None = None,
+) -> None:
+    """Writes both files of a placed case; a scan that cannot be read leaves the page without pictures.
+
+    Args:
+        folder: predictions folder.
+        predictions: of the case, placed.
+        regions: of its scan.
+        scan: the file to show.
+        spacing: mm of the scans that the model sees; None where nobody knows.
+    """
     from cmb_plugin.reporting.figures import save_figure
 
     from .case_page import PageContent, case_page
@@ -58,9 +73,10 @@ def write_case_report(folder: Path, predictions: CasePredictions, regions: Regio
     except UserError:
         shown = None
     brain = _brain(regions, None if shown is None else shown[0])
-    figure = case_page(PageContent(predictions, words, lesions, regions, shown, brain))
+    flags = quality_flags(shown, brain, regions, spacing, sum(word == "definite" for word in words))
+    figure = case_page(PageContent(predictions, words, lesions, regions, shown, brain, flags))
     save_figure(figure, page, dpi=200)
-    write_json(report, _content(predictions, words, lesions))
+    write_json(report, {**_content(predictions, words, lesions), "quality_flags": flags})
 
 
 def _brain(regions: RegionMap, scan: np.ndarray | None) -> np.ndarray | None:

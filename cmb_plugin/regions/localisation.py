@@ -31,7 +31,7 @@ from .case_report import write_case_report, write_cohort
 from .restoration import drawn_copy, maps_folder, report_files, restore_case
 from .sources import RegionChoice, RegionSource, Surroundings
 
-VERSION = 1  # of what is worked out here: a change makes finished cases be placed again
+VERSION = 2  # of what is worked out here: a change makes finished cases be placed again
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class Localisation:
         rules: what is removed.
         possible: from this score on a detection below the operating point counts as possible; None: not known.
         channel: modality that reports show.
+        spacing: mm of the scans that the model sees.
     """
 
     source: RegionSource
     rules: RemovalRules
     possible: float | None = None
     channel: int = 0
+    spacing: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, choice: RegionChoice, images: Path, ensemble: Ensemble) -> Localisation:
@@ -66,7 +68,7 @@ class Localisation:
         source = choice(Surroundings(images, channel, str(ensemble.device)))
         point = ensemble.operating_point
         rules = point.removal.get(source_kind(source.name)) or RemovalRules()
-        return cls(source, rules, point.possible_score, channel)
+        return cls(source, rules, point.possible_score, channel, ensemble.plan.preprocessing.spacing)
 
     def key(self, predictions: CasePredictions, case: Case) -> str:
         """Changes when anything that decides the result does."""
@@ -123,7 +125,7 @@ def localise_case(case: Case, folder: Path, localisation: Localisation) -> Outco
     if mask is not None:
         _erase_removed(folder, placed, mask)
     write_case_predictions(folder, placed)
-    write_case_report(folder, placed, regions, case.images[localisation.channel])
+    write_case_report(folder, placed, regions, case.images[localisation.channel], localisation.spacing)
     return outcome
 
 

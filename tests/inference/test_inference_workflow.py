@@ -282,7 +282,7 @@ def test_background_processes_give_the_same_files(task, tmp_path):
         (["901"], "no task"),
         (["900", "Other"], "no trained model 'Other'"),
         (["900", "-f", "4"], "fold 4 is not trained"),
-        (["900", "--input", "nowhere", "--output", "out"], "nowhere: no such folder"),
+        (["900", "--input", "nowhere", "--output", "out"], "nowhere: no such file or folder"),
         (["900", "--input", "."], "needs an output folder"),
         (["900", "--input", ".", "--output", "."], "is the input folder too"),
         (["900", "-o", "inference_cfg.overlapp=0.3"], "did you mean inference_cfg.overlap"),

@@ -214,17 +214,17 @@ def _ge_type(dataset: Any) -> str:
     if not str(dataset.get("Manufacturer") or "").upper().startswith("GE"):
         return ""
     element = dataset.get(_GE_TYPE)
-    value = None if element is None else element.value
+    value: Any = None if element is None else element.value
     if isinstance(value, bytes):
         return str(int.from_bytes(value[:2], "little")) if value else ""
-    values = value if isinstance(value, list | tuple) or hasattr(value, "__iter__") else [value]
-    return next((str(v) for v in values if v is not None), "") if not isinstance(value, str) else value
+    return next(iter(_texts(value)), "")
 
 
 def _texts(value: Any) -> list[str]:
     if value is None:
         return []
-    return [value] if isinstance(value, str) else [str(v) for v in value]
+    several = not isinstance(value, str) and hasattr(value, "__iter__")
+    return [str(v) for v in value] if several else [str(value)]
 
 
 def _number(value: Any) -> float | None:

@@ -171,10 +171,11 @@ def _nifti_shape(path: Path) -> tuple[int, ...]:
     from nibabel.loadsave import load
 
     try:
-        shape = load(path).shape
+        image: Any = load(path)
+        shape = tuple(image.shape)
     except Exception:  # nibabel raises whatever a damaged header makes it stumble over
         return ()
-    return tuple(shape[:4]) if all(side == 1 for side in shape[4:]) else tuple(shape)
+    return shape[:4] if all(side == 1 for side in shape[4:]) else shape
 
 
 def _number(value: Any) -> float | None:

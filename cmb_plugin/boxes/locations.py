@@ -160,23 +160,32 @@ def peaks(scores: Tensor, most: int, least: float, window: Sequence[int]) -> Ten
     """
     flat = scores.flatten()
     above = (flat >= least).nonzero().squeeze(1)
-    # A peak is looked for among a few hundred candidates; pooling the whole map would take longer than its network.
-    ranked = above[flat[above].argsort(descending=True, stable=True)]
+    values = flat[above]
     shape = torch.tensor(scores.shape[1:], device=scores.device)
     offsets = [torch.arange(-n, n + 1, device=scores.device) for n in window]
     around = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1).reshape(-1, 3)
-    chosen: list[Tensor] = []
-    for part in ranked.split(CHUNK):
-        k, z, y, x = torch.unravel_index(part, scores.shape)
-        near = torch.stack([z, y, x], dim=1)[:, None] + around  # [N, S, 3]
-        inside = ((near >= 0) & (near < shape)).all(dim=2)
-        at = near.clamp(min=0).minimum(shape - 1)
-        values = scores[k[:, None], at[..., 0], at[..., 1], at[..., 2]].masked_fill(~inside, -torch.inf)
-        is_peak = flat[part] >= values.amax(dim=1)
-        chosen.append(torch.stack([k, z, y, x], dim=1)[is_peak])
-        if sum(map(len, chosen)) >= most:
+    found = torch.zeros(0, 4, dtype=torch.long, device=scores.device)
+    # The highest peaks are among the highest scores: pooling or sorting the whole map would take longer than what
+    # made it. So candidates are looked at from the top down, ever more at a time.
+    below, wanted = torch.inf, FIRST_CANDIDATES
+    while len(found) < most:
+        lowest = float(values.topk(wanted).values[-1]) if wanted < len(values) else -torch.inf
+        part = above[(values >= lowest) & (values < below)]
+        part = part[flat[part].argsort(descending=True, stable=True)]
+        for some in part.split(CHUNK):
+            k, z, y, x = torch.unravel_index(some, scores.shape)
+            near = torch.stack([z, y, x], dim=1)[:, None] + around  # [N, S, 3]
+            inside = ((near >= 0) & (near < shape)).all(dim=2)
+            at = near.clamp(min=0).minimum(shape - 1)
+            highest = (
+                scores[k[:, None], at[..., 0], at[..., 1], at[..., 2]].masked_fill(~inside, -torch.inf).amax(dim=1)
+            )
+            found = torch.cat([found, torch.stack([k, z, y, x], dim=1)[flat[some] >= highest]])
+        if wanted >= len(values):
             break
-    return torch.cat(chosen)[:most] if chosen else torch.zeros(0, 4, dtype=torch.long, device=scores.device)
+        below, wanted = lowest, 4 * wanted
+    return found[:most]
 
 
+FIRST_CANDIDATES = 512
 CHUNK = 4096  # candidates whose surroundings are looked at together

@@ -67,6 +67,7 @@ class CMBRetinaConfig(RetinaConfig):
     assignment: str = "centre"
     widths: str = "light"
     norm: str = "batch"
+    score_threshold: float = within(0.05, 0, 1)  # a dense map scores every mimic above the baseline's 0.02
     segmentation_foreground_weight: float = within(100.0, 0)
     ffm: bool = True
     hspl: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -30,7 +31,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if device.type == "cuda":
         # Cards before Ampere emulate bfloat16: torch calls that supported, and it is slower than float32.
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if device.type == "cpu" and "amx_bf16" in _cpu_flags():
+    if device.type == "cpu" and "amx_bf16" in _cpu_flags() and _onednn_may_use_amx():
         return "bf16-mixed"
     return "32-true"
 
@@ -39,6 +40,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """The context in which a network runs at ``precision`` outside Lightning, for prediction."""
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(precision, device))
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def _onednn_may_use_amx() -> bool:
+    """Whether oneDNN, which computes the convolutions, is not kept from AMX by its own environment variable."""
+    isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    return isa in ("DEFAULT", "ALL") or "AMX" in isa
 
 
 def _cpu_flags() -> set[str]:

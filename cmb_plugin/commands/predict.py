@@ -165,11 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_report(report: PredictReport) -> int:
     """Prints what became of the cases and returns the exit code."""
-    unpredicted = [(failure.item.case, failure.error, failure.is_bug, failure.details) for failure in report.failures]
-    unplaced = [(failure.item, failure.error, failure.is_bug, failure.details) for failure in report.unplaced]
-    unwritten = [(failure.item, failure.error, failure.is_bug, failure.details) for failure in report.unwritten]
-    for case, error, is_bug, details in (*unpredicted, *unplaced, *unwritten):
-        print(f"error: {case.case_id}: {error}", file=sys.stderr)
+    unpredicted = [
+        (failure.item.case.case_id, failure.error, failure.is_bug, failure.details) for failure in report.failures
+    ]
+    unplaced = [(failure.item.case_id, failure.error, failure.is_bug, failure.details) for failure in report.unplaced]
+    unwritten = [(failure.item.case_id, failure.error, failure.is_bug, failure.details) for failure in report.unwritten]
+    for name, error, is_bug, details in (*unpredicted, *unplaced, *unwritten):
+        print(f"error: {name}: {error}", file=sys.stderr)
         if is_bug:
             print(details, file=sys.stderr)
     for case_id, why in report.unknown.items():

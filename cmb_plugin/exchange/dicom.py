@@ -41,8 +41,10 @@ def write_dicom(folder: Path, case: ExportedCase) -> list[Path]:
     _import_highdicom()
     series = case.series
     if series is None:
-        raise UserError(f"{case.case_id}: did not come from DICOM, so there is no series to refer to", remedy="leave "
-                        "--dicom-out out, or give the DICOM folder as --input")  # fmt: skip
+        raise UserError(
+            f"{case.scan}: did not come from DICOM, so there is no series to refer to",
+            remedy="leave --dicom-out out, or give the DICOM folder as --input",
+        )
     predictions = case.predictions()
     lesions = list(reported_lesions(predictions))
     with warnings.catch_warnings():
@@ -141,7 +143,7 @@ def _described(predictions: CasePredictions, number: int, lesion: ExportedLesion
         algorithm_identification=algorithm,
         tracking_uid=uid_of(predictions, "lesion", str(lesion.instance)),
         tracking_id=f"{LABEL} {number}",
-        anatomic_regions=[codes.code(codes.site(lesion.region))],
+        anatomic_regions=[codes.code(codes.site(lesion.region, lesion.group))],
     )
     if lesion.side in codes.SIDES:
         region = description.AnatomicRegionSequence[0]

@@ -18,6 +18,7 @@ DIAMETER = ("81827009", "SCT", "Diameter")
 VOLUME = ("118565006", "SCT", "Volume")
 QUANTITY = ("246205007", "SCT", "Quantity")
 BRAIN = ("12738006", "SCT", "Brain")
+HEMISPHERE = ("372073000", "SCT", "Cerebral hemisphere")
 SIDES = {"left": ("7771000", "SCT", "Left"), "right": ("24028007", "SCT", "Right")}
 MILLIMETRE = ("mm", "UCUM", "millimeter")
 CUBIC_MILLIMETRE = ("mm3", "UCUM", "cubic millimeter")
@@ -47,9 +48,9 @@ REGIONS = {
 """MARS sub-region -> where it lies."""
 
 
-def site(region: str) -> tuple[str, str, str]:
-    """Code of a MARS sub-region; the brain where it is not known."""
-    return REGIONS.get(region, BRAIN)
+def site(region: str, group: str) -> tuple[str, str, str]:
+    """Code of a MARS sub-region; the hemisphere or the brain where only its group or nothing is known."""
+    return REGIONS.get(region, HEMISPHERE if group in ("lobar", "deep") else BRAIN)
 
 
 def code(triple: tuple[str, str, str]) -> Any:

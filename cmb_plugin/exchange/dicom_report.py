@@ -146,7 +146,7 @@ def _lesion(
             source_series=hd.sr.SourceSeriesForSegmentation(series.facts.series),
         ),
         finding_type=codes.code(codes.MICROBLEED),
-        finding_sites=[hd.sr.FindingSite(codes.code(codes.site(lesion.region)), laterality=side)],
+        finding_sites=[hd.sr.FindingSite(codes.code(codes.site(lesion.region, lesion.group)), laterality=side)],
         measurements=measurements,
         qualitative_evaluations=[
             hd.sr.QualitativeEvaluation(codes.code(codes.GROUP), codes.code(codes.own(group))) for group in groups

@@ -101,7 +101,7 @@ class InputCase:
             return ScanSource(case, tolerates_missing=tolerates)
         origin = tuple(file for c, v in sorted(self.volumes.items()) if c not in missing for file in v.files)
         variant = " ".join(f"{v.name}:{v.index}" for v, _ in todo)
-        fetch = partial(_fetch, self.case_id, todo, self.problem)
+        fetch = partial(_fetch, self.volumes[min(self.volumes)].name, todo, self.problem)
         return ScanSource(case, None, tolerates, fetch=fetch, origin=origin, variant=variant)
 
 
@@ -122,9 +122,9 @@ class Intake:
         return [case.source(folder) for case in self.cases]
 
 
-def _fetch(case_id: str, todo: Sequence[tuple[Volume, Path]], problem: str) -> None:
+def _fetch(name: str, todo: Sequence[tuple[Volume, Path]], problem: str) -> None:
     if problem:
-        raise UserError(f"{case_id}: {problem}", remedy="see inputs.tsv, or leave it out")
+        raise UserError(f"{name}: {problem}", remedy="see inputs.tsv, or leave it out")
     for volume, target in todo:
         volume.write(target)
 

@@ -31,6 +31,7 @@ WIDTH, HEIGHT, EDGE = 8.27, 11.69, 0.55
 INNER = WIDTH - 2 * EDGE
 TILES, BRAINS, ROW, CAPTION, GAP = 0.74, 2.15, 0.168, 0.2, 0.03
 LONG = "deep and periventricular white matter"
+TITLE = 38  # characters of the title at its full size, left of the warning
 VIEW_MM = 30.0  # field of view of a lesion's planes
 GLASS_MM = 1.5  # voxels of the glass brain
 
@@ -119,7 +120,8 @@ def case_page(content: PageContent) -> Figure:
 def _header(sheet: _Sheet, content: PageContent) -> float:
     predictions = content.predictions
     case = predictions.case_id if len(predictions.case_id) <= 44 else f"...{predictions.case_id[-41:]}"
-    sheet.write(EDGE, 0.56, f"Cerebral microbleeds: {case}", fontsize=15, weight="bold")
+    title = f"Cerebral microbleeds: {case}"
+    sheet.write(EDGE, 0.56, title, fontsize=15 * min(1.0, TITLE / len(title)), weight="bold")
     model = predictions.model if len(predictions.model) <= 60 else f"{predictions.model[:57]}..."
     words = [model, f"reported from score {predictions.operating_point:.2f} on"]
     sheet.write(EDGE, 0.82, "   ·   ".join(word for word in words if word), fontsize=7.5, color=SOFT)

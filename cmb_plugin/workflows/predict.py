@@ -72,7 +72,8 @@ class PredictReport:
     @property
     def exit_code(self) -> int:
         """0, 2 when the user has scans or maps to repair, 1 when a case met a bug."""
-        bugs = [failure.is_bug for failure in (*self.failures, *self.unplaced, *self.unwritten)]
+        bugs = [failure.is_bug for failure in self.failures] + [failure.is_bug for failure in self.unplaced]
+        bugs += [failure.is_bug for failure in self.unwritten]
         return 1 if any(bugs) else 2 if bugs else 0
 
 

@@ -69,7 +69,7 @@ def test_a_lesion_in_a_dicom_series_is_found_where_it_lies(model: str, tmp_path:
     assert not out.exists()
     assert predict_command([*words, "--output", str(out), "-npp", "0"]) == 2
     error = capsys.readouterr().err
-    assert "bad_20240131_s006: bad_20240131_s006: slices are" in error
+    assert "bad_20240131_s006: series 6 (SWI_Images), 20 ms, 23 slices: slices are" in error
     found = read_json(out / "P_7_20240131_s004_boxes.json")
     expected = GRID.to_world(np.array([CENTRE]))[0]
     np.testing.assert_allclose(found["detections"][0]["centre_lps_mm"], expected, atol=0.15)

@@ -1,0 +1,59 @@
+"""nndet_bids from a BIDS data set to a group table, and what --bids-derivatives and --dicom-out write beside it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("highdicom")
+sys.path.insert(0, str(Path(__file__).parents[1] / "intake"))
+from series import write_series
+from test_intake_prediction import GRID, model, volume
+
+from cmb_plugin.commands.bids import main as bids_app
+from cmb_plugin.commands.predict import main as predict_command
+from cmb_plugin.images import write_image
+
+__all__ = ["model"]  # a fixture
+
+
+def test_a_bids_app_predicts_participants_and_sums_up_the_group(model: str, tmp_path: Path, capsys) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "raw" / "derivatives" / "microbleeds"
+    for name in ("sub-01/ses-1/anat/sub-01_ses-1_T2starw", "sub-02/anat/sub-02_T2starw", "sub-02/anat/sub-02_T1w"):
+        write_image(raw / f"{name}.nii.gz", volume().astype(np.float32), GRID)
+    words = [str(raw), str(out), "participant", "--task", model, "-npp", "0"]
+    assert bids_app([*words, "--dry-run"]) == 0
+    assert "no T2*-weighted image" in capsys.readouterr().out
+    assert bids_app([*words, "--participant_label", "02"]) == 0
+    assert not (out / "sub-01").exists()
+    assert bids_app(words) == 0
+    assert (out / "sub-01/ses-1/anat/sub-01_ses-1_desc-cmb_dseg.nii.gz").is_file()
+    assert '"bids:raw:sub-01/ses-1/anat/sub-01_ses-1_T2starw.nii.gz"' in (
+        out / "sub-01/ses-1/anat/sub-01_ses-1_desc-cmb_lesions.json"
+    ).read_text(encoding="utf-8")
+    assert bids_app([str(raw), str(out), "group"]) == 0
+    lines = (out / "group_microbleeds.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[:3] for line in lines[1:]] == [["sub-01", "sub-01_ses-1", "1"], ["sub-02", "sub-02", "1"]]
+
+
+def test_what_is_missing_is_named(model: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "sub-01").mkdir()
+    assert bids_app([str(tmp_path), str(tmp_path / "out"), "participant"]) == 2
+    assert "--task is missing" in capsys.readouterr().err
+    assert bids_app([str(tmp_path / "sub-01"), str(tmp_path / "out"), "group"]) == 2
+    assert "holds no folder sub-*" in capsys.readouterr().err
+
+
+def test_a_series_gets_dicom_and_a_file_is_told_that_it_gets_none(model: str, tmp_path: Path, capsys) -> None:
+    write_series(tmp_path / "in", volume(), GRID, number=4)
+    out = ["--dicom-out", str(tmp_path / "dicom"), "--bids-derivatives", str(tmp_path / "bids"), "-npp", "0"]
+    assert predict_command([model, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), *out]) == 0
+    assert len(list((tmp_path / "dicom").iterdir())) == 2
+    assert (tmp_path / "bids/sub-P720240131s004/anat/sub-P720240131s004_desc-cmb_lesions.tsv").is_file()
+    write_image(tmp_path / "a.nii.gz", volume().astype(np.float32), GRID)
+    words = [model, "--input", str(tmp_path / "a.nii.gz"), "--output", str(tmp_path / "out2"), *out[:2], "-npp", "0"]
+    assert predict_command(words) == 2
+    assert "a.nii.gz: did not come from DICOM" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -123,7 +124,8 @@ def _header(sheet: _Sheet, content: PageContent) -> float:
     title = f"Cerebral microbleeds: {case}"
     sheet.write(EDGE, 0.56, title, fontsize=15 * min(1.0, TITLE / len(title)), weight="bold")
     model = predictions.model if len(predictions.model) <= 60 else f"{predictions.model[:57]}..."
-    words = [model, f"reported from score {predictions.operating_point:.2f} on"]
+    own = f"cmb_plugin {version('cmb_plugin')}"
+    words = [own, model, f"reported from score {predictions.operating_point:.2f} on"]
     sheet.write(EDGE, 0.82, "   ·   ".join(word for word in words if word), fontsize=7.5, color=SOFT)
     sheet.box(WIDTH - EDGE - 1.62, 0.42, 1.62, 0.27, WARN)
     sheet.write(WIDTH - EDGE - 0.81, 0.558, WARNING, fontsize=8.5, color="white", weight="bold", ha="center")
@@ -290,7 +292,8 @@ def _facts(sheet: _Sheet, content: PageContent, left: float, top: float, width: 
         for line in _wrapped(value, 38)[:2]:
             y += 0.15
             sheet.write(left, y, line, fontsize=9, weight="bold", color=colour)
-        for line in _wrapped(aside, 58)[: 8 if label == "Quality" else 3]:
+        columns, most = (54, 8) if label == "Quality" else (58, 3)
+        for line in _wrapped(aside, columns)[:most]:
             y += 0.135
             sheet.write(left, y, line, fontsize=7, color=SOFT if colour == INK else colour)
         y += 0.215

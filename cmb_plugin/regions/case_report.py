@@ -1,4 +1,4 @@
-"""``{case}_report.json`` and ``{case}_report.png`` per scan, ``cohort.tsv`` per run (docs/anatomy.md)."""
+"""``{case}_report.json``, ``.png`` and ``.pdf`` per scan, ``cohort.tsv`` per run (docs/anatomy.md)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def write_case_report(
     scan: Path,
     spacing: Sequence[float] | None = None,
 ) -> None:
-    """Writes both files of a placed case; a scan that cannot be read leaves the page without pictures.
+    """Writes the files of a placed case; a scan that cannot be read leaves the page without pictures.
 
     Args:
         folder: predictions folder.
@@ -65,7 +65,7 @@ def write_case_report(
 
     from .case_page import PageContent, case_page
 
-    report, page = report_files(folder, predictions.case_id)
+    report, page, document = report_files(folder, predictions.case_id)
     words = certainty(predictions)
     lesions = lesions_of(predictions.detections, words)
     try:
@@ -76,6 +76,7 @@ def write_case_report(
     flags = quality_flags(shown, brain, regions, spacing, sum(word == "definite" for word in words))
     figure = case_page(PageContent(predictions, words, lesions, regions, shown, brain, flags))
     save_figure(figure, page, dpi=200)
+    save_figure(figure, document)
     write_json(report, {**_content(predictions, words, lesions), "quality_flags": flags})
 
 

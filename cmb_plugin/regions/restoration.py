@@ -24,9 +24,10 @@ def maps_folder(predictions: Path) -> Path:
     return predictions / "regions"
 
 
-def report_files(folder: Path, case_id: str) -> tuple[Path, Path]:
-    """The JSON and the page of a case."""
-    return folder / f"{case_id}_report.json", folder / f"{case_id}_report.png"
+def report_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:
+    """The JSON of a case, and its page as a picture and as PDF."""
+    report, page, document = (folder / f"{case_id}_report{ending}" for ending in (".json", ".png", ".pdf"))
+    return report, page, document
 
 
 def drawn_copy(folder: Path, case_id: str) -> Path:

@@ -28,7 +28,11 @@ VALIDATION_LABELS = {
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
-    """Writes a PNG, atomically."""
+    """Writes a PNG, or a PDF where the name ends so, atomically; the same figure gives the same bytes."""
+    if path.suffix == ".pdf":
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=dpi, format="pdf", facecolor="white", metadata={"CreationDate": None})
+        return
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", facecolor="white")
 

@@ -72,6 +72,7 @@ def test_lesions_get_places_and_impossible_ones_are_marked_not_deleted(parcellat
     assert report["counts"]["pattern"]["name"] == "strictly lobar"
     assert [entry["reason"] for entry in report["removed"]] == [rows[1]["removed"]]
     assert (out / f"{CASE}_report.png").read_bytes()[:4] == b"\x89PNG"
+    assert (out / f"{CASE}_report.pdf").read_bytes()[:5] == b"%PDF-"
     cohort = table(out / "cohort.tsv")
     assert [(row["case"], row["definite"], row["burden"], row["removed"]) for row in cohort] == [
         (CASE, "1", "1", "1"), (OTHER, "1", "1", "0")]  # fmt: skip

@@ -12,8 +12,8 @@ run() {
     "$@"
 }
 
-# 40 scans to learn from: with 16, vessels and calcifications of unseen scans were taken for microbleeds.
-run nndet_example --task "${task}" --train 40 --test 16 --healthy 0.25 --protocol demo --seed 0
+# 32 scans to learn from: with 16, vessels and calcifications of unseen scans were taken for microbleeds.
+run nndet_example --task "${task}" --train 32 --test 16 --healthy 0.25 --protocol demo --seed 0
 run nndet_prep "${task}"
 if compgen -G "${det_models}/${task}/*/fold0/model_last.ckpt" > /dev/null; then
     run nndet_train "${task}" -o train=demo train.mode=resume

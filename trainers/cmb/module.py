@@ -101,8 +101,8 @@ class CMBRetinaUNet(RetinaUNetV001):
         # What is learned from dense maps takes fewer steps, and fewer patches in each.
         "demo": {
             "trainer_cfg.batch_size": 4,
-            "trainer_cfg.epochs": 6,
-            "trainer_cfg.validate_every": 6,
+            "trainer_cfg.epochs": 4,
+            "trainer_cfg.swa_epochs": 1,
         },
     }
     files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)

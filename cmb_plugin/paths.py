@@ -77,6 +77,11 @@ class TaskFolder:
         """Training and validation cases of each fold."""
         return self.preprocessed / "splits.json"
 
+    @property
+    def domains(self) -> Path:
+        """Domains that ``nndet_prep`` derived from the scans' geometry, where it was asked to."""
+        return self.preprocessed / "domains.json"
+
     def plan(self, plan_name: str) -> Path:
         """``preprocessed/D3CMB_3d/plan.json``."""
         return self.preprocessed / plan_name / "plan.json"

@@ -114,6 +114,8 @@ def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None
         if found is None:
             raise UserError(f"{task.root}: holds a data set that is no phantom", remedy="choose another --task")
         if found == settings.to_json():
+            if "domain" not in read_json(definition):  # made before phantoms named their protocol there
+                _define(task, settings)
             return
         if not overwrite:
             changed = [f"{k} {found.get(k)}, now {v}" for k, v in settings.to_json().items() if found.get(k) != v]
@@ -122,6 +124,14 @@ def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None
                 f"{task.root}: holds phantoms made with other settings ({'; '.join(changed)})", remedy=remedy
             )
         shutil.rmtree(task.root)
+    _define(task, settings)
+
+
+def _define(task: TaskFolder, settings: PhantomSettings) -> None:
+    """Writes dataset.json; a scan's domain is its protocol, which cases take in turn (``PhantomConfig``)."""
+    domain = {
+        case_id(i): settings.protocols[i % len(settings.protocols)] for i in range(settings.train + settings.test)
+    }
     write_dataset(
         task,
         name="Phantom",
@@ -129,6 +139,7 @@ def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None
         classes=settings.classes,
         test_labels=True,
         target_class=0,
+        domain=domain,
         phantom=settings.to_json(),
     )
 

@@ -11,7 +11,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.tabular import show_interval, show_number
 
 from .cli import add_overrides, command, parser
-from .names import find_folds, find_model, find_task
+from .names import find_folds, find_model, find_task, split_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_eval 101 --test                                        test scans, as nndet_predict 101 predicted them
         nndet_eval 101 --test --predictions out --output results     a folder that nndet_predict --output wrote
         nndet_eval 101 --test -o eval_cfg.match_mm=3                 a stricter matching
+        nndet_eval 101 CMBRetinaUNet_D3CMB_3d_without-ukb --unseen   a domain that training left out (docs/domains.md)
         nndet_eval 101 --test --instances                            instance masks too, component by component
         nndet_eval --predictions out --labels masks                  any program's predictions, no Task or model
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     {case}.nii.gz, and tables of points (CSV, TSV) with a column case, x_ras_mm y_ras_mm z_ras_mm (or x_lps_mm ..., or
     the voxel i j k), and, if there is one, score, class, diameter_mm.
 
-    Files: val_results or test_results of the fold, of several folds those of consolidated, or --output, hold
+    Files: val_results, test_results or unseen_results of the fold, of several folds those of consolidated, or --output, hold
     metrics.json, detections.tsv, froc.png, gallery.png and report.html, one page with everything (docs/evaluation.md);
     of a model of regions metrics.json, regions.tsv and dice.png (docs/segmentation.md).
     Exit code 2 when a case had no readable predictions or label; the others are measured all the same, and a case
@@ -61,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fold", nargs="?", type=int, help="its number; -1 takes all trained folds together (default)"
     )
     arguments.add_argument("--test", action="store_true", help="test scans instead of the fold's validation scans")
+    arguments.add_argument(
+        "--unseen",
+        action="store_true",
+        help="scans of the domain that the model was trained without",
+    )
     arguments.add_argument("--predictions", metavar="DIR", help="predictions elsewhere than in the model folder")
     arguments.add_argument("--labels", metavar="DIR", help="reference masks to measure --predictions against, no task")
     arguments.add_argument("--images", metavar="DIR", help="scans for the pictures, with --labels")
@@ -116,7 +122,7 @@ def _predictions(args: argparse.Namespace) -> PredictionSet:
         classes = args.classes.split(",") if args.classes else ()
         return PredictionSet.of_masks(folder, Path(args.labels), images, classes)
     dataset = Dataset.load(find_task(args.task))
-    split = "test" if args.test else "val"
+    split = split_named({"test": args.test, "unseen": args.unseen}, "val")
     if folder is not None:
         return PredictionSet.of_folder(dataset, folder, split)
     return PredictionSet.of_model(dataset, find_folds(find_model(dataset.task, args.model), args.fold), split)

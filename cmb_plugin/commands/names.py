@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +115,18 @@ def task_of_models(task: str, model: str | None) -> TaskFolder:
         if not (model_is_path or (models_root() / task).is_dir()):
             raise
         return TaskFolder(data_root() / task)
+
+
+def split_named(flags: Mapping[str, bool], default: str) -> str:
+    """The split that a flag names; without one the default.
+
+    Raises:
+        UserError: several flags were given.
+    """
+    chosen = [split for split, given in flags.items() if given]
+    if len(chosen) > 1:
+        raise UserError(f"both {' and '.join(chosen)} scans are asked for", remedy="give one of the flags")
+    return chosen[0] if chosen else default
 
 
 def device_named(name: str) -> torch.device:

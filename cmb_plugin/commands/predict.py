@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .cli import add_overrides, command, parser
-from .names import device_named, file_patterns, find_folds, find_model, find_task, region_choice, task_of_models
+from .names import (
+    device_named,
+    file_patterns,
+    find_folds,
+    find_model,
+    find_task,
+    region_choice,
+    split_named,
+    task_of_models,
+)
 
 if TYPE_CHECKING:
     from cmb_plugin.intake import InputRow
@@ -81,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--test_split", action="store_true", help="predict the cases of the training data that the fold held out"
     )
     arguments.add_argument(
+        "--unseen", action="store_true", help="predict the scans of the domain that the model was trained without"
+    )
+    arguments.add_argument(
         "-npp", "--num_processes_preprocessing", type=int, metavar="N", help="processes that preprocess scans meanwhile"
     )
     arguments.add_argument(
@@ -134,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = dataclasses.replace(model, folds=model.folds[: args.num_models])
     scans = ScanSelection(
         task,
-        "val" if args.test_split else "test",
+        split_named({"val": args.test_split, "unseen": args.unseen}, "test"),
         None if args.input is None else Path(args.input),
         tuple(name.strip() for name in args.without.split(",")) if args.without else (),
         None if args.channels is None else InputOptions(file_patterns(args.channels)),

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=11        plan for 11 GB; 4 is the default on every machine
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=auto      plan for this machine's GPU, or 2 GB without one
         nndet_prep 101 -o planner_cfg.finest_level=1          locations every second voxel: coarser, quicker
+        nndet_prep 101 -o planner_cfg.domains=geometry        scans of one voxel size are one domain (docs/domains.md)
         nndet_prep 101 -o planner=D3V001                      nnDetection's rules, as a baseline
         nndet_prep 101 -o planner=Anatomy                     learn regionsTr instead: docs/segmentation.md
         nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
@@ -37,15 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Settings (-o):
         planner=NAME                    who plans; the default is D3CMB
         planner_cfg.*                   gpu_memory_gb, finest_level, detection_levels, base_features, max_features,
-                                        pyramid_channels, batch_size, patch_size, spacing, seed; of D3CMB also anchors,
-                                        centre_features, centre_channels, brain_margin_mm; of D3V001 also
+                                        pyramid_channels, batch_size, patch_size, spacing, seed, domains; of D3CMB also
+                                        anchors, centre_features, centre_channels, brain_margin_mm; of D3V001 also
                                         anchors_per_axis
         plan=PATH.json                  a finished plan instead of a planner
         additional_imports=[module]     your own planners and normalisation schemes
 
-    Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, and for each plan a folder with
-    plan.json and the prepared scans. Run again at any time: what is finished and unchanged is skipped. Exit code 2 when
-    a case could not be used; the others are prepared all the same.
+    Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, domains.json where domains were derived
+    from the scans' geometry, and for each plan a folder with plan.json and the prepared scans. Run again at any time:
+    what is finished and unchanged is skipped. Exit code 2 when a case could not be used; the others are prepared.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
@@ -94,6 +95,8 @@ def show(report: PrepReport, console: Console) -> None:
     """Prints the report: problems, a table of the cases, a table of the plan."""
     from rich.table import Table
 
+    from cmb_plugin.dataset.domains import UNNAMED
+
     def line(text: str) -> None:
         """Prints a line as it is, whatever its length."""
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -111,6 +114,10 @@ def show(report: PrepReport, console: Console) -> None:
         prepared = report.of(split)
         if prepared:
             cases.add_row(name, *_counts(prepared))
+            for domain in report.domains if len(report.domains) > 1 else ():
+                own = [case for case in prepared if case.domain == domain]
+                if own:
+                    cases.add_row(f"  {domain or UNNAMED}", *_counts(own))
     console.print(cases)
     plan = Table(title="Plan", title_justify="left", show_header=False)
     for key, value in _plan_rows(report):

@@ -16,21 +16,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_train Task101_CMB                                  the default trainer on fold 0
         nndet_train 101 -o exp.fold=1 train=fast                 fold 1 with a shorter schedule
         nndet_train 101 -o train.mode=resume                     go on after an interruption
+        nndet_train 101 -o exp.fold=without:ukb                  all domains but one, then measured on that one
+        nndet_train 101 -o trainer_cfg.domain_balance=1 augment=domains   small domains as often as large ones
         nndet_train 101 -o module=MyTrainer additional_imports=[my_module]
 
     Settings (-o):
         module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are CMBRetinaUNet and D3CMB_3d
         train=v001|fast|demo                     preset; v001 on a GPU, fast on a CPU when none is given
         train.mode=new|resume|overwrite          new refuses to touch a trained model
+        augment=domains                          more changes of resolution, contrast, sharpness, bias field, noise
         exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed
+        exp.fold=without:DOMAIN                  fold 0 without a domain: {module}_{plan}_without-{domain}[_{tag}]
         trainer_cfg.*, augment_cfg.*, model_cfg.*   single settings; a wrong key names the nearest known ones
         model_cfg.ffm, model_cfg.hspl            switch CMBRetinaUNet's feature fusion and prototypes off with =false
         inference_cfg.*                          how scans are tiled, for validation now and nndet_predict later
 
     Files: ${det_models}/{task}/{module}_{plan}[_{tag}]/fold{N}/ holds model_last.ckpt, model_best.ckpt, plan.json,
     settings.yaml, training.json (whether it has finished), history.csv, progress.png, operating_point.json,
-    val_predictions/, val_results/ and what the trainer adds, such as prototypes.json and embedding.png of CMBRetinaUNet
-    (what detections were compared with).
+    val_predictions/, val_results/, of a domain left out unseen_predictions/ and unseen_results/, and what the trainer
+    adds, such as prototypes.json and embedding.png of CMBRetinaUNet (what detections were compared with).
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")

@@ -259,8 +259,6 @@ def _finish(
     weak = [record.case_id for record in records if record.weak]
     lesion_cases = [record for record in records if record.lesions]
     extra: dict[str, Any] = {}
-    if any(record.domain for record in records):
-        extra["domain"] = {record.case_id: record.domain for record in records if record.domain}
     if weak and len(weak) < len(lesion_cases):
         extra["weak_cases"] = weak
     if any(record.metadata or record.session for record in records):
@@ -274,6 +272,7 @@ def _finish(
         test_labels=any(record.labelled for record in records if splits[record.case_id] == "Ts"),
         annotation_style="weak" if weak else "seg",
         session_id={record.case_id: record.patient for record in records},
+        domain={record.case_id: record.domain for record in records if record.domain},
         **extra,
     )
 

@@ -1,5 +1,6 @@
 from .checks import Finding, Report, check_case, check_dataset
 from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modality, write_dataset
+from .domains import geometry_domains
 from .lesions import LesionFacts, read_lesion_facts
 from .mimics import Mimic, read_mimics
 from .predictions import (
@@ -12,7 +13,7 @@ from .predictions import (
     write_lesions,
     write_summary,
 )
-from .splits import make_splits, read_splits
+from .splits import make_splits, read_splits, without_domain
 from .truth import Truth, read_truth, truth_of_labels
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check_case",
     "check_dataset",
     "find_cases",
+    "geometry_domains",
     "image_files",
     "instances_file",
     "make_splits",
@@ -40,6 +42,7 @@ __all__ = [
     "read_truth",
     "split_modality",
     "truth_of_labels",
+    "without_domain",
     "write_case_predictions",
     "write_dataset",
     "write_lesions",

@@ -15,6 +15,8 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import SUFFIXES, Grid, image_stem, read_mask
 from cmb_plugin.paths import TaskFolder
 
+from .domains import read_derived
+
 SPLITS = ("Tr", "Ts")
 DEFINITION_FILES = ("dataset.json", "dataset.yaml", "dataset.yml")
 ANNOTATION_STYLES = ("seg", "weak")
@@ -49,6 +51,7 @@ class Case:
         split: ``Tr`` or ``Ts``; empty for a scan that belongs to no Task folder.
         raw: the folder of ``imagesTr``, ``labelsTr`` and their optional neighbours.
         missing: indices into ``images`` of the modalities that the case does without, whether a file is there or not.
+        domain: site, scanner or protocol; empty where nobody says.
     """
 
     case_id: str
@@ -58,6 +61,7 @@ class Case:
     split: str = ""
     raw: Path = Path()
     missing: tuple[int, ...] = ()
+    domain: str = ""
 
     @property
     def present(self) -> tuple[Path, ...]:
@@ -108,7 +112,7 @@ class Dataset:
         target_class: class index of most interest, None for all alike.
         annotation_style: ``seg`` where masks were drawn by voxel, ``weak`` where they were made from points or boxes.
         session_id: case -> patient, for the cases that have other sessions; those are never split.
-        domain: case -> site, cohort or protocol, where the data set says so.
+        domain: case -> site, scanner or protocol, as the data set says; where ``nndet_prep`` derived domains, those.
         weak_cases: where masks were made from points or boxes in some cases only, those; otherwise empty.
         regions: names of the numbers 1, 2, ... in ``regionsTr``; 0 is outside of all.
         missing: case -> numbers of the modalities that it does without.
@@ -149,6 +153,7 @@ class Dataset:
         test_labels = data.get("test_labels", False)
         if not isinstance(test_labels, bool):
             raise UserError(f"{path}: test_labels is {test_labels!r}", remedy="give true or false")
+        derived = read_derived(task)
         style = data.get("annotation_style", "seg")
         if style not in ANNOTATION_STYLES:
             raise UserError(f"{path}: annotation_style is {style!r}", remedy=f"give {' or '.join(ANNOTATION_STYLES)}")
@@ -168,7 +173,7 @@ class Dataset:
             target_class=target,
             annotation_style=style,
             session_id={str(case): str(patient) for case, patient in sessions.items()},
-            domain={str(case): str(name) for case, name in domains.items()},
+            domain=derived if derived is not None else {str(case): str(name) for case, name in domains.items()},
             weak_cases=frozenset(str(case) for case in weak),
             regions=_regions(path, data),
             missing=_missing(path, data.get("missing") or {}, modalities),
@@ -181,7 +186,8 @@ class Dataset:
     def cases(self, split: str) -> list[Case]:
         """The cases of ``Tr`` or ``Ts`` that have an image of any modality, sorted by name."""
         found = find_cases(self.task.images(split), len(self.modalities), split)
-        return [replace(case, missing=self.missing.get(case.case_id, ())) for case in found]
+        missing, domain = self.missing, self.domain
+        return [replace(c, missing=missing.get(c.case_id, ()), domain=domain.get(c.case_id, "")) for c in found]
 
     def patients(self, case_ids: Sequence[str]) -> dict[str, str]:
         """Case -> patient; a case without ``session_id`` is a patient of its own."""
@@ -275,6 +281,7 @@ def write_dataset(
     target_class: int | None = None,
     annotation_style: str = "seg",
     session_id: Mapping[str, str] | None = None,
+    domain: Mapping[str, str] | None = None,
     **extra: Any,
 ) -> Path:
     """Writes dataset.json in nnDetection's form and returns its path.
@@ -288,6 +295,7 @@ def write_dataset(
         target_class: class index of most interest, as nnDetection has it.
         annotation_style: ``seg`` or ``weak``.
         session_id: case -> patient.
+        domain: case -> site, scanner or protocol; nnDetection passes over it.
         extra: further entries, kept as they are.
     """
     data: dict[str, Any] = {
@@ -303,6 +311,8 @@ def write_dataset(
         data["annotation_style"] = annotation_style
     if session_id:
         data["session_id"] = dict(session_id)
+    if domain:
+        data["domain"] = dict(domain)
     path = task.root / DEFINITION_FILES[0]
     write_json(path, {**data, **extra})
     return path

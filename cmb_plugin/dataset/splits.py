@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +22,28 @@ class _Fold:
     cases: list[str] = field(default_factory=list)
     positive: int = 0
     lesions: int = 0
+    positive_of: Counter[str] = field(default_factory=Counter)
+    healthy_of: Counter[str] = field(default_factory=Counter)
 
     @property
     def healthy(self) -> int:
         """Number of cases without a lesion."""
         return len(self.cases) - self.positive
+
+    def filled(self, domains: set[str], with_lesions: bool) -> tuple[int, ...]:
+        """How much it holds already of what a patient of these domains, with or without lesions, would bring."""
+        if with_lesions:
+            return sum(self.positive_of[d] for d in domains), self.positive, self.lesions, len(self.cases)
+        return sum(self.healthy_of[d] for d in domains), self.healthy, len(self.cases)
+
+    def add(self, case_ids: Sequence[str], lesions: Mapping[str, int], domains: Mapping[str, str]) -> None:
+        """Takes all cases of a patient; ``lesions`` and ``domains`` are those of every case."""
+        self.cases += case_ids
+        self.lesions += sum(lesions[case] for case in case_ids)
+        for case in case_ids:
+            self.positive += lesions[case] > 0
+            counts = self.positive_of if lesions[case] else self.healthy_of
+            counts[domains.get(case, "")] += 1
 
 
 def read_splits(path: Path) -> list[Split]:
@@ -49,20 +68,25 @@ def read_splits(path: Path) -> list[Split]:
 
 
 def make_splits(
-    cases: Mapping[str, int], groups: Mapping[str, str] | None = None, folds: int = 5, seed: int = 12345
+    cases: Mapping[str, int],
+    groups: Mapping[str, str] | None = None,
+    folds: int = 5,
+    seed: int = 12345,
+    domains: Mapping[str, str] | None = None,
 ) -> list[Split]:
     """Splits cases for cross-validation; each patient is in the validation set of exactly one fold.
 
     Validation sets have alike numbers of healthy cases, of positive cases and, as far as these allow, of lesions:
     patients are dealt out from the one with most lesions to the one with fewest, each to the fold that has least so
-    far. With fewer patients than ``folds`` there are as many folds as patients; a single patient is trained and
-    validated on.
+    far: least of the patient's own domain first, so that the folds also balance domains. With fewer patients than
+    ``folds`` there are as many folds as patients; a single patient is trained and validated on.
 
     Args:
         cases: case -> number of its lesions.
         groups: case -> patient; a case that is not named is a patient of its own.
         folds: number of folds wanted.
         seed: decides among equals; the order of ``cases`` does not.
+        domains: case -> site, scanner or protocol. With one domain, or none, the splits are those without it.
 
     Returns:
         for each fold ``{"train": [...], "val": [...]}``, both sorted.
@@ -89,15 +113,11 @@ def make_splits(
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     order.sort(key=burden, reverse=True)  # stable: equals stay shuffled
     dealt = [_Fold() for _ in range(min(folds, len(patients)))]
+    domains = domains or {}
     for patient in order:
-        positive, lesions, _ = burden(patient)
-        if positive:
-            fold = min(dealt, key=lambda f: (f.positive, f.lesions, len(f.cases)))
-        else:
-            fold = min(dealt, key=lambda f: (f.healthy, len(f.cases)))
-        fold.cases += patients[patient]
-        fold.positive += positive
-        fold.lesions += lesions
+        own = {domains.get(case, "") for case in patients[patient]}
+        fold = min(dealt, key=partial(_Fold.filled, domains=own, with_lesions=burden(patient)[0] > 0))
+        fold.add(patients[patient], cases, domains)
     return [
         {
             "train": sorted(case for other in dealt if other is not fold for case in other.cases),
@@ -105,3 +125,18 @@ def make_splits(
         }
         for fold in dealt
     ]
+
+
+def without_domain(split: Split, domain: str, domains: Mapping[str, str], patients: Mapping[str, str]) -> Split:
+    """A fold that has never seen a domain: its training and validation cases without those of the domain, and without
+    the other cases of a patient who has one there.
+
+    Args:
+        split: the fold.
+        domain: the one to leave out.
+        domains: case -> domain.
+        patients: case -> patient.
+    """
+    everybody = {*domains, *split["train"], *split["val"]}
+    gone = {patients.get(case, case) for case in everybody if domains.get(case, "") == domain}
+    return {part: [case for case in split[part] if patients.get(case, case) not in gone] for part in ("train", "val")}

@@ -93,7 +93,7 @@ class CaseReader:
             centroids=truth.centroids,
             regions=facts.regions,
             cnr=facts.cnr,
-            domain=facts.domain,
+            domain=case.domain or facts.domain,
             patient=self.patients.get(case.case_id),
             masks=None if mask is None else compare_masks(mask, read_mask(case.label)[0], spacing, self.connectivity),
         )

@@ -26,6 +26,8 @@ from .loose_masks import find_masks, find_scans, read_loose_truth
 from .operating_point import OperatingPoint
 from .trained import PARTS, TrainedModel
 
+REMEDIES = {"test": "", "val": " --test_split", "unseen": " --unseen"}  # how nndet_predict names a split
+
 
 @dataclass(frozen=True)
 class PredictionSet:
@@ -36,7 +38,7 @@ class PredictionSet:
         folders: case -> folder that its predictions should be in.
         classes: names by index.
         name: of the task, or of the folder of reference masks.
-        split: ``val`` or ``test``; empty where there is no Task folder.
+        split: ``val``, ``test`` or ``unseen``; empty where there is no Task folder.
         title: model and folds, or the folder of predictions.
         remedy: how to make predictions that are missing.
         results: where results go; None where the user must say.
@@ -63,20 +65,21 @@ class PredictionSet:
 
     @classmethod
     def of_model(cls, dataset: Dataset, model: TrainedModel, split: str) -> PredictionSet:
-        """What a model predicted: test scans all folds together, each validation scan the fold that had not seen it.
+        """What a model predicted: test scans all folds together, each validation scan the fold that had not seen it,
+        scans of the domain that it was trained without (``unseen``) its fold.
 
         Raises:
             UserError: the split holds no labelled case.
         """
         cases, folders = dataset.cases(PARTS[split]), {}
-        if split == "val":
-            held_out = model.validation_cases(dataset.task)
-            folders = {case: model.folder.fold(fold).predictions("val") for case, fold in held_out.items()}
+        if split != "test":
+            held_out = model.held_out_cases(dataset.task, split)
+            folders = {case: model.folder.fold(fold).predictions(split) for case, fold in held_out.items()}
             cases = [case for case in cases if case.case_id in folders]
         else:
             folders = dict.fromkeys((case.case_id for case in cases), model.place.predictions("test"))
         fold = f" -f {model.folds[0]}" if len(model.folds) == 1 else ""
-        predict = f"run nndet_predict {dataset.task.name} {model.name}{fold}{' --test_split' if split == 'val' else ''}"
+        predict = f"run nndet_predict {dataset.task.name} {model.name}{fold}{REMEDIES[split]}"
         return cls(
             **_of_task(dataset, cases, split),
             folders=folders,

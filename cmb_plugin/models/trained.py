@@ -14,8 +14,9 @@ from cmb_plugin.settings import read_settings, typed
 from .operating_point import OperatingPoint
 
 CHECKPOINTS = ("last", "best")
-PARTS = {"val": "Tr", "test": "Ts"}
-"""Where the scans of a split lie in the Task folder: ``imagesTr`` holds those that folds validate on."""
+PARTS = {"val": "Tr", "test": "Ts", "unseen": "Tr"}
+"""Where the scans of a split lie in the Task folder: ``imagesTr`` holds those that folds validate on, and those of the
+domain that a model was trained without."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,27 @@ class TrainedModel:
         Raises:
             UserError: a fold's splits cannot be read, or have no such fold.
         """
+        return self._cases(task, "val")
+
+    def unseen_cases(self, task: TaskFolder) -> Mapping[str, int]:
+        """Case of the domain that the model was trained without -> number of a fold.
+
+        Raises:
+            UserError: as ``validation_cases``; also where it was trained on all domains.
+        """
+        cases = self._cases(task, "unseen")
+        if not cases:
+            raise UserError(
+                f"{self.folder.root}: was trained on all domains",
+                remedy=f"train another with nndet_train {task.name} -o exp.fold=without:DOMAIN",
+            )
+        return cases
+
+    def held_out_cases(self, task: TaskFolder, split: str) -> Mapping[str, int]:
+        """``validation_cases`` or ``unseen_cases``, for ``val`` and ``unseen``."""
+        return self.unseen_cases(task) if split == "unseen" else self.validation_cases(task)
+
+    def _cases(self, task: TaskFolder, part: str) -> dict[str, int]:
         from cmb_plugin.dataset import read_splits  # test scans and folders of scans have none
 
         cases: dict[str, int] = {}
@@ -98,7 +120,7 @@ class TrainedModel:
             splits = read_splits(path)
             if number >= len(splits):
                 raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
-            cases |= dict.fromkeys(splits[number]["val"], number)
+            cases |= dict.fromkeys(splits[number].get(part, ()), number)
         return cases
 
 

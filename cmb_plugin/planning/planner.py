@@ -26,6 +26,8 @@ class PlannerConfig:
         patch_size: voxels along the network's axes; null finds the largest that fits.
         spacing: mm along z, y, x of the body (superior, posterior, left); null takes the data set's median.
         seed: of everything that is drawn at random in planning.
+        domains: where the domain of a scan, its site, scanner or protocol, comes from: ``dataset``, dataset.json;
+            ``geometry``, the size of its voxels. Null leaves what an earlier preparation derived, or else dataset.json.
     """
 
     gpu_memory_gb: float | int | str = DEFAULT_BUDGET_GB
@@ -35,6 +37,7 @@ class PlannerConfig:
     patch_size: list[int] | None = None
     spacing: list[float] | None = None
     seed: int = 0
+    domains: str | None = None
 
 
 class Planner(ABC):

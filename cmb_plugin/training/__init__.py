@@ -2,13 +2,14 @@
 
 from .augmentation import Augmentation
 from .cases import LabelledCases, PreparedCases
-from .config import PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
+from .config import AUGMENT_PRESETS, PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
 from .loop import fit, seed_all
 from .module import DetectionModule, ModelConfig, SegmentationModule, TrainingModule, read_weights
 from .patches import Batch, PatchDataset, Sample, read_region
 from .schedule import learning_rate
 
 __all__ = [
+    "AUGMENT_PRESETS",
     "PRESETS",
     "AugmentConfig",
     "Augmentation",

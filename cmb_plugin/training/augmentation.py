@@ -14,7 +14,9 @@ from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrig
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.local.brightness_gradient import BrightnessGradientAdditiveTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.noise.sharpen import SharpeningTransform
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -100,6 +102,13 @@ class Augmentation:
                     p_retain_stats=1,
                 ),
             ),
+            (config.sharpness, SharpeningTransform(strength=(0.1, 0.5))),
+            (
+                config.bias_field,
+                BrightnessGradientAdditiveTransform(
+                    scale=_bias_extent, loc=(-0.5, 1.5), max_strength=_bias_strength, same_for_all_channels=False
+                ),
+            ),
         ]
         return [RandomTransform(transform, probability) for probability, transform in changes if probability > 0]
 
@@ -151,6 +160,16 @@ class Augmentation:
         start = [(side - size) // 2 for side, size in zip(data["image"].shape[1:], self.patch_size, strict=True)]
         z, y, x = (slice(s, s + size) for s, size in zip(start, self.patch_size, strict=True))
         return {name: values[:, z, y, x] for name, values in data.items()}
+
+
+def _bias_extent(shape: Sequence[int], axis: int) -> float:
+    """Standard deviation in voxels of the Gaussian that the brightness follows: coils are as large as heads."""
+    return float(np.random.uniform(0.5, 1.5) * shape[axis])
+
+
+def _bias_strength(*_: Any) -> float:
+    """Height of the gradient, in standard deviations of the normalised scan, brighter or darker."""
+    return float(np.random.uniform(-1, 1))
 
 
 def _lost(before: Tensor, after: Tensor) -> bool:

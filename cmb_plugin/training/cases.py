@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ class PreparedCases:
     Attributes:
         folder: ``preprocessed/{plan}/imagesTr``.
         case_ids: which of them.
+        domain: case -> site, scanner or protocol, as far as anybody says and asks.
     """
 
     folder: Path
     case_ids: tuple[str, ...]
+    domain: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def open(self, case_id: str) -> StoredCase:
         """One of them; its arrays are read where they are sliced."""

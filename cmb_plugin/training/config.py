@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.settings import within
+
+WITHOUT = "without"
+"""``exp.fold=without:DOMAIN`` trains on all domains but one."""
 
 
 @dataclass
@@ -13,14 +17,33 @@ class ExperimentConfig:
     """Which run this is.
 
     Attributes:
-        fold: index into ``splits.json``.
+        fold: index into ``splits.json``, or ``without:DOMAIN``: all but one domain, divided as fold 0 is.
         tag: appended to the name of the model folder, so that variants stand beside each other.
         seed: of weights, patches and augmentation.
     """
 
-    fold: int = within(0, 0)
+    fold: int | str = within(0, 0)
     tag: str = ""
     seed: int = within(0, 0, 2**32 - 1)
+
+    @property
+    def without(self) -> str:
+        """The domain that is left out; empty for a fold that is one of ``splits.json``.
+
+        Raises:
+            UserError: ``fold`` is neither.
+        """
+        if isinstance(self.fold, int):
+            return ""
+        kind, _, domain = self.fold.partition(":")
+        if kind != WITHOUT or not domain:
+            raise UserError(f"exp.fold={self.fold}: is no fold", remedy=f"give a number, or {WITHOUT}:DOMAIN")
+        return domain
+
+    @property
+    def number(self) -> int:
+        """Number of the fold's folder; a model without a domain has one fold."""
+        return self.fold if isinstance(self.fold, int) else 0
 
 
 @dataclass
@@ -39,6 +62,7 @@ class TrainerConfig:
         swa_final_learning_rate: ... to this one.
         batch_size: patches per step and device; null takes the plan's.
         foreground_fraction: share of a batch's patches that are drawn around a lesion.
+        domain_balance: 0 draws all scans alike, 1 all domains, between them a domain of n scans as n^(1 - balance).
         gradient_clip: largest L2 norm of the gradient.
         precision: ``auto``, ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         accelerator: ``auto``, ``cpu``, ``gpu`` or ``mps``.
@@ -66,6 +90,7 @@ class TrainerConfig:
     swa_final_learning_rate: float = within(1e-4, 0)
     batch_size: int | None = within(None, 1)
     foreground_fraction: float = within(0.5, 0, 1)
+    domain_balance: float = within(0.0, 0, 1)
     gradient_clip: float = within(12.0, 0)
     precision: str = "auto"
     accelerator: str = "auto"
@@ -90,6 +115,8 @@ class AugmentConfig:
         noise, blur, brightness, contrast, low_resolution, gamma: probability of each intensity change.
         thick_slices: probability of making the patch what a scan with thicker slices would be.
         slice_mm: range of their thickness in mm; patches whose slices are thicker already stay as they are.
+        sharpness: probability of sharpening, as scanners' filters do.
+        bias_field: probability of a smooth brightness gradient, as coils leave it.
     """
 
     spatial: float = within(0.3, 0, 1)
@@ -104,6 +131,8 @@ class AugmentConfig:
     gamma: float = within(0.15, 0, 1)
     thick_slices: float = within(0.0, 0, 1)
     slice_mm: tuple[float, float] = within((2.0, 6.0), 0.1, 50)
+    sharpness: float = within(0.0, 0, 1)
+    bias_field: float = within(0.0, 0, 1)
 
 
 _SHORT: dict[str, Any] = {
@@ -141,3 +170,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "augment_cfg.low_resolution": 0.0,
     },
 }
+
+AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
+    # What differs between scanners and protocols, drawn more often and the rest as it was (Billot et al. 2023 randomise
+    # resolution, contrast and bias field to do without a scanner's own scans). The probabilities are choices.
+    "domains": {
+        "augment_cfg.low_resolution": 0.3,
+        "augment_cfg.contrast": 0.4,
+        "augment_cfg.brightness": 0.3,
+        "augment_cfg.gamma": 0.3,
+        "augment_cfg.blur": 0.2,
+        "augment_cfg.sharpness": 0.2,
+        "augment_cfg.bias_field": 0.3,
+        "augment_cfg.noise": 0.3,
+    },
+}
+"""Named presets of ``augment_cfg`` (``-o augment=domains``), on top of the preset of the schedule."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,6 +41,7 @@ def fit(
     augment_cfg: AugmentConfig,
     resume: bool = False,
     inference_cfg: InferenceConfig | None = None,
+    domains: Mapping[str, str] | None = None,
 ) -> History:
     """Trains ``module`` and leaves checkpoints, ``history.csv`` and ``progress.png`` in ``folder``, and the module with
     its last weights on the device that it was trained on.
@@ -54,6 +55,7 @@ def fit(
         augment_cfg: random changes of the patches.
         resume: go on from ``model_last.ckpt``.
         inference_cfg: how validation scans are predicted, but for the overlap, which is ``validation_overlap``.
+        domains: case -> site, scanner or protocol, for ``domain_balance``.
 
     Returns:
         the history of the run.
@@ -98,7 +100,7 @@ def fit(
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    loader = _loader(module, PreparedCases(prepared, tuple(train_ids)), augment_cfg, trainer)
+    loader = _loader(module, PreparedCases(prepared, tuple(train_ids), domains or {}), augment_cfg, trainer)
     module.to(memory_format=torch.channels_last_3d)
     # Results do not hang on what uninitialised memory holds: no kernel here reads it. Filling it costs a write of every
     # tensor that is made.

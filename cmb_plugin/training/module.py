@@ -156,6 +156,7 @@ class TrainingModule(LightningModule, ABC):
             "augmentation": augmentation,
             "patch_size": self.plan.patch_size,
             "seed": seed,
+            "domain_balance": self.trainer_cfg.domain_balance,
         }
 
     def learn_from_validation(self, cases: Sequence[CaseResult]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +81,8 @@ class PatchDataset(Dataset[Sample]):
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
     drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
-    anywhere. A trainer with another rule derives from it and overrides ``place``.
+    anywhere. Scans are equally likely, or, the more so the larger ``domain_balance`` is, domains. A trainer with another
+    rule derives from it and overrides ``place``.
 
     Args:
         cases: prepared cases to draw from.
@@ -89,6 +91,7 @@ class PatchDataset(Dataset[Sample]):
         augmentation: random changes; None only crops.
         patch_size: size of a patch, z, y, x.
         seed: of everything random here.
+        domain_balance: from 0, all scans alike, to 1, all domains alike; see ``domain_shares``.
 
     Attributes:
         case_ids: names of the cases; their places in it are the cases' numbers.
@@ -104,6 +107,7 @@ class PatchDataset(Dataset[Sample]):
         augmentation: Augmentation | None,
         patch_size: Sequence[int],
         seed: int,
+        domain_balance: float = 0.0,
     ) -> None:
         self.cases = cases
         self.case_ids = list(cases.case_ids)
@@ -114,6 +118,9 @@ class PatchDataset(Dataset[Sample]):
         self.seed = seed
         self._open: dict[str, StoredCase] = {}
         self.positive = [number for number in range(len(self.case_ids)) if len(self.case(number).boxes)]
+        domains = [cases.domain.get(case_id, "") for case_id in self.case_ids]
+        self._shares = domain_shares(domains, domain_balance)
+        self._positive_shares = domain_shares([domains[number] for number in self.positive], domain_balance)
         self._open.clear()  # file handles are not carried into worker processes
 
     def case(self, number: int) -> StoredCase:
@@ -154,7 +161,9 @@ class PatchDataset(Dataset[Sample]):
             the number of a case, and the first voxel of the region in it.
         """
         numbers = self.positive if wants_lesion else range(len(self.case_ids))
-        number = int(numbers[rng.integers(len(numbers))])
+        shares = self._positive_shares if wants_lesion else self._shares
+        chosen = rng.integers(len(numbers)) if shares is None else rng.choice(len(numbers), p=shares)
+        number = int(numbers[chosen])
         lowest, highest = self.start_range(number)
         if wants_lesion:
             boxes = self.case(number).boxes
@@ -176,6 +185,27 @@ class PatchDataset(Dataset[Sample]):
         region may hang over the edge of the scan."""
         around: np.ndarray = start - (np.asarray(size) - np.asarray(self.patch_size)) // 2
         return around
+
+
+def domain_shares(domains: Sequence[str], balance: float) -> np.ndarray | None:
+    """How often each case is drawn: proportional to n^-balance, n being the cases of its domain.
+
+    So a domain is drawn proportionally to n^(1 - balance), a temperature of 1 / (1 - balance): with 0 as often as it
+    has scans, with 1 as often as any other, and a scan of a small domain the more often.
+
+    Args:
+        domains: of each case.
+        balance: 0 to 1.
+
+    Returns:
+        [len(domains)] with sum 1; None where all are alike.
+    """
+    sizes = Counter(domains)
+    if balance == 0 or len(sizes) < 2:
+        return None
+    weights = np.array([float(sizes[domain]) for domain in domains]) ** -balance
+    shares: np.ndarray = weights / weights.sum()
+    return shares
 
 
 def read_region(array: Any, start: np.ndarray, size: Sequence[int]) -> np.ndarray:

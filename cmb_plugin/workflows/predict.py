@@ -126,11 +126,11 @@ def predict(
     config = (options.config or model.inference_config()).on(device)
     # What prepares scans in the background takes a core from the network where the network runs on the cores.
     workers = min(3, default_workers() - 1) if options.workers is None else options.workers
-    if scans.split != "val" and model.left_out:
+    if scans.split == "test" and model.left_out:
         numbers = ", ".join(map(str, model.left_out))
         log(f"Note: left out, since not finished: fold {numbers}; train.mode=resume goes on")
     report = PredictReport()
-    groups = model.each() if scans.split == "val" else [model]
+    groups = [model] if scans.split == "test" else model.each()
     for group in groups:
         ensemble = load_ensemble(group, device, config)
         _introduce(ensemble, log)
@@ -177,7 +177,7 @@ def default_device() -> torch.device:
 
 
 def _check_output(scans: ScanSelection, output: Path | None) -> None:
-    if scans.folder is not None and (output is None or scans.split == "val"):
+    if scans.folder is not None and (output is None or scans.split != "test"):
         raise UserError(
             f"{scans.folder}: an input folder needs an output folder and no split", remedy="add --output DIR"
         )

@@ -40,6 +40,8 @@ from cmb_plugin.preparation import (
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import Outcome, default_workers, run_cases
 
+from .domains import settle_domains
+
 DEFAULT_PLANNER = "D3CMB"
 
 
@@ -65,6 +67,7 @@ class PreparedSummary:
         fresh: False when it was prepared before and nothing had changed.
         outside: numbers of the instances outside the crop, which is made without looking at labels. They are not
             learned, and count as missed in every evaluation.
+        domain: site, scanner or protocol; empty where nobody says.
     """
 
     case_id: str
@@ -75,6 +78,7 @@ class PreparedSummary:
     nonfinite: int
     fresh: bool
     outside: tuple[int, ...] = ()
+    domain: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,11 @@ class PrepReport:
         """The prepared cases of ``Tr`` or ``Ts``."""
         return [case for case in self.cases if case.split == split]
 
+    @property
+    def domains(self) -> list[str]:
+        """Domains of the prepared cases, sorted; of cases without one ``""``."""
+        return sorted({case.domain for case in self.cases})
+
 
 def prepare(
     folder: TaskFolder,
@@ -148,6 +157,7 @@ def prepare(
     planner, given_plan = _choose_planner(overrides)
     dataset = Dataset.load(folder)
     failures, warnings = _check(dataset, workers, full_check) if check else ([], [])
+    dataset = settle_domains(dataset, planner.config.domains, workers)
     items = [Item(split, case) for split in ("Tr", "Ts") for case in dataset.cases(split)]
     items = _without(items, failures)
 
@@ -263,7 +273,7 @@ def _preprocess(
             continue
         stored = StoredCase.open(folder, case_id)
         if stored.weak == dataset.is_weak(case_id):
-            ready[item] = _summary(item.split, stored, fresh=False)
+            ready[item] = _summary(item, stored, fresh=False)
     outcomes = run_cases(
         partial(_preprocess_case, dataset=dataset, plan=plan),
         [item for item in items if item not in ready],
@@ -303,14 +313,15 @@ def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummar
         lost = set(voxels_of_instances(mask)) - set(voxels_of_instances(stored.instances[:])) - set(stored.outside_ids)
         if lost:
             raise RuntimeError(f"{case.case_id}: instances {sorted(lost)} are not in the stored mask")
-    return _summary(split, stored, fresh=True)
+    return _summary(item, stored, fresh=True)
 
 
-def _summary(split: str, stored: StoredCase, fresh: bool) -> PreparedSummary:
+def _summary(item: Item, stored: StoredCase, fresh: bool) -> PreparedSummary:
     before = len(stored.truth) + len(stored.outside_ids) if stored.labelled else None
     after = len(stored.mask_boxes) if stored.labelled else None
     redrawn, outside = stored.redrawn, stored.outside_ids
-    return PreparedSummary(stored.case_id, split, before, after, redrawn, stored.nonfinite, fresh, outside)
+    domain = item.case.domain
+    return PreparedSummary(stored.case_id, item.split, before, after, redrawn, stored.nonfinite, fresh, outside, domain)
 
 
 def _outside_warning(case: PreparedSummary, dataset: Dataset) -> str:
@@ -358,7 +369,7 @@ def _write_splits(dataset: Dataset, lesions: Dictionary[str, int]) -> list[str]:
         known = {case_id for fold in read_splits(path) for part in ("train", "val") for case_id in fold[part]}
         if known >= set(lesions):
             return []
-    write_json(path, make_splits(lesions, dataset.patients(list(lesions))))
+    write_json(path, make_splits(lesions, dataset.patients(list(lesions)), domains=dataset.domain))
     if known:
         return [f"{path}: made anew, because there are new cases; models trained before have seen other folds"]
     return []

@@ -44,7 +44,8 @@ class ScanSelection:
 
     Attributes:
         task: the Task folder; of one that is not here only models may be used.
-        split: ``test``: imagesTs; ``val``: each fold predicts the cases that it was not trained on.
+        split: ``test``: imagesTs; ``val``: each fold predicts the cases that it was not trained on; ``unseen``:
+            those of the domain that the model was trained without.
         folder: any file or folder of scans instead of the task's own.
         without: modalities to leave out of every case, by name, as if there were no file of them.
         options: how ``folder`` is read where it holds no files named as in a Task folder.
@@ -102,8 +103,8 @@ class ScanSelection:
         images = self.task.images(part)
         missing = declared_missing(self.task)
         known = {case.case_id: case for case in find_cases(images, count, part)}
-        if self.split == "val":
-            ids = sorted(model.validation_cases(self.task))
+        if self.split != "test":
+            ids = sorted(model.held_out_cases(self.task, self.split))
         else:
             ids = sorted({*known, *prepared_cases(self.task.prepared(plan.name, part))})
         if not ids:

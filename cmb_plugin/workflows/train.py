@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from cmb_plugin.dataset import Dataset, Truth, read_splits
+from cmb_plugin.dataset import Dataset, Truth, read_splits, without_domain
+from cmb_plugin.dataset.domains import UNNAMED, slug
+from cmb_plugin.dataset.splits import Split
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
 from cmb_plugin.files import locked, write_json
@@ -26,6 +28,7 @@ from cmb_plugin.plugins import import_additional, suggest, trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import Overrides, plain_settings, read_settings, write_settings
 from cmb_plugin.training import (
+    AUGMENT_PRESETS,
     PRESETS,
     AugmentConfig,
     ExperimentConfig,
@@ -36,6 +39,7 @@ from cmb_plugin.training import (
     fit,
     seed_all,
 )
+from cmb_plugin.training.config import WITHOUT
 
 from .evaluate import evaluate
 from .evaluate import sweep as choose_operating_point
@@ -82,7 +86,8 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
 
     Args:
         folder: of the task.
-        overrides: ``module``, ``plan``, ``planner``, ``train``, ``train.mode``, ``additional_imports`` and settings.
+        overrides: ``module``, ``plan``, ``planner``, ``train``, ``augment``, ``train.mode``, ``additional_imports`` and
+            settings.
 
     Raises:
         UserError: an unknown trainer, preset or setting; a task without a plan.
@@ -109,7 +114,11 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
     preset = str(preset) if preset else ("v001" if torch.cuda.is_available() else "fast")
     if preset not in presets:
         raise UserError(f"unknown preset 'train={preset}'", remedy=suggest(preset, presets))
-    settings = overrides.below(presets[preset]).apply(
+    augment = overrides.take("augment")
+    if augment is not None and augment not in AUGMENT_PRESETS:
+        raise UserError(f"unknown preset 'augment={augment}'", remedy=suggest(str(augment), AUGMENT_PRESETS))
+    changes = {**presets[preset], **(AUGMENT_PRESETS[augment] if augment else {})}
+    settings = overrides.below(changes).apply(
         exp=ExperimentConfig(),
         trainer_cfg=TrainerConfig(),
         augment_cfg=AugmentConfig(),
@@ -117,16 +126,25 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
         inference_cfg=InferenceConfig(),
     )
     settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **settings}
-    exp = settings["exp"]
-    tag = f"_{exp.tag}" if exp.tag else ""
-    model = ModelFolder(models_root() / folder.name / f"{name}_{plan_name}{tag}")
+    exp: ExperimentConfig = settings["exp"]
+    model = model_folder(folder, name, plan_name, exp)
     plan = Plan.load(folder.plan(plan_name))
     if plan.target != trainer.target:
         raise UserError(
             f"{name} learns {trainer.target}, plan {plan_name} is one for {plan.target}",
             remedy="choose another plan=NAME or module=NAME",
         )
-    return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.fold))
+    return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.number))
+
+
+def model_folder(task: TaskFolder, trainer: str, plan: str, exp: ExperimentConfig) -> ModelFolder:
+    """``{trainer}_{plan}[_without-{domain}][_{tag}]``: what has not seen a domain is a model of its own.
+
+    Raises:
+        UserError: the fold is none.
+    """
+    without = f"_{WITHOUT}-{slug(exp.without)}" if exp.without else ""
+    return ModelFolder(models_root() / task.name / f"{trainer}_{plan}{without}{f'_{exp.tag}' if exp.tag else ''}")
 
 
 def train(run: TrainingRun, sweep: bool = True) -> None:
@@ -157,6 +175,7 @@ def train(run: TrainingRun, sweep: bool = True) -> None:
             run.settings["augment_cfg"],
             resume=run.mode == "resume" and run.fold.last.is_file(),
             inference_cfg=run.settings["inference_cfg"],
+            domains=Dataset.load(run.task).domain if run.settings["trainer_cfg"].domain_balance else None,
         )
         if first:
             after_training(run, val_ids or train_ids, module.device)
@@ -176,21 +195,51 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
     """Training and validation cases of the run's fold, as far as they are prepared.
 
     Raises:
-        UserError: no such fold, or nothing to train on.
+        UserError: no such fold or domain, or nothing to train on.
     """
-    splits = read_splits(run.task.splits)
-    fold = run.settings["exp"].fold
-    if not 0 <= fold < len(splits):
-        raise UserError(f"{run.task.splits}: no fold {fold}", remedy=f"choose exp.fold from 0 to {len(splits) - 1}")
+    split = folds_of(run)[run.settings["exp"].number]
     prepared = prepared_cases(run.task.prepared(run.plan.name, "Tr"))
-    train_ids, val_ids = ([case for case in splits[fold][part] if case in prepared] for part in ("train", "val"))
+    train_ids, val_ids = ([case for case in split[part] if case in prepared] for part in ("train", "val"))
     if not train_ids:
         raise UserError(
-            f"{run.task.prepared(run.plan.name, 'Tr')}: no prepared case of fold {fold}",
+            f"{run.task.prepared(run.plan.name, 'Tr')}: no prepared case of fold {run.settings['exp'].fold}",
             remedy=f"run nndet_prep {run.task.name}",
         )
     _check_modalities(run, [*train_ids, *val_ids])
     return train_ids, val_ids
+
+
+def folds_of(run: TrainingRun) -> list[Split]:
+    """The folds that a model of the run can have: those of the task; or, without a domain, fold 0 of them that has not
+    seen it, with the domain's training scans as ``unseen``.
+
+    Raises:
+        UserError: the run's fold is none of them, or there is no such domain.
+    """
+    splits, exp = read_splits(run.task.splits), run.settings["exp"]
+    if not exp.without:
+        if not 0 <= exp.number < len(splits):
+            raise UserError(
+                f"{run.task.splits}: no fold {exp.number}", remedy=f"choose exp.fold from 0 to {len(splits) - 1}"
+            )
+        return splits
+    dataset = Dataset.load(run.task)
+    domains = {case.case_id: case.domain or UNNAMED for case in dataset.cases("Tr")}
+    known = sorted(set(domains.values()))
+    if len(known) < 2:
+        raise UserError(
+            f"{run.task.name}: has no second domain to train on",
+            remedy='name them under "domain" in dataset.json, or run nndet_prep with -o planner_cfg.domains=geometry',
+        )
+    if exp.without not in known:
+        raise UserError(f"{run.task.name}: has no domain {exp.without}", remedy=suggest(exp.without, known))
+    split = without_domain(splits[0], exp.without, domains, dataset.session_id)
+    if not split["val"]:
+        raise UserError(
+            f"{run.task.splits}: fold 0 validates on {exp.without} alone",
+            remedy=f"delete the file and run nndet_prep {run.task.name}: it balances domains over the folds",
+        )
+    return [{**split, "unseen": [case for case, domain in domains.items() if domain == exp.without]}]
 
 
 def _check_modalities(run: TrainingRun, case_ids: Sequence[str]) -> None:
@@ -237,7 +286,7 @@ def _open_folder(run: TrainingRun) -> None:
     fold.root.mkdir(parents=True)
     fold.mark(finished=False)
     run.plan.save(fold.plan)
-    write_json(fold.splits, read_splits(run.task.splits))
+    write_json(fold.splits, folds_of(run))
     versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "nnunetv2")}
     write_settings(fold.settings, {"task": run.task.name, **run.settings, "versions": versions})
 
@@ -263,9 +312,11 @@ def _check_unchanged(run: TrainingRun) -> None:
 
 
 def _with_all_settings(run: TrainingRun, stored: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a fold of the run's trainer, with those of its network that did not exist when it was trained."""
-    defaults = plain_settings({"model_cfg": run.trainer.model_config()})["model_cfg"]
-    return {**stored, "model_cfg": {**defaults, **run.trainer.migrated(stored.get("model_cfg") or {})}}
+    """The settings of a fold of the run's trainer, with those that did not exist when it was trained."""
+    groups = {"trainer_cfg": TrainerConfig(), "augment_cfg": AugmentConfig(), "inference_cfg": InferenceConfig()}
+    defaults = plain_settings({**groups, "model_cfg": run.trainer.model_config()})
+    known = {**stored, "model_cfg": run.trainer.migrated(stored.get("model_cfg") or {})}
+    return {**known, **{name: {**own, **(known.get(name) or {})} for name, own in defaults.items()}}
 
 
 def _check_other_folds(run: TrainingRun) -> None:
@@ -298,14 +349,18 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _validate(run: TrainingRun, sweep: bool) -> None:
-    model = TrainedModel(ModelFolder(run.fold.root.parent), (run.settings["exp"].fold,))
-    report = predict(model, ScanSelection(run.task, "val"), PredictOptions(run.settings["inference_cfg"]))
-    _check_predicted(run, report)
+    exp: ExperimentConfig = run.settings["exp"]
+    model = TrainedModel(ModelFolder(run.fold.root.parent), (exp.number,))
+    for split in ("val", *(["unseen"] if exp.without else [])):
+        report = predict(model, ScanSelection(run.task, split), PredictOptions(run.settings["inference_cfg"]))
+        _check_predicted(run, report)
     dataset, config = Dataset.load(run.task), EvaluationConfig()
     truths: dict[str, Truth] = {}  # masks are slow to read: once for both
     if sweep and run.plan.target == "lesions":
         choose_operating_point(dataset, model, SweepConfig(), config, truths)
     evaluate(PredictionSet.of_model(dataset, model, "val"), config, truths=truths)
+    if exp.without:
+        evaluate(PredictionSet.of_model(dataset, model, "unseen"), config, truths=truths)
 
 
 def _check_predicted(run: TrainingRun, report: PredictReport) -> None:
@@ -322,6 +377,6 @@ def _check_predicted(run: TrainingRun, report: PredictReport) -> None:
         reasons = "; ".join(f"{failure.item.case.case_id}: {failure.error}" for failure in report.failures)
         count = len(report.failures)
         raise UserError(
-            f"{run.fold.root}: is trained, but {count} of its validation scans cannot be predicted ({reasons})",
+            f"{run.fold.root}: is trained, but {count} of its scans cannot be predicted ({reasons})",
             remedy="mend or remove them, then run the same command with train.mode=resume, which goes on from here",
         )

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cmb_plugin.dataset import Case, Dataset, read_splits
+from cmb_plugin.dataset.domains import UNNAMED, slug
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
-from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import read_settings
-from cmb_plugin.workflows.train import DEFAULT_PLAN
+from cmb_plugin.training import ExperimentConfig
+from cmb_plugin.training.config import WITHOUT
+from cmb_plugin.workflows.train import DEFAULT_PLAN, model_folder
 
 from .nnunet import NnunetTask, batch_size
 
@@ -90,7 +93,8 @@ class Method:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What one call was asked for; ``overrides`` are those of all methods, ``jobs`` networks train side by side."""
+    """What one call was asked for; ``overrides`` are those of all methods, ``jobs`` networks train side by side, and
+    with ``by_domain`` each without one of the task's domains, in place of ``folds``."""
 
     tasks: tuple[TaskFolder, ...]
     methods: tuple[Method, ...]
@@ -103,12 +107,26 @@ class Benchmark:
     nnunet_memory_gb: float | None = None
     resamples: int = 2000
     jobs: int = 1
+    by_domain: bool = False
 
     def __post_init__(self) -> None:
         check_overrides(self.overrides)
+        for method in self.methods if self.by_domain else ():
+            if not method.trainer:
+                raise UserError(
+                    f"--models {method.name}: cannot be trained without a domain",
+                    remedy="name trainers of this installation with --folds domains",
+                )
 
     def entries(self, task: TaskFolder) -> list[Entry]:
         """Every network of a task: a seed with all methods, then the next. Folders of predictions stand there once."""
+        if self.by_domain:
+            return [
+                Entry(self, task, method, 0, seed, domain)
+                for seed in self.seeds
+                for domain in domains_of(task)
+                for method in self.methods
+            ]
         return [
             Entry(self, task, method, fold, seed)
             for seed in self.seeds
@@ -120,18 +138,20 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Entry:
-    """One network: a method trained on one fold of a task with one seed."""
+    """One network: a method trained on one fold of a task, or without one of its domains, with one seed."""
 
     benchmark: Benchmark
     task: TaskFolder
     method: Method
     fold: int
     seed: int
+    without: str = ""
 
     @property
     def name(self) -> str:
-        """Method, fold and seed as they stand in file names."""
-        return f"{self.method.slug}_fold{self.fold}_seed{self.seed}"
+        """Method, fold or domain, and seed as they stand in file names."""
+        part = f"{WITHOUT}-{slug(self.without)}" if self.without else f"fold{self.fold}"
+        return f"{self.method.slug}_{part}_seed{self.seed}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -161,7 +181,17 @@ class Entry:
     @property
     def model(self) -> ModelFolder:
         """The model folder that a trainer writes."""
-        return ModelFolder(models_root() / self.task.name / f"{self.method.trainer}_{self.method.plan}_{self.tag}")
+        return self.model_tagged(self.tag)
+
+    def model_tagged(self, tag: str) -> ModelFolder:
+        """The model folder of another tag."""
+        exp = ExperimentConfig(self.trained_fold, tag, self.seed)
+        return model_folder(self.task, self.method.trainer, self.method.plan, exp)
+
+    @property
+    def trained_fold(self) -> int | str:
+        """``exp.fold`` of its training."""
+        return f"{WITHOUT}:{self.without}" if self.without else self.fold
 
     @property
     def fold_folder(self) -> FoldFolder:
@@ -190,7 +220,7 @@ class Entry:
         """
         asked = {"words": list(self.overrides), "budget": _plain(self.benchmark.budget)}
         if not self.record.is_file():
-            about = {"method": self.method.name, "fold": self.fold, "seed": self.seed}
+            about = {"method": self.method.name, "fold": self.trained_fold, "seed": self.seed}
             return {**about, **asked, "finished": [], "seconds": {}, "steps": None, "commands": {}}
         state = {"commands": {}, **read_json(self.record)}
         for key, value in asked.items():
@@ -260,6 +290,20 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"override '{override}' is not key=value", remedy="write for instance model_cfg.hspl=false")
         if key in TAKEN:
             raise UserError(f"'{override}': is decided by the benchmark", remedy=f"say it by {TAKEN[key]}")
+
+
+def domains_of(task: TaskFolder) -> list[str]:
+    """The domains of a task's training scans, sorted.
+
+    Raises:
+        UserError: there are not two.
+    """
+    domains = sorted({case.domain or UNNAMED for case in Dataset.load(task).cases("Tr")})
+    if len(domains) < 2:
+        raise UserError(
+            f"{task.name}: has one domain", remedy="join Tasks with nndet_merge, or see docs/domains.md for their names"
+        )
+    return domains
 
 
 def measured_split(task: TaskFolder) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from cmb_plugin.dataset import read_splits
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.paths import TaskFolder, models_root
+from cmb_plugin.paths import TaskFolder
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.train import DEFAULT_PLAN
@@ -35,12 +35,14 @@ TRIAL_STEPS = (4, 4000)  # of an epoch, at first and at most
 
 @dataclass
 class BenchmarkRun:
-    """What a benchmark did: entries that stand, entries that failed with their logs, files of the report."""
+    """What a benchmark did: entries that stand, entries that failed with their logs, files of the report, and its rows:
+    a ``table``, or of a benchmark by domain ``domains``."""
 
     finished: list[Entry] = field(default_factory=list)
     failed: dict[str, Path] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     table: Any = None
+    domains: Any = None
 
 
 def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> BenchmarkRun:
@@ -74,7 +76,12 @@ def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> B
     if "eval" in benchmark.phases:
         if not done.finished:
             raise UserError(f"{benchmark.output}: nothing is finished", remedy="leave --only out")
-        done.table, done.files = write_table(benchmark, done.finished, log)
+        if benchmark.by_domain:
+            from .domain_table import write_domain_table
+
+            done.domains, done.files = write_domain_table(benchmark, done.finished, log)
+        else:
+            done.table, done.files = write_table(benchmark, done.finished, log)
     return done
 
 
@@ -170,7 +177,7 @@ def _train_command(entry: Entry, epochs: int, per_epoch: int, tag: str) -> list[
         *(f"module={entry.method.trainer}", f"plan={entry.method.plan}", *preset),
         *(f"trainer_cfg.epochs={epochs - averaged}", f"trainer_cfg.swa_epochs={averaged}"),
         *(f"trainer_cfg.steps_per_epoch={per_epoch}", f"trainer_cfg.validate_every={max(1, epochs // 2)}"),
-        *(*overrides, f"exp.fold={entry.fold}", f"exp.seed={entry.seed}", f"exp.tag={tag}"),
+        *(*overrides, f"exp.fold={entry.trained_fold}", f"exp.seed={entry.seed}", f"exp.tag={tag}"),
     ]
 
 
@@ -230,8 +237,7 @@ def _seconds_per_step(entry: Entry, commands: Commands) -> float:
         steps = min(most, int(steps * aim / max(seconds, 0.5)))
         seconds = _trial(entry, steps, commands)
     if entry.method.trainer:
-        trial_model = f"{entry.method.trainer}_{entry.method.plan}_{_trial_tag(entry)}"
-        shutil.rmtree(models_root() / entry.task.name / trial_model, ignore_errors=True)
+        shutil.rmtree(entry.model_tagged(_trial_tag(entry)).root, ignore_errors=True)
     return max(seconds, 0.01) / steps
 
 

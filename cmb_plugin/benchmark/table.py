@@ -97,7 +97,7 @@ def write_table(
         rows += _rows_of_task(benchmark, [entry for entry in entries if entry.task == task], notes, log)
     folder = benchmark.output
     files = [folder / "benchmark.md", folder / "benchmark.csv", folder / "benchmark.html"]
-    config = _config(benchmark)
+    config = evaluation_config(benchmark)
     rule = RULE.format(mm=config.match_mm, resamples=benchmark.resamples)
     notes += _provenance(entries)
     write_text(files[0], markdown(rows, rule, notes))
@@ -106,7 +106,8 @@ def write_table(
     return rows, files
 
 
-def _config(benchmark: Benchmark) -> EvaluationConfig:
+def evaluation_config(benchmark: Benchmark) -> EvaluationConfig:
+    """How detections are compared, by the benchmark's overrides."""
     overrides = split_overrides(benchmark.overrides)["eval"]
     config: EvaluationConfig = Overrides.parse(overrides).apply(eval_cfg=EvaluationConfig())["eval_cfg"]
     return config
@@ -219,7 +220,7 @@ def load_entry(
     scored = predictions.read(truths=truths)
     if scored.unreadable:
         raise UserError(next(iter(scored.unreadable.values())))
-    return scored.cases, scored.at_operating_point(_config(entry.benchmark))[0], scored.missing
+    return scored.cases, scored.at_operating_point(evaluation_config(entry.benchmark))[0], scored.missing
 
 
 def headings(rows: Sequence[Row]) -> list[str]:

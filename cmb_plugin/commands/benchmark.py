@@ -14,6 +14,7 @@ from .names import find_task
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from cmb_plugin.benchmark.domain_table import DomainRow
     from cmb_plugin.benchmark.entries import Benchmark
     from cmb_plugin.benchmark.run import BenchmarkRun
     from cmb_plugin.benchmark.table import Row
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_benchmark 100 101 --budget 2000steps --jobs 2              two tasks; two networks train at a time
         nndet_benchmark 101 --models CMBRetinaUNet,path/to/predictions   against what another program predicted
         nndet_benchmark 101 --models "CMBRetinaUNet, FFM alone: CMBRetinaUNet model_cfg.hspl=false"    an ablation
+        nndet_benchmark 200 --folds domains --models CMBRetinaUNet       each domain left out once, domain x domain
         nndet_benchmark 101 --only eval                                  the table of what is finished
 
     Models: a trainer (nndet_train module=), with another plan as Trainer:D3V001_3d; nnunet, the installed nnU-Net v2
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Budget: 2000steps, or 30min or 2h of optimisation steps, from two short trials of each method; start-up, validation
     and prediction come on top. The same number of steps is not the same work: the table names patches and time.
+
+    With --folds domains every network is trained on all domains but one, and measured on that one and on the others:
+    domains.md, .csv and .html (docs/domains.md).
 
     Interrupted or killed, the same command goes on where it was. Test scans are measured, or, where the task has none,
     the validation scans of the folds, pooled. Files: --output holds benchmark.md, .csv and .html, and per task the
@@ -52,7 +57,7 @@ def add_options(arguments: argparse.ArgumentParser, models: str, name: str) -> N
     """The options of a benchmark, which studies in benchmarks/ have too; ``name`` is that of its default folder."""
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
     arguments.add_argument("--models", default=models, metavar="MODEL,...", help="(default: %(default)s)")
-    arguments.add_argument("--folds", default="0", metavar="N,...", help="(default: %(default)s)")
+    arguments.add_argument("--folds", default="0", metavar="N,...", help="or domains (default: %(default)s)")
     arguments.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1 (default: %(default)s)")
     arguments.add_argument("--budget", default="2000steps", help="of each training (default: %(default)s)")
     arguments.add_argument(
@@ -93,7 +98,8 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
     for phase in phases:
         if phase not in PHASES:
             raise UserError(f"--only {phase}: no such phase", remedy=suggest(phase, PHASES))
-    if not re.fullmatch(r"\d+(,\d+)*", args.folds) or args.seeds < 1 or args.jobs < 1:
+    by_domain = args.folds == "domains"
+    if not (by_domain or re.fullmatch(r"\d+(,\d+)*", args.folds)) or args.seeds < 1 or args.jobs < 1:
         raise UserError("--folds, --seeds or --jobs: not understood", remedy="give for instance --folds 0,1 --seeds 3")
     output = Path(args.output).expanduser().resolve() if args.output else models_root() / name
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", output.name):
@@ -102,7 +108,7 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
     return Benchmark(
         tasks=tuple(find_task(task) for task in args.tasks),
         methods=parse_methods(args.models),
-        folds=tuple(int(fold) for fold in args.folds.split(",")),
+        folds=(0,) if by_domain else tuple(int(fold) for fold in args.folds.split(",")),
         seeds=tuple(range(args.seeds)),
         budget=Budget.parse(args.budget),
         overrides=tuple(args.overrides),
@@ -111,6 +117,7 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
         nnunet_memory_gb=args.nnunet_memory,
         resamples=args.resamples,
         jobs=args.jobs,
+        by_domain=by_domain,
     )
 
 
@@ -135,6 +142,8 @@ def run(benchmark: Benchmark) -> BenchmarkRun:
     done = run_benchmark(benchmark, log=timed)
     if done.table:
         _show(done.table, console)
+    if done.domains:
+        _show_domains(done.domains, console)
     for name, path in done.failed.items():
         log(f"failed: {name}, see {path}")
     for file in done.files:
@@ -162,3 +171,22 @@ def _show(rows: Sequence[Row], console: Console) -> None:
         for index, heading in enumerate(COSTS[1:], start=1):
             table.add_row(heading, *(costs(row)[index] for row in own))
         console.print(table)
+
+
+def _show_domains(rows: Sequence[DomainRow], console: Console) -> None:
+    """Domain x domain for the first number, and the operating points; domains.md has the others."""
+    from rich import box
+    from rich.table import Table
+
+    from cmb_plugin.benchmark.domain_table import NUMBERS, groups_of, matrix, points
+
+    name, title, decimals = NUMBERS[0]
+    for task, method, own in groups_of(rows):
+        tables = ((f"{task}, {method}: {title}", matrix(own, name, decimals)), ("Operating points", points(own)))
+        for heading, (columns, lines) in tables:
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=heading, title_justify="left")
+            for column in columns:
+                table.add_column(column, justify="right" if column else "left")
+            for line in lines:
+                table.add_row(*(cell.strip("*") for cell in line))
+            console.print(table)

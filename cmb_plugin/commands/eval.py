@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     {case}.nii.gz, and tables of points (CSV, TSV) with a column case, x_ras_mm y_ras_mm z_ras_mm (or x_lps_mm ..., or
     the voxel i j k), and, if there is one, score, class, diameter_mm.
 
-    Files: val_results, test_results or unseen_results of the fold, of several folds those of consolidated, or --output, hold
-    metrics.json, detections.tsv, froc.png, gallery.png and report.html, one page with everything (docs/evaluation.md);
-    of a model of regions metrics.json, regions.tsv and dice.png (docs/segmentation.md).
+    Files: val_results, test_results or unseen_results of the fold, of several folds those of consolidated, or --output,
+    hold metrics.json, detections.tsv, froc.png, gallery.png and report.html, one page with everything
+    (docs/evaluation.md); of a model of regions metrics.json, regions.tsv and dice.png (docs/segmentation.md).
     Exit code 2 when a case had no readable predictions or label; the others are measured all the same, and a case
     without predictions counts as one in which nothing was found.
     """

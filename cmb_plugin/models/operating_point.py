@@ -165,6 +165,13 @@ class OperatingPoint:
         ranked = plain.ranked_by(self.ranking)
         return ranked.with_thresholds(self.class_scores, self.score) if self.class_scores else ranked
 
+    def brought_to(self, detections: Detections, common: float) -> Detections:
+        """Detections as a model gives them, with scores of which those that this operating point, of one fold, reports
+        reach ``common``, and no others: so scans with different operating points are measured together."""
+        ranked = detections.without_thresholds().ranked_by(self.ranking)
+        scores = _calibrated(ranked.scores, ranked.labels, self, common)
+        return dataclasses.replace(ranked, scores=scores.astype(np.float32)).by_score()
+
     def _by_vote(self, detections: Detections) -> Detections:
         common = self.score
         columns = (detections.columns[fold_column(point.ranking)][:, k] for k, point in enumerate(self.members))

@@ -81,8 +81,8 @@ class PatchDataset(Dataset[Sample]):
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
     drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
-    anywhere. Scans are equally likely, or, the more so the larger ``domain_balance`` is, domains. A trainer with another
-    rule derives from it and overrides ``place``.
+    anywhere. Scans are equally likely, or, the more so the larger ``domain_balance`` is, domains. A trainer with
+    another rule derives from it and overrides ``place``.
 
     Args:
         cases: prepared cases to draw from.

@@ -10,7 +10,8 @@ from cmb_plugin.images import Grid
 from cmb_plugin.preparation import Normalisation, Preprocessing, preprocess_case, save_case
 from cmb_plugin.training import Augmentation, AugmentConfig, PatchDataset, PreparedCases, Sample
 from cmb_plugin.training.augmentation import seeded
-from cmb_plugin.training.patches import StepSampler, collate
+from cmb_plugin.training.config import AUGMENT_PRESETS
+from cmb_plugin.training.patches import StepSampler, collate, domain_shares
 
 PATCH = (16, 24, 20)
 ALWAYS = AugmentConfig(spatial=1.0, noise=1.0, blur=1.0, brightness=1.0, contrast=1.0, low_resolution=1.0, gamma=1.0)
@@ -39,15 +40,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0):
+def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0, domain=None, balance=0.0):
     augmentation = Augmentation(PATCH, (1.0, 1.0, 1.0), augment) if augment else None
     return PatchDataset(
-        PreparedCases(folder, tuple(ids)),
+        PreparedCases(folder, tuple(ids), domain or {}),
         batch_size=4,
         foreground_fraction=fraction,
         augmentation=augmentation,
         patch_size=PATCH,
         seed=seed,
+        domain_balance=balance,
     )
 
 
@@ -188,3 +190,50 @@ def test_a_modality_that_a_case_lacks_stays_empty_in_augmentation(tmp_path):
         seen = data[index].image
         assert seen[0].std() > 0
         assert not seen[1].any()
+
+
+def test_shares_go_from_scans_to_domains():
+    domains = ["large"] * 8 + ["small"] * 2
+    assert domain_shares(domains, 0.0) is None
+    assert domain_shares(["one"] * 3, 1.0) is None
+    even, between = domain_shares(domains, 1.0), domain_shares(domains, 0.5)
+    assert even[:8].sum() == pytest.approx(0.5)
+    assert between[:8].sum() / between[8:].sum() == pytest.approx(np.sqrt(8 / 2))  # n^(1 - balance)
+    assert len(set(even[:8])) == 1
+
+
+def test_a_small_domain_is_drawn_as_often_as_a_large_one(folder):
+    domain = {"a": "large", "b": "large", "c": "large", "d": "small"}
+    places = {0.0: [], 1.0: []}
+    for balance, drawn in places.items():
+        data = dataset(folder, domain=domain, balance=balance)
+        rng = np.random.default_rng(0)
+        drawn += [data.place(bool(i % 2), PATCH, rng)[0] for i in range(1200)]
+    assert places[0.0].count(3) / 1200 == pytest.approx((1 / 4 + 1 / 3) / 2, abs=0.04)
+    assert places[1.0].count(3) / 1200 == pytest.approx(1 / 2, abs=0.04)
+
+
+def test_without_balance_domains_change_no_patch(folder):
+    plain, known = dataset(folder), dataset(folder, domain={"a": "one", "b": "two"})
+    for first, second in zip(items(plain, 12), items(known, 12), strict=True):
+        assert first.place == second.place
+        assert torch.equal(first.image, second.image)
+
+
+def test_the_preset_for_domains_changes_intensities_and_no_lesion(folder):
+    config = AugmentConfig(**{key.partition(".")[2]: 1.0 for key in AUGMENT_PRESETS["domains"]}, spatial=0, mirror=0)
+    for plain, changed in zip(items(dataset(folder), 8), items(dataset(folder, augment=config), 8), strict=True):
+        assert torch.isfinite(changed.image).all()
+        assert not torch.allclose(plain.image, changed.image)
+        assert len(plain.boxes) == len(changed.boxes) or plain.place != changed.place
+
+
+def test_a_bias_field_is_smooth_and_leaves_the_mean(folder):
+    config = AugmentConfig(**dict.fromkeys(("spatial", "mirror", "noise", "blur", "brightness", "contrast"), 0.0),
+                           low_resolution=0, gamma=0, bias_field=1.0)  # fmt: skip
+    image = torch.zeros(1, *PATCH)
+    field, _ = Augmentation(PATCH, (1.0, 1.0, 1.0), config)(image, torch.zeros(PATCH, dtype=torch.int16), 3)
+    assert field.abs().max() > 0.01
+    assert float(field.mean()) == pytest.approx(0, abs=1e-4)
+    steps = [field.diff(dim=axis).abs().max() for axis in (1, 2, 3)]
+    assert max(steps) < 0.3 * (field.max() - field.min())

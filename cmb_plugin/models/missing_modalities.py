@@ -37,9 +37,16 @@ def channels_without(known: Sequence[str], names: Sequence[str], tolerates_missi
 
 def declared_missing(task: TaskFolder) -> dict[str, tuple[int, ...]]:
     """``Dataset.missing``; nothing where there is no dataset.json, as on a machine that has prepared scans only."""
-    if not any((task.root / name).is_file() for name in DEFINITION_FILES):
-        return {}
-    return Dataset.load(task).missing
+    return Dataset.load(task).missing if _is_defined(task) else {}
+
+
+def declared_domains(task: TaskFolder) -> dict[str, str]:
+    """``Dataset.domain``; nothing where there is no dataset.json."""
+    return Dataset.load(task).domain if _is_defined(task) else {}
+
+
+def _is_defined(task: TaskFolder) -> bool:
+    return any((task.root / name).is_file() for name in DEFINITION_FILES)
 
 
 def with_missing(case: Case, without: Collection[int], by_files: bool) -> Case:

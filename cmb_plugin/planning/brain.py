@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from cmb_plugin.errors import UserError
 from cmb_plugin.preparation import (
     CaseFingerprint,
+    DomainUnits,
     Fingerprint,
     Normalisation,
     Preprocessing,
@@ -49,6 +51,7 @@ def brain_preprocessing(
         normalisation,
         brain_channel=brain_channel(fingerprint.modalities),
         brain_margin_mm=margin_mm,
+        domain_units=_domain_units(fingerprint, normalisation),
     )
 
 
@@ -66,12 +69,34 @@ def brain_normalisation(fingerprint: Fingerprint) -> tuple[Normalisation, ...]:
     return tuple(steps)
 
 
+def _domain_units(fingerprint: Fingerprint, normalisation: Sequence[Normalisation]) -> tuple[DomainUnits, ...]:
+    """The units of each domain that are not those of the data set as a whole: as if the domain were one of its own."""
+    domains = sorted({case.domain for case in fingerprint.cases if case.domain})
+    if len(domains) < 2:
+        return ()
+    common = tuple(step.unit for step in normalisation)
+    entries = []
+    for domain in domains:
+        own = [case for case in fingerprint.cases if case.domain == domain]
+        units = tuple(
+            find_scheme(step.scheme).unit(own, index)[0] or step.unit for index, step in enumerate(normalisation)
+        )
+        if units != common:
+            entries.append(DomainUnits(domain, units))
+    return tuple(entries)
+
+
 def brain_notes(plan: Plan, fingerprint: Fingerprint) -> list[str]:
     """What there is to say about such a recipe: the units that the modalities are stored in, and where the brain comes
     from."""
     steps = enumerate(zip(fingerprint.modalities, plan.preprocessing.normalisation, strict=True))
     units = [(name, find_scheme(step.scheme).unit(fingerprint.cases, index)[1]) for index, (name, step) in steps]
     notes = [f"{name}: {note}" for name, note in units if note]
+    for entry in plan.preprocessing.domain_units:
+        own = ", ".join(
+            f"{name} {unit}" for name, unit in zip(fingerprint.modalities, entry.units, strict=True) if unit
+        )
+        notes.append(f"{entry.domain} is stored in units of its own: {own or 'each scan in its own'}.")
     if plan.preprocessing.brain_channel is None:
         return [*notes, "No modality shows where the brain is: scans are cropped to what is not empty."]
     cases = fingerprint.cases

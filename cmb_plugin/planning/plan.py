@@ -271,6 +271,8 @@ class Plan:
             return f"preprocessing: spacing is {recipe.spacing}"
         if len(recipe.normalisation) != len(self.modalities):
             return f"preprocessing: {len(recipe.normalisation)} normalisations for {len(self.modalities)} modalities"
+        if any(len(entry.units) != len(self.modalities) for entry in recipe.domain_units):
+            return f"preprocessing: domain_units of a domain are not {len(self.modalities)}"
         if recipe.brain_channel is not None and not 0 <= recipe.brain_channel < len(self.modalities):
             return f"preprocessing: brain_channel is {recipe.brain_channel}, the data set has no such modality"
         if self.polarity and len(self.polarity) != len(self.modalities):

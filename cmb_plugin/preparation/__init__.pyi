@@ -6,7 +6,7 @@ from .measurement import fingerprint_case
 from .modalities import brain_channel, modality_kind, modality_polarity
 from .phase import to_radians, wrap
 from .reading import read_brain, read_images, read_labels, read_regions, scan_files, source_files
-from .recipe import Normalisation, Preprocessing
+from .recipe import DomainUnits, Normalisation, Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
 from .scans import Scan, ScanSource, input_cases, prepared_scans
 from .schemes import NormalisationScheme, find_scheme
@@ -14,6 +14,7 @@ from .storage import StoredCase, is_current, prepared_cases, save_case, work_key
 
 __all__ = [
     "CaseFingerprint",
+    "DomainUnits",
     "Fingerprint",
     "Normalisation",
     "NormalisationScheme",

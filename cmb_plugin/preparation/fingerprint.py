@@ -38,6 +38,7 @@ class CaseFingerprint:
         contrasts: for each lesion and modality its mean against its surroundings, over their standard deviation.
         extremes: smallest and largest value of each modality in the whole scan; zeros where it is missing.
         bulks: for each modality the size that all but a hundredth of the brain's values stay below.
+        domain: site, scanner or protocol; empty where nobody says.
     """
 
     case_id: str
@@ -54,6 +55,7 @@ class CaseFingerprint:
     contrasts: tuple[tuple[float, ...], ...] = ()
     extremes: tuple[tuple[float, float], ...] = ()
     bulks: tuple[float, ...] = ()
+    domain: str = ""
 
     @property
     def cropped_fraction(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,19 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class DomainUnits:
+    """How a domain (site, scanner or protocol) stores its values, where others store them otherwise.
+
+    Attributes:
+        domain: its name.
+        units: ``Normalisation.unit`` of each modality.
+    """
+
+    domain: str
+    units: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """The recipe. Axes of every tuple are those of the network array: first the scan is brought to z, y, x nearest to
     the world axes (S, P, L positive), then transposed by ``transpose``.
@@ -39,6 +52,7 @@ class Preprocessing:
         brain_channel: modality in which the brain is looked for where no mask of it is given; the scan is cropped to
             the brain, and ``robust`` and ``qsm`` take their statistics there. None leaves the brain alone.
         brain_margin_mm: kept around the brain in a crop.
+        domain_units: for domains whose scans are stored in units of their own; see ``of_domain``.
     """
 
     spacing: tuple[float, float, float]
@@ -48,3 +62,13 @@ class Preprocessing:
     min_instance_voxels: int = 1
     brain_channel: int | None = None
     brain_margin_mm: float = 12.0
+    domain_units: tuple[DomainUnits, ...] = ()
+
+    def of_domain(self, domain: str) -> Preprocessing:
+        """The recipe for scans of one domain: with its own units where it has such, else as it is. A scan whose domain
+        nobody knows, or which is not among those of training, has the units of ``normalisation``."""
+        own = next((entry.units for entry in self.domain_units if entry.domain == domain), None)
+        if own is None:
+            return replace(self, domain_units=()) if self.domain_units else self
+        steps = tuple(replace(step, unit=unit) for step, unit in zip(self.normalisation, own, strict=True))
+        return replace(self, normalisation=steps, domain_units=())

@@ -66,6 +66,7 @@ class ScanSource:
 
         Where the scans themselves are not at hand, a stored case is taken as it is.
         """
+        recipe = recipe.of_domain(case.domain)
         current = is_current(folder, case.case_id, work_key(source_files(case, recipe), recipe))
         stored = (folder / f"{case.case_id}.json").is_file()
         raw = any(path.is_file() for path in case.present)
@@ -82,8 +83,8 @@ class ScanSource:
             return f"{stored.key} without {sorted(further)}" if further else stored.key
         if self.fetch is not None:
             files = [path for path in self.origin if path.is_file()]
-            return f"{work_key(files, recipe)} {self.variant}".rstrip()
-        return work_key(scan_files(self.case, recipe), recipe)
+            return f"{work_key(files, recipe.of_domain(self.case.domain))} {self.variant}".rstrip()
+        return work_key(scan_files(self.case, recipe), recipe.of_domain(self.case.domain))
 
 
 def input_cases(folder: Path, n_modalities: int) -> list[Case]:
@@ -155,7 +156,7 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
         source.fetch()
     images, grid = read_images(source.case)
     brain = read_brain(source.case, grid) if recipe.brain_channel is not None else None
-    prepared = preprocess_case(images, grid, None, recipe, brain)
+    prepared = preprocess_case(images, grid, None, recipe.of_domain(source.case.domain), brain)
     return Scan(prepared.data, prepared.mapping, source.case.missing)
 
 

@@ -223,6 +223,8 @@ def work_key(sources: Sequence[Path], recipe: Preprocessing | None = None) -> st
     """A short text that changes when a source file (by name, size and time of change) or the recipe changes."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     how = recipe and {"rules": RULES, **dataclasses.asdict(recipe)}
+    if how and not how["domain_units"]:
+        del how["domain_units"]  # cases that were prepared before domains had units stay current
     return digest({"schema": SCHEMA, "recipe": how, "files": files})
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -224,7 +224,7 @@ def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple
         description=f"Measuring {dataset.task.name}",
     )
     measured |= {outcome.item: outcome.result for outcome in outcomes}
-    cases = tuple(case for case in measured.values() if case is not None)
+    cases = tuple(replace(case, domain=i.case.domain) for i, case in measured.items() if case is not None)
     fingerprint = Fingerprint(dataset.task.name, dataset.modalities, dataset.classes, cases, dataset.regions)
     fingerprint.save(dataset.task.fingerprint)
     return fingerprint, _failures(outcomes)
@@ -303,7 +303,8 @@ def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummar
     labels = read(case, len(plan.classes), grid) if case.label is not None or split == "Tr" else None
     mask = None if labels is None else labels.mask
     brain = read_brain(case, grid) if plan.preprocessing.brain_channel is not None else None
-    prepared = preprocess_case(images, grid, mask, plan.preprocessing, brain, regions)
+    recipe = plan.preprocessing.of_domain(case.domain)
+    prepared = preprocess_case(images, grid, mask, recipe, brain, regions)
     classes = {} if labels is None else labels.classes
     weak = dataset.is_weak(case.case_id)
     save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key, weak=weak)
@@ -335,7 +336,7 @@ def _outside_warning(case: PreparedSummary, dataset: Dataset) -> str:
 
 
 def _prepared_key(case: Case, plan: Plan) -> str:
-    return work_key(source_files(plan.case(case), plan.preprocessing), plan.preprocessing)
+    return work_key(source_files(plan.case(case), plan.preprocessing), plan.preprocessing.of_domain(case.domain))
 
 
 def _failures(outcomes: Sequence[Outcome[Item, Any]]) -> list[Failure]:

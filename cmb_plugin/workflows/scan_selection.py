@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cmb_plugin.dataset import Case, find_cases, image_files
 from cmb_plugin.errors import UserError
 from cmb_plugin.models.ensemble import trainer_of
-from cmb_plugin.models.missing_modalities import channels_without, declared_missing, with_missing
+from cmb_plugin.models.missing_modalities import channels_without, declared_domains, declared_missing, with_missing
 from cmb_plugin.models.trained import PARTS, TrainedModel
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
@@ -101,7 +101,7 @@ class ScanSelection:
     def _cases(self, model: TrainedModel, plan: Plan) -> list[Case]:
         part, count = PARTS[self.split], plan.n_files
         images = self.task.images(part)
-        missing = declared_missing(self.task)
+        missing, domain = declared_missing(self.task), declared_domains(self.task)
         known = {case.case_id: case for case in find_cases(images, count, part)}
         if self.split != "test":
             ids = sorted(model.held_out_cases(self.task, self.split))
@@ -111,7 +111,9 @@ class ScanSelection:
             raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
         return [
             dataclasses.replace(
-                known.get(case_id) or _absent(case_id, images, count, part), missing=missing.get(case_id, ())
+                known.get(case_id) or _absent(case_id, images, count, part),
+                missing=missing.get(case_id, ()),
+                domain=domain.get(case_id, ""),
             )
             for case_id in ids
         ]

@@ -11,7 +11,7 @@ from cmb_plugin.planning.brain import brain_normalisation, brain_preprocessing
 from cmb_plugin.preparation import CaseFingerprint, Fingerprint, Preprocessing, preprocess_case, work_key
 from cmb_plugin.preparation.recipe import DomainUnits, Normalisation
 
-RADIANS, TWELVE_BITS = (-math.pi, math.pi), (-2048.0, 2047.0)
+RADIANS, THIRTEEN_BITS = (-math.pi, math.pi), (-4096.0, 4095.0)
 FILTERED = (-900.0, 900.0)  # phase of 13 bits that a high pass has made smaller
 
 
@@ -29,10 +29,10 @@ def recipe(*cases):
 
 
 def test_each_domain_has_the_unit_that_it_would_have_alone():
-    made = recipe(case("a", RADIANS), case("b", TWELVE_BITS), case("b", FILTERED), case("", RADIANS))
+    made = recipe(case("a", RADIANS), case("b", THIRTEEN_BITS), case("b", FILTERED), case("", RADIANS))
     assert [step.unit for step in made.normalisation] == [None, None]  # what a new scan has: its own
-    assert made.domain_units == (DomainUnits("a", (None, "radians")), DomainUnits("b", (None, "-2048..2048")))
-    assert made.of_domain("b").normalisation[1] == Normalisation("phase", unit="-2048..2048")
+    assert made.domain_units == (DomainUnits("a", (None, "radians")), DomainUnits("b", (None, "-4096..4096")))
+    assert made.of_domain("b").normalisation[1] == Normalisation("phase", unit="-4096..4096")
     assert made.of_domain("b").domain_units == ()
     assert made.of_domain("elsewhere") == replace(made, domain_units=())
 
@@ -56,7 +56,7 @@ def test_scans_prepared_before_domains_had_units_stay_current(tmp_path):
 
 
 def test_filtered_phase_of_a_domain_is_read_in_the_domains_unit():
-    made = recipe(case("a", RADIANS), case("b", TWELVE_BITS), case("b", FILTERED))
+    made = recipe(case("a", RADIANS), case("b", THIRTEEN_BITS), case("b", FILTERED))
     rng = np.random.default_rng(0)
     phase = rng.uniform(-900, 900, (9, 9, 9)).astype(np.float32)
     phase[0, 0, :2] = -900, 900
@@ -65,5 +65,5 @@ def test_filtered_phase_of_a_domain_is_read_in_the_domains_unit():
     bare = replace(made, brain_channel=None, crop_to_nonzero=False)
     known = preprocess_case(images.copy(), grid, None, bare.of_domain("b")).data[1]
     unknown = preprocess_case(images.copy(), grid, None, bare.of_domain("")).data[1]
-    assert np.abs(known).max() == pytest.approx(math.pi * 900 / 2048, rel=1e-3)
+    assert np.abs(known).max() == pytest.approx(math.pi * 900 / 4096, rel=1e-3)
     assert np.abs(unknown).max() > 1.5 * np.abs(known).max()  # taken for a smaller unit, as a scan alone is

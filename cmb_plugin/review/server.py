@@ -1,0 +1,218 @@
+"""The server that a browser on this machine talks to: a page, the scans of a session, and decisions one by one.
+
+Only programs that know the token in the address are answered. A page of another origin is not, even if it does, and
+names in a request never become paths: cases, images and files of the page are looked up in lists.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .decisions import BadEventError, StaleRevisionError
+
+if TYPE_CHECKING:
+    from .session import ReviewSession
+
+HOSTS = ("127.0.0.1", "localhost")
+MOST_BYTES = 16_384  # of a decision
+STATIC = {"review.js": "text/javascript", "review.css": "text/css", "niivue.umd.js": "text/javascript"}
+HEADERS = {
+    # NiiVue compiles no code at run time, but unpacks scans in workers that it makes itself, and draws from blobs.
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the address holds the token
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+def new_token() -> str:
+    """A token of 256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def build_app(session: ReviewSession, token: str) -> ASGIApp:
+    """The application.
+
+    Args:
+        session: what is reviewed.
+        token: first part of every address that is answered.
+    """
+    names = list(session.cases)
+    writing = anyio.Lock()  # decisions come one after another
+
+    def case_of(request: Request) -> str:
+        """The case that the address names by its number."""
+        number = request.path_params["number"]
+        if number >= len(names):
+            raise HTTPException(404)
+        return names[number]
+
+    async def page(_: Request) -> Response:
+        return Response(_static("index.html"), media_type="text/html")
+
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in STATIC:
+            raise HTTPException(404)
+        return Response(await run_in_threadpool(_static, name), media_type=STATIC[name])
+
+    async def listing(_: Request) -> Response:
+        cases = await run_in_threadpool(session.listing)
+        return JSONResponse({"title": session.title, "reader": session.store.reader, "cases": cases})
+
+    async def describe(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(session.describe, case_of(request)))
+
+    async def image(request: Request) -> Response:
+        path = session.images(case_of(request)).get(request.path_params["modality"])
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, media_type="application/octet-stream")
+
+    async def decide(request: Request) -> Response:
+        case_id = case_of(request)
+        try:
+            content = json.loads(await _body(request))
+            event, revision = content["event"], content["revision"]
+            if not isinstance(event, dict) or type(revision) is not int:
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise HTTPException(400, 'send {"revision": number, "event": {...}}') from None
+        async with writing:
+            key, scope = await run_in_threadpool(lambda: (session.key(case_id), session.scope(case_id)))
+            try:
+                review = await run_in_threadpool(session.store.append, case_id, key, event, revision, scope)
+            except StaleRevisionError:
+                state = (await run_in_threadpool(session.review, case_id)).state()
+                return JSONResponse({"error": "decided elsewhere meanwhile", "state": state}, status_code=409)
+            except BadEventError as error:
+                raise HTTPException(400, str(error)) from None
+        return JSONResponse({"state": review.state()})
+
+    async def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": error.detail}, status_code=error.status_code)
+
+    base = f"/{token}"
+
+    async def to_page(_: Request) -> Response:
+        return RedirectResponse(f"{base}/")
+
+    routes = [
+        Route(base, to_page),
+        Route(f"{base}/", page),
+        Route(f"{base}/api/cases", listing),
+        Route(f"{base}/api/cases/{{number:int}}", describe),
+        Route(f"{base}/api/cases/{{number:int}}/images/{{modality:int}}/{{name:str}}", image),
+        Route(f"{base}/api/cases/{{number:int}}/events", decide, methods=["POST"]),
+        Route(f"{base}/{{name:str}}", static),
+    ]
+    return _Guard(Starlette(routes=routes, exception_handlers={HTTPException: problem}), token)
+
+
+class _Guard:
+    """Lets through what comes from this machine's own page, and adds the headers that browsers heed."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        refusal = self._refusal(request)
+        if refusal:
+            response = JSONResponse({"error": refusal}, status_code=403, headers=HEADERS)
+            await response(scope, receive, send)
+            return
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+    def _refusal(self, request: Request) -> str:
+        """Why a request is not answered; empty where it is."""
+        host, _, port = request.headers.get("host", "").rpartition(":")
+        if host not in HOSTS or not port.isdecimal():
+            return "unknown host"  # another name that leads here (DNS rebinding)
+        origin = request.headers.get("origin")
+        if origin is not None and origin != f"http://{host}:{port}":
+            return "another origin"
+        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            return "another site"
+        given = request.url.path.split("/")[1]
+        if not secrets.compare_digest(given.encode(), self.token.encode()):
+            return "wrong token"
+        return ""
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a decision, refused as soon as it is too large."""
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        raise HTTPException(415, "send application/json")
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MOST_BYTES:
+                raise HTTPException(413, f"at most {MOST_BYTES} bytes")
+    except ClientDisconnect:
+        raise HTTPException(400, "cut off") from None
+    return body
+
+
+def _static(name: str) -> bytes:
+    if name == "niivue.umd.js":
+        import nilearn
+
+        return (Path(nilearn.__file__).parent / "_assets" / "js" / name).read_bytes()
+    return (files("cmb_plugin.review") / "static" / name).read_bytes()
+
+
+def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None] = print) -> None:
+    """Serves a session on 127.0.0.1 until Ctrl-C, and then writes ``decisions.tsv``.
+
+    Args:
+        session: what is reviewed.
+        port: 0 takes any that is free.
+        announce: is given the address.
+    """
+    import socket
+
+    import uvicorn
+
+    token = new_token()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    announce(f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/")
+    config = uvicorn.Config(build_app(session, token), log_level="warning", server_header=False, access_log=False)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        listener.close()
+        session.store.write_log([session.review(case_id) for case_id in session.cases])

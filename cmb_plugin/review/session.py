@@ -1,0 +1,151 @@
+"""``ReviewSession``: the scans that are reviewed, their candidates, and where the decisions go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.dataset import Case, CasePredictions, Dataset, boxes_file, read_case_predictions
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import digest
+from cmb_plugin.images import image_stem
+
+from .decisions import CaseScope, Review, ReviewStore
+
+
+@dataclass(frozen=True)
+class ReviewCase:
+    """A scan with its candidates.
+
+    Attributes:
+        case: its files.
+        predictions: file of the candidates.
+    """
+
+    case: Case
+    predictions: Path
+
+    def read(self) -> CasePredictions:
+        """The candidates, the strongest first.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return read_case_predictions(self.predictions)
+
+
+@dataclass(frozen=True)
+class ReviewSession:
+    """Everything that a reader sees.
+
+    Attributes:
+        title: of the page.
+        dataset: the Task.
+        cases: by name.
+        store: decisions of the reader.
+    """
+
+    title: str
+    dataset: Dataset
+    cases: Mapping[str, ReviewCase]
+    store: ReviewStore
+
+    @classmethod
+    def of(cls, dataset: Dataset, folders: Mapping[str, Path], split: str, reader: str, title: str) -> ReviewSession:
+        """The scans of a Task that have predictions.
+
+        Args:
+            dataset: the Task.
+            folders: case -> folder of its predictions.
+            split: ``Tr`` or ``Ts``.
+            reader: whose decisions are shown; those of others are not.
+            title: of the page.
+
+        Raises:
+            UserError: there is none, or the reader's name cannot be a folder's.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}", reader):
+            raise UserError(f"--reader {reader}: cannot name a folder", remedy="use letters, digits, _ and -")
+        cases = {}
+        for case in dataset.cases(split):
+            folder = folders.get(case.case_id)
+            if folder is not None and boxes_file(folder, case.case_id).is_file() and case.present[0].is_file():
+                cases[case.case_id] = ReviewCase(case, boxes_file(folder, case.case_id))
+        if not cases:
+            raise UserError(
+                f"{dataset.task.name}: no predicted scan to review", remedy=f"run nndet_predict {dataset.task.name}"
+            )
+        return cls(title, dataset, cases, ReviewStore(dataset.task.root / "review" / reader, reader))
+
+    def key(self, case_id: str) -> str:
+        """Tells these candidates of a case from others."""
+        predictions = self.cases[case_id].read()
+        return digest([predictions.key, np.round(predictions.detections.boxes, 3).tolist()])
+
+    def scope(self, case_id: str) -> CaseScope:
+        """What may be decided about a case."""
+        predictions = self.cases[case_id].read()
+        return CaseScope(len(predictions.detections), predictions.grid.shape, len(predictions.classes))
+
+    def review(self, case_id: str) -> Review:
+        """What the reader has decided about a case."""
+        return self.store.read(case_id, self.key(case_id))
+
+    def listing(self) -> list[dict[str, Any]]:
+        """A line per case: its name, how many candidates are reported, how many were judged, whether it is done."""
+        lines = []
+        for case_id, own in self.cases.items():
+            predictions, state = own.read(), self.review(case_id).state()
+            judged = sum("verdict" in lesion for lesion in state["lesions"].values())
+            reported = int(predictions.reported.sum())
+            lines.append({"case": case_id, "reported": reported, "judged": judged, "done": state["done"]})
+        return lines
+
+    def describe(self, case_id: str) -> dict[str, Any]:
+        """A case as the page shows it: images, candidates by rank, and the reader's decisions."""
+        predictions = self.cases[case_id].read()
+        detections, grid = predictions.detections, predictions.grid
+        world = grid.to_world(detections.centres.astype(float)) * (-1.0, -1.0, 1.0)  # RAS, as NiiVue has it
+        candidates = [
+            {
+                "lesion": str(row + 1),
+                "score": round(float(detections.scores[row]), 4),
+                "class": int(detections.labels[row]),
+                "diameter_mm": round(float(predictions.diameters_mm[row]), 2),
+                "ras_mm": np.round(world[row], 3).tolist(),
+                "reported": bool(predictions.reported[row]),
+            }
+            for row in range(len(detections))
+        ]
+        return {
+            "case": case_id,
+            "classes": list(predictions.classes),
+            "images": [
+                {
+                    "name": self.dataset.modalities[n],
+                    "number": n,
+                    "file": f"scan{path.name.removeprefix(image_stem(path) or '')}",
+                }
+                for n, path in self.images(case_id).items()
+            ],
+            "ras_to_voxel": _ras_to_voxel(predictions),
+            "candidates": candidates,
+            "state": self.review(case_id).state(),
+        }
+
+    def images(self, case_id: str) -> dict[int, Path]:
+        """Number of the modality -> scan, of those that the case has."""
+        case = self.cases[case_id].case
+        return {n: path for n, path in enumerate(case.images) if n not in case.missing and path.is_file()}
+
+
+def _ras_to_voxel(predictions: CasePredictions) -> list[list[float]]:
+    """[3][4] that takes x, y, z in RAS mm and 1 to the voxel-edge z, y, x of an added lesion."""
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    matrix: list[list[float]] = (np.linalg.inv(predictions.grid.affine) @ flip)[:3].tolist()
+    return matrix

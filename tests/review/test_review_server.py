@@ -1,0 +1,272 @@
+"""The review server: decisions are on the disk at once, tabs do not overwrite each other, and strangers get nothing."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_task import make_tiny_task
+
+from cmb_plugin.commands.review import main as nndet_review
+from cmb_plugin.dataset import CasePredictions, Dataset, boxes_file, instances_file, read_truth, write_case_predictions
+from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import read_mask, write_image
+from cmb_plugin.paths import TaskFolder
+from cmb_plugin.review.decisions import BadEventError, CaseScope, Review, checked_event
+from cmb_plugin.review.export import export
+from cmb_plugin.review.session import ReviewSession
+
+pytest.importorskip("starlette")
+from starlette.testclient import TestClient
+
+from cmb_plugin.review.server import MOST_BYTES, build_app
+
+TOKEN = "a-token"
+SCOPE = CaseScope(3, (10, 20, 30), 1)
+
+
+def predict(task, folder, case_id, extra=1):
+    """The labelled lesions as reported detections, and some weaker ones."""
+    case = next(case for case in Dataset.load(task).cases("Ts") if case.case_id == case_id)
+    truth = read_truth(case)
+    weak = [[2 + 4 * i, 3, 3, 4 + 4 * i, 5, 5] for i in range(extra)]
+    boxes = np.concatenate([truth.boxes, np.array(weak, np.float32).reshape(-1, 6)])
+    scores = np.linspace(0.9, 0.6, len(truth)).tolist() + [0.2] * extra
+    found = Detections(boxes, np.array(scores, np.float32), np.zeros(len(boxes), np.int64))
+    write_case_predictions(folder, CasePredictions(case_id, found, truth.grid, ("cmb",), 0.5))
+    write_image(instances_file(folder, case_id), read_mask(case.label)[0].astype(np.uint8), truth.grid)
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path))
+    task = make_tiny_task(tmp_path, n_train=1, n_test=2, shape=(20, 24, 24), healthy=False)
+    for case_id in ("sub-51", "sub-52"):
+        predict(task, tmp_path / "found", case_id)
+    return open_session(task)
+
+
+def open_session(task, reader="ann"):
+    dataset = Dataset.load(task)
+    folder = task.root.parent / "found"
+    return ReviewSession.of(dataset, dict.fromkeys(("sub-51", "sub-52"), folder), "Ts", reader, "found")
+
+
+@pytest.fixture
+def client(session):
+    return TestClient(build_app(session, TOKEN), base_url="http://127.0.0.1:8000")
+
+
+def decide(client, event, revision, number=0, **options):
+    return client.post(f"/{TOKEN}/api/cases/{number}/events", json={"revision": revision, "event": event}, **options)
+
+
+def test_a_page_lists_scans_and_candidates_by_rank(client, session):
+    assert "niivue" in client.get(f"/{TOKEN}/").text
+    assert len(client.get(f"/{TOKEN}/niivue.umd.js").content) > 100_000  # from nilearn, not from the internet
+    listing = client.get(f"/{TOKEN}/api/cases").json()
+    assert [case["case"] for case in listing["cases"]] == ["sub-51", "sub-52"]
+    case = client.get(f"/{TOKEN}/api/cases/0").json()
+    assert [own["lesion"] for own in case["candidates"]] == [str(i + 1) for i in range(len(case["candidates"]))]
+    assert [image["name"] for image in case["images"]] == ["swi", "phase"]
+    first = case["images"][0]
+    sent = client.get(f"/{TOKEN}/api/cases/0/images/{first['number']}/{first['file']}").content
+    assert sent == session.cases["sub-51"].case.images[0].read_bytes()
+    predictions = session.cases["sub-51"].read()
+    matrix = np.array(case["ras_to_voxel"])
+    there = matrix @ [*case["candidates"][0]["ras_mm"], 1]
+    np.testing.assert_allclose(there, predictions.detections.centres[0], atol=2e-3)
+
+
+def test_a_decision_is_on_the_disk_when_the_answer_comes(client, session):
+    answer = decide(client, {"kind": "judge", "lesion": "1", "verdict": "reject", "location": "deep"}, 0)
+    assert answer.status_code == 200
+    again = open_session(session.dataset.task)  # a new server
+    state = again.review("sub-51").state()
+    assert state["lesions"] == {"1": {"verdict": "reject", "location": "deep"}}
+    assert state["revision"] == 1
+    assert not [file for file in session.store.folder.iterdir() if file.name.startswith(".")]
+
+
+def test_two_tabs_do_not_overwrite_each_other(client, session):
+    assert decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0).status_code == 200
+    late = decide(client, {"kind": "judge", "lesion": "1", "verdict": "reject"}, 0)
+    assert late.status_code == 409
+    assert late.json()["state"]["lesions"]["1"]["verdict"] == "accept"
+    assert decide(client, {"kind": "judge", "lesion": "1", "verdict": "reject"}, 1).status_code == 200
+    assert decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0, number=1).status_code == 200
+
+
+def test_undo_takes_back_one_decision_after_another_and_nothing_is_forgotten(client, session):
+    events = [{"kind": "judge", "lesion": "1", "verdict": "accept"}, {"kind": "add", "point": [3.5, 4, 5]},
+              {"kind": "judge", "lesion": "a1", "verdict": "possible"}]  # fmt: skip
+    for revision, event in enumerate(events):
+        state = decide(client, event, revision).json()["state"]
+    assert state["lesions"]["a1"] == {"verdict": "possible", "class": 0, "point": [3.5, 4.0, 5.0]}
+    expected = [{"1", "a1"}, {"1"}, set()]
+    for revision, names in enumerate(expected, start=3):
+        state = decide(client, {"kind": "undo"}, revision).json()["state"]
+        assert set(state["lesions"]) == names
+    assert not state["can_undo"]
+    assert decide(client, {"kind": "undo"}, 6).status_code == 400
+    log = session.store.write_log([session.review("sub-51")]).read_text().splitlines()
+    assert len(log) == 1 + 6
+    assert "ann" in log[1]
+
+
+def test_a_second_reader_does_not_see_the_first(client, session):
+    decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0)
+    other = open_session(session.dataset.task, "ben")
+    assert other.review("sub-51").state()["lesions"] == {}
+    with pytest.raises(UserError, match="cannot name a folder"):
+        open_session(session.dataset.task, "../ann")
+
+
+def test_decisions_about_other_predictions_are_not_taken_over(client, session):
+    decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0)
+    task = session.dataset.task
+    predict(task, task.root.parent / "found", "sub-51", extra=2)
+    assert open_session(task).review("sub-51").revision == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/wrong/api/cases", {}, 403),
+        ("/", {}, 403),
+        ("/a-token/api/cases", {"Origin": "http://evil.example"}, 403),
+        ("/a-token/api/cases", {"Origin": "null"}, 403),
+        ("/a-token/api/cases", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("/a-token/api/cases", {"Host": "evil.example:8000"}, 403),
+        ("/a-token/api/cases", {"Origin": "http://127.0.0.1:8000"}, 200),
+        ("/a-token/../../etc/passwd", {}, 403),
+        ("/a-token/..%2F..%2Fsetup.cfg", {}, 404),
+        ("/a-token/decisions.py", {}, 404),
+        ("/a-token/api/cases/7", {}, 404),
+        ("/a-token/api/cases/-1", {}, 404),
+        ("/a-token/api/cases/..%2F0", {}, 404),
+        ("/a-token/api/cases/0/images/9/scan.nii.gz", {}, 404),
+        ("/a-token/api/cases/0/images/0/..%2F..%2Fx", {}, 404),
+    ],
+)
+def test_strangers_and_paths_get_nothing(client, path, headers, status):
+    answer = client.get(path, headers=headers)
+    assert answer.status_code == status
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert b"root:" not in answer.content
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"kind": "judge", "lesion": "4", "verdict": "accept"},
+        {"kind": "judge", "lesion": "../1", "verdict": "accept"},
+        {"kind": "judge", "lesion": "01", "verdict": "accept"},
+        {"kind": "judge", "lesion": 1, "verdict": "accept"},
+        {"kind": "judge", "lesion": "1", "verdict": "<script>"},
+        {"kind": "judge", "lesion": "1", "class": 1},
+        {"kind": "judge", "lesion": "1", "class": True},
+        {"kind": "judge", "lesion": "1"},
+        {"kind": "judge", "lesion": "a1", "verdict": "accept"},
+        {"kind": "add", "point": [1, 2, 30]},
+        {"kind": "add", "point": [1, 2, float("nan")]},
+        {"kind": "add", "point": "1 2 3"},
+        {"kind": "remove", "lesion": "1"},
+        {"kind": "done", "done": 1},
+        {"kind": "undo"},
+        {"kind": "exec"},
+        {},
+    ],
+)
+def test_what_cannot_be_meant_is_no_decision(event):
+    with pytest.raises(BadEventError):
+        checked_event(event, Review("a", "ann"), SCOPE)
+
+
+def test_only_what_belongs_to_a_decision_is_kept():
+    event = checked_event(
+        {"kind": "judge", "lesion": "2", "verdict": "unsure", "at": "never", "x": 1}, Review("a", "b"), SCOPE
+    )
+    assert event == {"kind": "judge", "lesion": "2", "verdict": "unsure"}
+
+
+def test_huge_odd_and_broken_bodies_are_refused(client, session):
+    place = f"/{TOKEN}/api/cases/0/events"
+    huge = b'{"event": "' + b"x" * MOST_BYTES + b'"}'
+    assert client.post(place, content=huge, headers={"Content-Type": "application/json"}).status_code == 413
+    assert client.post(place, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+    for body in (b"", b"{", b"[]", b"{}", b'{"event": [], "revision": 0}', b"[" * 9000):
+        assert client.post(place, content=body, headers={"Content-Type": "application/json"}).status_code == 400
+    assert client.get(place).status_code == 405
+    assert not session.store.folder.exists() or not list(session.store.folder.iterdir())
+
+
+def test_markup_in_a_name_stays_text(tmp_path, monkeypatch, session):
+    page = Path(sys.modules["cmb_plugin.review"].__file__).parent / "static" / "review.js"
+    assert "innerHTML" not in page.read_text()
+    assert "insertAdjacentHTML" not in page.read_text()
+
+
+def test_decisions_become_labels(client, session):
+    task, n = session.dataset.task, len(session.cases["sub-51"].read().detections)
+    for revision in range(n - 1):
+        verdict = "possible" if revision == 0 else "accept"
+        decide(client, {"kind": "judge", "lesion": str(revision + 1), "verdict": verdict, "location": "deep"}, revision)
+    with pytest.raises(UserError, match="no scan is done"):
+        export(session, TaskFolder(task.root.with_name("Task901_Reviewed")))
+    decide(client, {"kind": "add", "point": [10.5, 18.5, 18.5]}, n - 1)
+    decide(client, {"kind": "done", "done": True}, n)
+    assert nndet_review(["900", "--predictions", str(task.root.parent / "found"), "--reader", "ann",
+                         "--export", "Task901_Reviewed"]) == 0  # fmt: skip
+    made = Dataset.load(TaskFolder(task.root.with_name("Task901_Reviewed")))
+    (case,) = made.cases("Tr")
+    truth, before = read_truth(case), read_truth(Dataset.load(task).cases("Ts")[0])
+    assert len(truth) == n  # the outlined ones, and the one that was added; the weak candidate was not judged
+    np.testing.assert_array_equal(truth.boxes[: n - 1], before.boxes)
+    assert truth.certainty == ["possible", *["definite"] * (n - 1)]
+    assert made.is_weak("sub-51")
+    assert case.images[0].resolve() == session.cases["sub-51"].case.images[0].resolve()
+    assert boxes_file(task.root.parent / "found", "sub-51").is_file()
+    with pytest.raises(UserError, match="--overwrite"):
+        export(session, made.task)
+    assert export(session, made.task, overwrite=True).left_out == {"sub-52": "not done"}
+
+
+def test_a_killed_server_loses_nothing(session):
+    """The real command in a process of its own: decide, kill -9, start again."""
+    task = session.dataset.task
+    words = ["900", "--predictions", str(task.root.parent / "found"), "--reader", "ann"]
+    code = "import sys; from cmb_plugin.commands.review import main; sys.exit(main(sys.argv[1:]))"
+
+    def start():
+        server = subprocess.Popen(
+            [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
+        )
+        while not (match := re.search(r"Open (http://\S+)", line := server.stdout.readline())):
+            assert line, server.wait()
+        return server, match[1]
+
+    server, address = start()
+    try:
+        body = json.dumps({"revision": 0, "event": {"kind": "judge", "lesion": "1", "verdict": "accept"}}).encode()
+        request = urllib.request.Request(f"{address}api/cases/0/events", body, {"Content-Type": "application/json"})
+        assert json.load(urllib.request.urlopen(request))["state"]["revision"] == 1
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        server, second = start()
+        assert second != address  # another token
+        state = json.load(urllib.request.urlopen(f"{second}api/cases/0"))["state"]
+        assert state["lesions"] == {"1": {"verdict": "accept"}}
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) is not None
+        assert "accept" in (session.store.folder / "decisions.tsv").read_text()
+    finally:
+        server.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cmb_plugin.dataset import Case, Dataset, Truth, read_splits
 from cmb_plugin.dataset.domains import UNNAMED
@@ -84,7 +85,7 @@ class DomainRow:
 
 def write_domain_table(
     benchmark: Benchmark, entries: Sequence[Entry], log: Callable[[str], None]
-) -> tuple[list[DomainRow], list[object]]:
+) -> tuple[list[DomainRow], list[Path]]:
     """Measures what is finished and writes domains.md, domains.csv and domains.html."""
     config = evaluation_config(benchmark)
     rows: list[DomainRow] = []
@@ -104,7 +105,7 @@ def write_domain_table(
     write_text(files[0], markdown(rows, rule, notes))
     write_text(files[1], numbers(rows))
     write_text(files[2], page(rows, rule, notes))
-    return rows, list(files)
+    return rows, files
 
 
 def measured_columns(task: TaskFolder) -> dict[str, list[Case]]:

@@ -78,7 +78,7 @@ def make_splits(
 
     Validation sets have alike numbers of healthy cases, of positive cases and, as far as these allow, of lesions:
     patients are dealt out from the one with most lesions to the one with fewest, each to the fold that has least so
-    far: least of the patient's own domain first, so that the folds also balance domains. With fewer patients than
+    far. Domain after domain is dealt so, each patient to the fold that has least of the domain. With fewer patients than
     ``folds`` there are as many folds as patients; a single patient is trained and validated on.
 
     Args:
@@ -112,11 +112,12 @@ def make_splits(
     names = sorted(patients)
     order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
     order.sort(key=burden, reverse=True)  # stable: equals stay shuffled
-    dealt = [_Fold() for _ in range(min(folds, len(patients)))]
     domains = domains or {}
+    of_patient = {name: {domains.get(case, "") for case in patients[name]} for name in names}
+    order.sort(key=lambda patient: sorted(of_patient[patient]))  # a whole domain, then the next: both stay even
+    dealt = [_Fold() for _ in range(min(folds, len(patients)))]
     for patient in order:
-        own = {domains.get(case, "") for case in patients[patient]}
-        fold = min(dealt, key=partial(_Fold.filled, domains=own, with_lesions=burden(patient)[0] > 0))
+        fold = min(dealt, key=partial(_Fold.filled, domains=of_patient[patient], with_lesions=burden(patient)[0] > 0))
         fold.add(patients[patient], cases, domains)
     return [
         {

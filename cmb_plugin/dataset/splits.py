@@ -78,8 +78,8 @@ def make_splits(
 
     Validation sets have alike numbers of healthy cases, of positive cases and, as far as these allow, of lesions:
     patients are dealt out from the one with most lesions to the one with fewest, each to the fold that has least so
-    far. Domain after domain is dealt so, each patient to the fold that has least of the domain. With fewer patients than
-    ``folds`` there are as many folds as patients; a single patient is trained and validated on.
+    far. Domain after domain is dealt so, each patient to the fold that has least of the domain. With fewer patients
+    than ``folds`` there are as many folds as patients; a single patient is trained and validated on.
 
     Args:
         cases: case -> number of its lesions.

@@ -209,6 +209,7 @@ def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None]
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
+    listener.listen()  # so that who opens the address at once waits instead of being refused
     announce(f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/")
     config = uvicorn.Config(build_app(session, token), log_level="warning", server_header=False, access_log=False)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cmb_plugin.dataset import Case, Dataset, Truth, read_splits
+from cmb_plugin.dataset import Case, Dataset, Truth, read_splits, validation_of_domains
 from cmb_plugin.dataset.domains import UNNAMED
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
@@ -46,11 +46,11 @@ POINTS = (
 RULE = (
     "Rows: the domain that a model was trained without; columns: the domain of the scans. All models of a column are "
     "measured on the same scans, none of which any of them was trained on: the labelled test scans of the domain, or, "
-    "where it has none, its validation scans in fold 0. **Bold**: the model has never seen the domain. The last row is "
-    "the model that has not seen the domain less the mean of those that have, paired: both see the same resamples of "
-    "the patients; it decides, not whether intervals overlap. In brackets the 95 % interval of {resamples} resamples. "
-    "Matched by centre distance (at most {mm:g} mm, one-to-one, optimal). The operating point is the one that each "
-    "model's sweep chose on validation scans of the domains that it was trained on."
+    "where it has none, the scans of it that models without another domain validate on. **Bold**: the model has never "
+    "seen the domain. The last row is the model that has not seen the domain less the mean of those that have, paired: "
+    "both see the same resamples of the patients; it decides, not whether intervals overlap. In brackets the 95 % "
+    "interval of {resamples} resamples. Matched by centre distance (at most {mm:g} mm, one-to-one, optimal). The "
+    "operating point is the one that each model's sweep chose on validation scans of the domains that it was trained on."
 )
 POINTS_RULE = (
     "All training scans of the domain that was left out. Carried over: the operating point of the domains that the "
@@ -112,7 +112,8 @@ def measured_columns(task: TaskFolder) -> dict[str, list[Case]]:
     """Domain -> the scans that every model is measured on. Patients who have scans in several domains are left out:
     models without the one domain were not trained on, nor validated with, their scans in the others."""
     dataset = Dataset.load(task)
-    held_out = set(read_splits(task.splits)[0]["val"])
+    domains = {case.case_id: case.domain or UNNAMED for case in dataset.cases("Tr")}
+    held_out = set(validation_of_domains(read_splits(task.splits), domains))
     everybody = {split: dataset.cases(split) for split in ("Tr", "Ts")}
     of_patient: dict[str, set[str]] = {}
     for case in (case for cases in everybody.values() for case in cases):

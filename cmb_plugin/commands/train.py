@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train.mode=new|resume|overwrite          new refuses to touch a trained model
         augment=domains                          more changes of resolution, contrast, sharpness, bias field, noise
         exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed
-        exp.fold=without:DOMAIN                  fold 0 without a domain: {module}_{plan}_without-{domain}[_{tag}]
+        exp.fold=without:DOMAIN                  all but a domain, as {module}_{plan}_without-{domain}[_{tag}]
         trainer_cfg.*, augment_cfg.*, model_cfg.*   single settings; a wrong key names the nearest known ones
         model_cfg.ffm, model_cfg.hspl            switch CMBRetinaUNet's feature fusion and prototypes off with =false
         inference_cfg.*                          how scans are tiled, for validation now and nndet_predict later

@@ -13,7 +13,7 @@ from .predictions import (
     write_lesions,
     write_summary,
 )
-from .splits import make_splits, read_splits, without_domain
+from .splits import make_splits, read_splits, validation_of_domains, without_domain
 from .truth import Truth, read_truth, truth_of_labels
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "read_truth",
     "split_modality",
     "truth_of_labels",
+    "validation_of_domains",
     "without_domain",
     "write_case_predictions",
     "write_dataset",

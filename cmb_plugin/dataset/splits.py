@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -128,16 +128,45 @@ def make_splits(
     ]
 
 
-def without_domain(split: Split, domain: str, domains: Mapping[str, str], patients: Mapping[str, str]) -> Split:
-    """A fold that has never seen a domain: its training and validation cases without those of the domain, and without
-    the other cases of a patient who has one there.
+def validation_of_domains(splits: Sequence[Split], domains: Mapping[str, str]) -> list[str]:
+    """The cases that models without a domain validate on, so far as these have seen their domain: the validation cases
+    of fold 0, and of a domain that has none there those of the first fold that has some.
 
     Args:
-        split: the fold.
+        splits: the folds.
+        domains: case -> domain.
+
+    Returns:
+        names, sorted; at least one of every domain.
+    """
+    chosen: list[str] = []
+    for domain in sorted({domains.get(case, "") for split in splits for case in split["val"]}):
+        own = ([case for case in split["val"] if domains.get(case, "") == domain] for split in splits)
+        chosen += next(cases for cases in own if cases)
+    return sorted(chosen)
+
+
+def without_domain(
+    splits: Sequence[Split], domain: str, domains: Mapping[str, str], patients: Mapping[str, str]
+) -> Split:
+    """A fold that has never seen a domain.
+
+    It validates on ``validation_of_domains`` and trains on all else, both without the cases of the domain and without
+    the other cases of patients who have one there; nobody is trained on and validated.
+
+    Args:
+        splits: the folds of the data set.
         domain: the one to leave out.
         domains: case -> domain.
         patients: case -> patient.
     """
-    everybody = {*domains, *split["train"], *split["val"]}
-    gone = {patients.get(case, case) for case in everybody if domains.get(case, "") == domain}
-    return {part: [case for case in split[part] if patients.get(case, case) not in gone] for part in ("train", "val")}
+
+    def of(cases: Iterable[str]) -> set[str]:
+        """Their patients."""
+        return {patients.get(case, case) for case in cases}
+
+    everybody = sorted({case for split in splits for part in ("train", "val") for case in split[part]})
+    gone = of(case for case in {*domains, *everybody} if domains.get(case, "") == domain)
+    val = [case for case in validation_of_domains(splits, domains) if not of([case]) & gone]
+    train = [case for case in everybody if not of([case]) & (gone | of(val))]
+    return {"train": train, "val": val}

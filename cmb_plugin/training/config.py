@@ -17,7 +17,7 @@ class ExperimentConfig:
     """Which run this is.
 
     Attributes:
-        fold: index into ``splits.json``, or ``without:DOMAIN``: all but one domain, divided as fold 0 is.
+        fold: index into ``splits.json``, or ``without:DOMAIN``: all but one domain (``dataset.without_domain``).
         tag: appended to the name of the model folder, so that variants stand beside each other.
         seed: of weights, patches and augmentation.
     """

@@ -210,8 +210,8 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
 
 
 def folds_of(run: TrainingRun) -> list[Split]:
-    """The folds that a model of the run can have: those of the task; or, without a domain, fold 0 of them that has not
-    seen it, with the domain's training scans as ``unseen``.
+    """The folds that a model of the run can have: those of the task; or, without a domain, the one of
+    ``without_domain``, with the domain's training scans as ``unseen``.
 
     Raises:
         UserError: the run's fold is none of them, or there is no such domain.
@@ -233,11 +233,11 @@ def folds_of(run: TrainingRun) -> list[Split]:
         )
     if exp.without not in known:
         raise UserError(f"{run.task.name}: has no domain {exp.without}", remedy=suggest(exp.without, known))
-    split = without_domain(splits[0], exp.without, domains, dataset.session_id)
+    split = without_domain(splits, exp.without, domains, dataset.session_id)
     if not split["val"]:
         raise UserError(
-            f"{run.task.splits}: fold 0 validates on {exp.without} alone",
-            remedy=f"delete the file and run nndet_prep {run.task.name}: it balances domains over the folds",
+            f"{run.task.name}: all patients have scans of {exp.without}",
+            remedy="leave another domain out; no scan of them may be trained on",
         )
     return [{**split, "unseen": [case for case, domain in domains.items() if domain == exp.without]}]
 

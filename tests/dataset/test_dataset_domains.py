@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_task import make_tiny_task
 
-from cmb_plugin.dataset import Dataset, geometry_domains, make_splits, without_domain
+from cmb_plugin.dataset import Dataset, geometry_domains, make_splits, validation_of_domains, without_domain
 from cmb_plugin.dataset.domains import TOLERANCE, slug
 from cmb_plugin.errors import UserError
 from cmb_plugin.workflows.domains import settle_domains
@@ -89,10 +89,17 @@ def test_folds_balance_domains_and_everything_else_as_before(lesions, n_domains,
 
 
 def test_a_fold_without_a_domain_has_no_patient_of_it():
-    split = {"train": ["a1", "a2", "b1", "c1"], "val": ["a3", "b2", "c2"]}
+    splits = [
+        {"train": ["a1", "a2", "b1", "c1"], "val": ["a3", "b2"]},
+        {"train": ["a3", "b2"], "val": ["c1", "c2", "a1"]},
+    ]
     domains = {"a1": "a", "a2": "a", "a3": "a", "b1": "b", "b2": "b", "c1": "c", "c2": "c"}
     patients = {"a3": "anna", "c1": "anna"}  # scanned on both scanners
-    assert without_domain(split, "a", domains, patients) == {"train": ["b1"], "val": ["b2", "c2"]}
+    assert validation_of_domains(splits, domains) == ["a3", "b2", "c1", "c2"]  # of c fold 0 validates nothing
+    assert without_domain(splits, "a", domains, patients) == {"train": ["b1"], "val": ["b2", "c2"]}
+    assert without_domain(splits, "b", domains, patients) == {"train": ["a1", "a2"], "val": ["a3", "c1", "c2"]}
+    divided = {**patients, "a2": "bert", "b2": "bert"}
+    assert without_domain(splits, "c", domains, divided) == {"train": ["a1", "b1"], "val": ["b2"]}
 
 
 def test_a_domain_names_files():

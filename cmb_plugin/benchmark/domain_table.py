@@ -50,7 +50,7 @@ RULE = (
     "seen the domain. The last row is the model that has not seen the domain less the mean of those that have, paired: "
     "both see the same resamples of the patients; it decides, not whether intervals overlap. In brackets the 95 % "
     "interval of {resamples} resamples. Matched by centre distance (at most {mm:g} mm, one-to-one, optimal). The "
-    "operating point is the one that each model's sweep chose on validation scans of the domains that it was trained on."
+    "operating point is the one that each model's sweep chose on scans of the domains that it was trained on."
 )
 POINTS_RULE = (
     "All training scans of the domain that was left out. Carried over: the operating point of the domains that the "

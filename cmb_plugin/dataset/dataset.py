@@ -15,8 +15,6 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import SUFFIXES, Grid, image_stem, read_mask
 from cmb_plugin.paths import TaskFolder
 
-from .domains import read_derived
-
 SPLITS = ("Tr", "Ts")
 DEFINITION_FILES = ("dataset.json", "dataset.yaml", "dataset.yml")
 ANNOTATION_STYLES = ("seg", "weak")
@@ -138,6 +136,8 @@ class Dataset:
         Raises:
             UserError: there is neither, or an entry is missing or wrong; the file and the entry are named.
         """
+        from .domains import read_derived  # folders of scans have none
+
         path = definition_file(task)
         data = _read_definition(path)
         if not isinstance(data, dict):

@@ -6,6 +6,7 @@ names in a request never become paths: cases, images and files of the page are l
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -56,7 +56,7 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         token: first part of every address that is answered.
     """
     names = list(session.cases)
-    writing = anyio.Lock()  # decisions come one after another
+    writing = asyncio.Lock()  # decisions come one after another
 
     def case_of(request: Request) -> str:
         """The case that the address names by its number."""
@@ -66,28 +66,34 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         return names[number]
 
     async def page(_: Request) -> Response:
+        """The page itself."""
         return Response(_static("index.html"), media_type="text/html")
 
     async def static(request: Request) -> Response:
+        """One of the files that the page is made of."""
         name = request.path_params["name"]
         if name not in STATIC:
             raise HTTPException(404)
         return Response(await run_in_threadpool(_static, name), media_type=STATIC[name])
 
     async def listing(_: Request) -> Response:
+        """All cases, a line each."""
         cases = await run_in_threadpool(session.listing)
         return JSONResponse({"title": session.title, "reader": session.store.reader, "cases": cases})
 
     async def describe(request: Request) -> Response:
+        """One case with its candidates and decisions."""
         return JSONResponse(await run_in_threadpool(session.describe, case_of(request)))
 
     async def image(request: Request) -> Response:
+        """A scan, as its file is."""
         path = session.images(case_of(request)).get(request.path_params["modality"])
         if path is None:
             raise HTTPException(404)
         return FileResponse(path, media_type="application/octet-stream")
 
     async def decide(request: Request) -> Response:
+        """Takes a decision, and answers when it is on the disk."""
         case_id = case_of(request)
         try:
             content = json.loads(await _body(request))
@@ -108,12 +114,14 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         return JSONResponse({"state": review.state()})
 
     async def problem(_: Request, error: Exception) -> Response:
+        """What is wrong with a request, as JSON."""
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, status_code=error.status_code)
 
     base = f"/{token}"
 
     async def to_page(_: Request) -> Response:
+        """The address without the slash at its end."""
         return RedirectResponse(f"{base}/")
 
     routes = [
@@ -147,6 +155,7 @@ class _Guard:
             return
 
         async def with_headers(message: Any) -> None:
+            """Sends an answer on with the headers."""
             if message["type"] == "http.response.start":
                 own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *own]}

@@ -175,6 +175,7 @@ AUGMENT_PRESETS: dict[str, dict[str, Any]] = {
     # What differs between scanners and protocols, drawn more often and the rest as it was (Billot et al. 2023 randomise
     # resolution, contrast and bias field to do without a scanner's own scans). The probabilities are choices.
     "domains": {
+        "augment_cfg.thick_slices": 0.3,
         "augment_cfg.low_resolution": 0.3,
         "augment_cfg.contrast": 0.4,
         "augment_cfg.brightness": 0.3,

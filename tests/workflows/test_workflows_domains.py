@@ -1,5 +1,6 @@
 """One domain left out: what is trained on, where it is kept, and the table of domains by domains."""
 
+import csv
 import dataclasses
 import json
 
@@ -13,9 +14,11 @@ from cmb_plugin.commands.benchmark import main as nndet_benchmark
 from cmb_plugin.commands.eval import main as nndet_eval
 from cmb_plugin.commands.predict import main as nndet_predict
 from cmb_plugin.commands.prep import main as nndet_prep
+from cmb_plugin.dataset import CasePredictions, Dataset, read_truth, write_case_predictions
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig
+from cmb_plugin.files import write_json
 from cmb_plugin.models.new_domain import COMMON, choose_anew
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.plugins import trainers
@@ -112,6 +115,43 @@ def test_domains_are_measured_on_scans_that_no_model_was_trained_on(root):
     assert {domain: [case.case_id for case in cases] for domain, cases in columns.items()} == {
         "a": ["sub-03"], "b": ["sub-51"]
     }  # fmt: skip
+
+
+def test_the_table_shows_a_scanner_whose_scores_are_lower(root, capsys):
+    """Predictions alone: what the model without ``b`` says of ``b`` scores below its operating point."""
+    task = make_tiny_task(root / "data", n_train=6, n_test=0, modalities=("swi",), shape=(16, 24, 24), healthy=False)
+    names = [f"sub-0{i}" for i in range(1, 7)]
+    define(task, domain={name: "ab"[i % 2] for i, name in enumerate(names)})  # a: 01, 03, 05; b: 02, 04, 06
+    write_json(task.splits, [{"train": names[2:], "val": names[:2]}, {"train": names[:2], "val": names[2:]}])
+    truths = {case.case_id: read_truth(case) for case in Dataset.load(task).cases("Tr")}
+    out = root / "out"
+    for without, unseen, val in (("a", names[::2], ["sub-02"]), ("b", names[1::2], ["sub-01"])):
+        model = root / "models" / task.name / f"RetinaUNetV001_D3CMB_3d_without-{without}_out_seed0"
+        fold = ModelFolder(model).fold(0)
+        write_json(fold.operating_point, {"score": 0.5})
+        for split, cases in (("unseen", unseen), ("val", val)):
+            score = 0.4 if split == "unseen" and without == "b" else 0.8
+            for name in cases:
+                truth = truths[name]
+                found = Detections(truth.boxes, np.full(len(truth), score, np.float32), truth.labels)
+                write_case_predictions(
+                    fold.predictions(split), CasePredictions(name, found, truth.grid, ("cmb",), 0.5, "m", (0,))
+                )
+        about = {"method": "RetinaUNetV001", "fold": f"without:{without}", "seed": 0, "steps": 2, "seconds": {}}
+        record = {**about, "words": [], "budget": {"steps": 2000, "minutes": None}, "finished": ["train", "predict"]}
+        write_json(out / task.name / f"RetinaUNetV001_without-{without}_seed0.json", record)
+    words = ["900", "--folds", "domains", "--models", "RetinaUNetV001", "--only", "eval", "--output", str(out)]
+    assert nndet_benchmark([*words, "--resamples", "50"]) == 0
+    rows = list(csv.DictReader((out / "domains.csv").read_text().splitlines()))
+    value = {(row["without"], row["measured_on"], row["number"]): float(row["value"] or "nan") for row in rows}
+    assert value["b", "b", "sensitivity"] == 0  # the threshold does not carry over,
+    assert value["b", "b", "sensitivity@1"] == 1  # though the ranking does
+    assert value["a", "b", "sensitivity"] == value["b", "a", "sensitivity"] == value["a", "a", "sensitivity"] == 1
+    assert value["difference", "b", "sensitivity"] == -1
+    assert value["difference", "a", "sensitivity"] == 0
+    assert value["b", "b all", "carried sensitivity"] == 0
+    assert value["b", "b all", "anew sensitivity"] == 1
+    assert "| without b |" in (out / "domains.md").read_text()
 
 
 def test_leave_one_domain_out_in_one_command(root, capsys):

@@ -62,6 +62,7 @@ def _draw_finish(rng: np.random.Generator, two_dimensional: bool) -> Finish:
     """Each fault is absent from most scans."""
 
     def sometimes(share: float, low: float, high: float) -> float:
+        """A strength between ``low`` and ``high`` in this share of the scans, else 0."""
         present, size = rng.random() < share, rng.uniform(low, high)
         return round(float(size), 4) if present else 0.0
 

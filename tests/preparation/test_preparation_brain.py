@@ -154,7 +154,7 @@ def test_a_new_scan_is_estimated_and_gets_nearly_the_same_numbers(phantom: Phant
     given, found = (preprocess_case(image, phantom.grid, None, RECIPE, brain) for brain in (phantom.brain, None))
     values = [case.mapping.uncrop(case.data[0], np.nan) for case in (given, found)]
     both = ~np.isnan(values[0]) & ~np.isnan(values[1])
-    assert np.abs(values[0] - values[1])[both].max() < 0.5
+    np.testing.assert_allclose(values[0][both], values[1][both], rtol=0.08, atol=0.15)
     inside = given.mapping.orient(phantom.brain) > 0
     assert np.median(values[1][inside & both]) == pytest.approx(0, abs=0.1)
     assert both[inside].mean() > 0.999

@@ -210,7 +210,7 @@ def test_of_several_echoes_one_must_be_chosen(tmp_path: Path) -> None:
 def test_a_missing_slice_is_noticed(tmp_path: Path) -> None:
     folder = miniatures.write_dicom(tmp_path / "d", np.random.default_rng(0).integers(0, 9, GRID.shape), GRID)
     next(folder.glob("*_5.dcm")).unlink()
-    with pytest.raises(UserError, match=r"slices are 2\.00 to 4\.00 mm apart - is a slice missing"):
+    with pytest.raises(UserError, match=r"slices are 2\.00 to 4\.00 mm apart: is one missing"):
         read_source(folder, "swi")
 
 

@@ -230,7 +230,7 @@ def _class(event: Mapping[str, Any], scope: CaseScope) -> int:
 
 
 def _point(value: Any, shape: Sequence[int]) -> list[float]:
-    numbers = value if isinstance(value, list) and len(value) == 3 else [None]
+    numbers: list[Any] = value if isinstance(value, list) and len(value) == 3 else [None]
     if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
         raise BadEventError("point is three numbers, z, y, x")
     if not all(0 <= n < side for n, side in zip(numbers, shape, strict=True)):

@@ -24,7 +24,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
         check=False,
     )

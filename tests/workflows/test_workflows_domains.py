@@ -30,7 +30,7 @@ SMALL = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "pl
 
 def define(task, **entries):
     path = task.root / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **entries}))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_the_table_shows_a_scanner_whose_scores_are_lower(root, capsys):
         write_json(out / task.name / f"RetinaUNetV001_without-{without}_seed0.json", record)
     words = ["900", "--folds", "domains", "--models", "RetinaUNetV001", "--only", "eval", "--output", str(out)]
     assert nndet_benchmark([*words, "--resamples", "50"]) == 0
-    rows = list(csv.DictReader((out / "domains.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((out / "domains.csv").read_text(encoding="utf-8").splitlines()))
     value = {(row["without"], row["measured_on"], row["number"]): float(row["value"] or "nan") for row in rows}
     assert value["b", "b", "sensitivity"] == 0  # the threshold does not carry over,
     assert value["b", "b", "sensitivity@1"] == 1  # though the ranking does
@@ -151,7 +151,7 @@ def test_the_table_shows_a_scanner_whose_scores_are_lower(root, capsys):
     assert value["difference", "a", "sensitivity"] == 0
     assert value["b", "b all", "carried sensitivity"] == 0
     assert value["b", "b all", "anew sensitivity"] == 1
-    assert "| without b |" in (out / "domains.md").read_text()
+    assert "| without b |" in (out / "domains.md").read_text(encoding="utf-8")
 
 
 def test_leave_one_domain_out_in_one_command(root, capsys):
@@ -168,18 +168,18 @@ def test_leave_one_domain_out_in_one_command(root, capsys):
     assert "without a" in capsys.readouterr().out
     folder = ModelFolder(root / "models" / "Task900_Tiny" / "RetinaUNetV001_D3CMB_3d_without-a_benchmark_seed0")
     fold = folder.fold(0)
-    (split,) = json.loads(fold.splits.read_text())
+    (split,) = json.loads(fold.splits.read_text(encoding="utf-8"))
     assert split["unseen"] == ["sub-02", "sub-04", "sub-06"]
     assert set(split["train"] + split["val"]) == {"sub-01", "sub-03", "sub-05"}
     assert sorted(path.name for path in fold.predictions("unseen").glob("*_boxes.json")) == [
         f"sub-0{i}_boxes.json" for i in (2, 4, 6)
     ]
-    metrics = json.loads((fold.results("unseen") / "metrics.json").read_text())
+    metrics = json.loads((fold.results("unseen") / "metrics.json").read_text(encoding="utf-8"))
     assert set(metrics["strata"]["domain"]) == {"a"}
-    text = (root / "models" / "benchmark" / "domains.md").read_text()
+    text = (root / "models" / "benchmark" / "domains.md").read_text(encoding="utf-8")
     assert "| without a |" in text
     assert "Δ unseen, seen" in text
-    rows = (root / "models" / "benchmark" / "domains.csv").read_text().splitlines()
+    rows = (root / "models" / "benchmark" / "domains.csv").read_text(encoding="utf-8").splitlines()
     assert any("carried fp_per_scan" in row for row in rows)
     assert (root / "models" / "benchmark" / "domains.html").stat().st_size > 1000
     assert nndet_predict(["900", folder.name, "--unseen", "-npp", "0"]) == 0

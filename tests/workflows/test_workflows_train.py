@@ -199,7 +199,7 @@ def test_a_validation_scan_that_cannot_be_predicted_is_named(model, capsys):
     try:
         assert nndet_train(["900", "-o", *SHORT, "train.mode=resume"]) == 2
         message = one_line(capsys)
-        assert f"1 of its validation scans cannot be predicted ({case}: " in message
+        assert f"1 of its scans cannot be predicted ({case}: " in message
         assert "train.mode=resume" in message
     finally:
         scan.write_bytes(whole)

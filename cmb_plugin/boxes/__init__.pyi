@@ -1,7 +1,7 @@
 from .anchors import anchors_for_level, anchors_for_levels
 from .clustering import Clusters, weighted_box_clustering
 from .coding import decode, encode
-from .locations import cells_of, centre_map, decode_from, encode_from, location_centres, locations_near, peaks
+from .locations import cells_of, centre_map, decode_from, encode_from, flat_index, locations_near, middles_of, peaks
 from .matching import atss_match
 from .overlap import (
     box_area,
@@ -34,8 +34,9 @@ __all__ = [
     "decode_from",
     "encode",
     "encode_from",
-    "location_centres",
+    "flat_index",
     "locations_near",
+    "middles_of",
     "nms",
     "nonempty",
     "paired_giou",

@@ -14,18 +14,6 @@ from .overlap import as_float, box_centres
 LEAST_RATIO = 0.02  # of a typical side; the code of a side of 0 would be minus infinity
 
 
-def location_centres(shape: Sequence[int], stride: Sequence[int], device: torch.device | str | None = None) -> Tensor:
-    """Middles of a map's locations in voxel-edge coordinates of the patch: float32 [Z * Y * X, 3], x fastest.
-
-    Args:
-        shape: of the map, z, y, x.
-        stride: patch voxels per location.
-        device: where to put them.
-    """
-    axes = [(torch.arange(n, device=device) + 0.5) * step for n, step in zip(shape, stride, strict=True)]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
-
-
 def encode_from(boxes: Tensor, locations: Tensor, reach: Sequence[float], sides: Sequence[float]) -> Tensor:
     """Boxes as six numbers of the size of 1, seen from locations.
 
@@ -108,6 +96,23 @@ def cells_of(points: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Ten
     return cells.clamp(min=0).minimum(torch.tensor(list(shape), device=points.device) - 1)
 
 
+def middles_of(cells: Tensor, stride: Sequence[int]) -> Tensor:
+    """Middles of locations [..., 3] of a map in voxel-edge coordinates of the patch, float32; ``cells_of`` turned
+    round."""
+    return (cells + 0.5) * torch.tensor(list(stride), device=cells.device)
+
+
+def flat_index(cells: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where locations [..., 3] lie in a flattened map of ``shape``, x fastest: int64 [...]."""
+    z, y, x = cells.unbind(-1)
+    return (z * shape[1] + y) * shape[2] + x
+
+
+def _cube(reach: Sequence[int], device: torch.device) -> Tensor:
+    """Steps to all locations up to ``reach`` away along z, y, x: int64 [S, 3]."""
+    return torch.cartesian_prod(*(torch.arange(-n, n + 1, device=device) for n in reach))
+
+
 def locations_near(
     boxes: Tensor, shape: Sequence[int], stride: Sequence[int], spacing: Sequence[float], reach_mm: float
 ) -> tuple[Tensor, Tensor]:
@@ -126,17 +131,16 @@ def locations_near(
         return empty, empty
     centres = box_centres(boxes)
     steps = [max(1, math.ceil(reach_mm / (step * mm) + 0.5)) for step, mm in zip(stride, spacing, strict=True)]
-    offsets = [torch.arange(-n, n + 1, device=boxes.device) for n in steps]
-    around = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1).reshape(-1, 3)
+    around = _cube(steps, boxes.device)
     own = cells_of(centres, shape, stride)
     cells = own[:, None] + around[None]  # [N, S, 3]
     limit = torch.tensor(list(shape), device=boxes.device)
-    middles = (cells + 0.5) * centres.new_tensor(list(stride))
-    distance = ((middles - centres[:, None]) * centres.new_tensor(list(spacing))).square().sum(dim=2).sqrt()
+    distance = (
+        ((middles_of(cells, stride) - centres[:, None]) * centres.new_tensor(list(spacing))).square().sum(dim=2).sqrt()
+    )
     wanted = (distance <= reach_mm) | (around == 0).all(dim=1)
     lesion, place = (wanted & (cells >= 0).all(dim=2) & (cells < limit).all(dim=2)).nonzero(as_tuple=True)
-    z, y, x = cells[lesion, place].unbind(1)
-    flat = (z * shape[1] + y) * shape[2] + x
+    flat = flat_index(cells[lesion, place], shape)
     # Of several lesions that want a location the nearest gets it: sorted by location, then by distance.
     order = distance[lesion, place].argsort(stable=True)
     order = order[flat[order].argsort(stable=True)]
@@ -162,8 +166,7 @@ def peaks(scores: Tensor, most: int, least: float, window: Sequence[int]) -> Ten
     above = (flat >= least).nonzero().squeeze(1)
     values = flat[above]
     shape = torch.tensor(scores.shape[1:], device=scores.device)
-    offsets = [torch.arange(-n, n + 1, device=scores.device) for n in window]
-    around = torch.stack(torch.meshgrid(*offsets, indexing="ij"), dim=-1).reshape(-1, 3)
+    around = _cube(window, scores.device)
     found = torch.zeros(0, 4, dtype=torch.long, device=scores.device)
     # The highest peaks are among the highest scores: pooling or sorting the whole map would take longer than what
     # made it. So candidates are looked at from the top down, ever more at a time.

@@ -16,8 +16,9 @@ from cmb_plugin.boxes import (
     centre_map,
     decode_from,
     encode_from,
-    location_centres,
+    flat_index,
     locations_near,
+    middles_of,
     peaks,
 )
 from cmb_plugin.boxes import locations as module
@@ -27,6 +28,7 @@ SIDES = (2.0, 4.0, 4.5)
 SPACING = (2.0, 0.5, 0.6)
 STRIDE = (1, 2, 2)
 SHAPE = (7, 9, 8)  # 7 x 18 x 16 voxels
+CELLS = torch.tensor(list(np.ndindex(*SHAPE)))
 
 
 def lesions(count: int, seed: int = 0) -> torch.Tensor:
@@ -70,7 +72,7 @@ def test_no_side_is_negative_and_none_grows_faster_than_its_code(values):
 
 
 def test_the_code_of_a_typical_lesion_at_a_location_is_that_of_an_untrained_head():
-    points = location_centres(SHAPE, STRIDE)[:5]
+    points = middles_of(CELLS, STRIDE)[:5]
     halves = torch.tensor(SIDES) / 2
     typical = torch.cat([points - halves, points + halves], dim=1)
     torch.testing.assert_close(decode_from(torch.zeros(5, 6), points, REACH, SIDES), typical)
@@ -86,11 +88,12 @@ def test_codes_of_flat_and_of_huge_boxes_are_finite(side):
 
 
 def test_locations_lie_in_the_middle_of_their_voxels_in_the_order_of_a_flattened_map():
-    points = location_centres(SHAPE, STRIDE)
+    points = middles_of(CELLS, STRIDE)
     expected = [((z + 0.5) * STRIDE[0], (y + 0.5) * STRIDE[1], (x + 0.5) * STRIDE[2]) for z, y, x in np.ndindex(*SHAPE)]
     torch.testing.assert_close(points, torch.tensor(expected, dtype=torch.float32))
     flat = cells_of(points, SHAPE, STRIDE)
     assert flat.tolist() == [list(index) for index in np.ndindex(*SHAPE)]
+    assert flat_index(CELLS, SHAPE).tolist() == list(range(len(CELLS)))
 
 
 def test_points_outside_a_map_belong_to_its_nearest_location():
@@ -106,7 +109,7 @@ def test_the_target_is_the_nearest_lesions_gaussian_and_one_at_its_own_location(
     labels = torch.arange(9) % 2
     target = centre_map(found, labels, 3, SHAPE, STRIDE, SPACING, sigma_mm=1.2)
     assert target.shape == (3, *SHAPE)
-    points = location_centres(SHAPE, STRIDE).double().numpy() * SPACING
+    points = middles_of(CELLS, STRIDE).double().numpy() * SPACING
     centres = box_centres(found).double().numpy() * SPACING
     for label in range(2):
         own = centres[labels.numpy() == label]
@@ -135,7 +138,7 @@ def test_a_patch_without_lesions_has_neither_target_nor_locations():
 def test_locations_near_a_centre_are_those_of_brute_force(reach):
     found = lesions(12, seed=round(reach * 10))
     location, lesion = locations_near(found, SHAPE, STRIDE, SPACING, reach)
-    points = location_centres(SHAPE, STRIDE).double().numpy() * SPACING
+    points = middles_of(CELLS, STRIDE).double().numpy() * SPACING
     distance = np.linalg.norm(points[:, None] - box_centres(found).double().numpy() * SPACING, axis=2)  # [T, N]
     wanted = distance <= reach
     for index, cell in enumerate(cells_of(box_centres(found), SHAPE, STRIDE).tolist()):

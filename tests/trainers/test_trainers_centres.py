@@ -9,7 +9,7 @@ from cmb_plugin.trainers.assignments.centres import CentreAssignment
 from cmb_plugin.trainers.retina_unet import RetinaConfig
 from small_plan import PLAN
 
-from cmb_plugin.boxes import box_centres, location_centres, locations_near, paired_iou
+from cmb_plugin.boxes import box_centres, locations_near, middles_of, paired_iou
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
@@ -174,7 +174,7 @@ def said(assignment: CentreAssignment, shape, lesions, least: float = 0.9) -> Re
     """The answer of a perfect network: every location within reach of a lesion says its box, all score by distance."""
     boxes = torch.tensor([[z - 1.5, y - 1.5, x - 1.5, z + 1.5, y + 1.5, x + 1.5] for _, z, y, x in lesions])
     spacing = assignment.plan.preprocessing.spacing
-    points = location_centres(shape, assignment.stride)
+    points = middles_of(torch.tensor(list(np.ndindex(*shape))), assignment.stride)
     scale = torch.tensor(spacing)
     distance = torch.cdist(points * scale, box_centres(boxes) * scale)
     scores = torch.full((len(points), 2), 0.001)

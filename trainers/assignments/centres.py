@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -14,8 +15,9 @@ from cmb_plugin.boxes import (
     centre_map,
     decode_from,
     encode_from,
-    location_centres,
+    flat_index,
     locations_near,
+    middles_of,
     peaks,
 )
 from cmb_plugin.inference import PatchDetections
@@ -54,15 +56,7 @@ class CentreAssignment(Assignment):
         planned = self.plan.architecture
         if self.config.widths == "light":
             return self.centres.architecture(planned)
-        stages = len(planned.features)
-        return Architecture(
-            planned.features,
-            planned.strides,
-            planned.kernels,
-            planned.convs_per_stage,
-            planned.pyramid_channels,
-            (min(self.centres.level, stages - 1),),
-        )
+        return replace(planned, detection_levels=(min(self.centres.level, len(planned.features) - 1),))
 
     def head(self) -> nn.Module:
         """One product of matrices."""
@@ -103,9 +97,10 @@ class CentreAssignment(Assignment):
         image = torch.cat([torch.full_like(lesion, index) for index, (_, lesion) in enumerate(near)])
         location, lesion = (torch.cat(parts) for parts in zip(*near, strict=True))
         boxes, _ = boxes_of_lesions(batch, image, lesion)
+        points = middles_of(torch.stack(torch.unravel_index(location, shape), dim=1), self.stride)
         return {
             "classification": centre_loss(output.logits, torch.stack(targets).transpose(1, 2)),
-            "regression": self.box_loss(output.deltas[image, location], boxes, self.points(output)[location]),
+            "regression": self.box_loss(output.deltas[image, location], boxes, points),
         }
 
     def box_loss(self, codes: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
@@ -124,10 +119,6 @@ class CentreAssignment(Assignment):
         """The boxes [P, 6] in patch voxels that ``encode`` turns into codes [P, 6]."""
         return decode_from(codes, points, *self._scale)
 
-    def points(self, output: RetinaOutput) -> Tensor:
-        """[T, 3] middles of the map's locations in patch voxels."""
-        return location_centres(output.map_shapes[0], self.stride, output.logits.device)
-
     def select(self, output: RetinaOutput, image: int) -> tuple[PatchDetections, Tensor]:
         """The peaks of the map, without second peaks of the same lesion, and the locations where they are."""
         config, shape = self.config, output.map_shapes[0]
@@ -138,9 +129,8 @@ class CentreAssignment(Assignment):
         patches = math.ceil(math.prod(output.segmentation.shape[2:]) / math.prod(self.plan.patch_size))
         found = peaks(scores, config.topk * patches, config.score_threshold, window)
         labels, z, y, x = found.unbind(1)
-        location = (z * shape[1] + y) * shape[2] + x
-        points = (found[:, 1:] + 0.5) * output.logits.new_tensor(self.stride)
-        boxes = self.decode(output.deltas[image, location], points)
+        points = middles_of(found[:, 1:], self.stride)
+        boxes = self.decode(output.deltas[image, flat_index(found[:, 1:], shape)], points)
         scores = scores[labels, z, y, x]
         kept = batched_nms(boxes, scores, labels, SAME_LESION_IOU)[: config.detections_per_patch * patches]
         return PatchDetections(boxes[kept], scores[kept], labels[kept]), points[kept]

@@ -40,11 +40,6 @@ class Prototypes(nn.Module, ABC):
         owner = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(self.counts))
         self.register_buffer("owner", owner, persistent=False)
 
-    @property
-    def n_classes(self) -> int:
-        """Lesion classes and the mimics."""
-        return len(self.counts)
-
     @abstractmethod
     def embed(self, features: Tensor, places: Tensor) -> Tensor:
         """Embeddings of places.

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scans,
         PredictOptions(
             config,
-            None if args.device is None else device_named(args.device),
+            device_named(args.device),
             folder,
             region_choice(args.regions, task),
             args.num_processes_preprocessing,

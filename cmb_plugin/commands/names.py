@@ -129,12 +129,14 @@ def split_named(flags: Mapping[str, bool], default: str) -> str:
     return chosen[0] if chosen else default
 
 
-def device_named(name: str) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:1``, ...
+def device_named(name: str | None) -> torch.device | None:
+    """``cpu``, ``cuda``, ``cuda:1``, ...; None where none is named.
 
     Raises:
         UserError: it cannot be used.
     """
+    if name is None:
+        return None
     import torch
 
     try:

@@ -115,30 +115,10 @@ def test_an_enhanced_file_with_two_echoes_is_two_volumes_as_for_dcm2niix(tmp_pat
 
 
 def test_a_study_gives_its_swi_and_a_reason_for_all_else(tmp_path: Path) -> None:
-    write_series(
-        tmp_path / "a",
-        voxels(),
-        GRID,
-        number=3,
-        description="Mag_Images",
-        image_type=["ORIGINAL", "PRIMARY", "M", "ND"],
-    )
-    write_series(
-        tmp_path / "b",
-        voxels(),
-        GRID,
-        number=4,
-        description="Pha_Images",
-        image_type=["ORIGINAL", "PRIMARY", "P", "ND"],
-    )
-    write_series(
-        tmp_path / "c",
-        voxels(),
-        GRID,
-        number=5,
-        description="mIP_Images(SW)",
-        image_type=["ORIGINAL", "PRIMARY", "MNIP", "ND"],
-    )
+    series = (("a", "Mag_Images", "M"), ("b", "Pha_Images", "P"), ("c", "mIP_Images(SW)", "MNIP"))
+    for number, (folder, description, kind) in enumerate(series, start=3):
+        image_type = ["ORIGINAL", "PRIMARY", kind, "ND"]
+        write_series(tmp_path / folder, voxels(), GRID, number=number, description=description, image_type=image_type)
     write_series(tmp_path / "d", voxels(), GRID, number=6, description="SWI_Images")
     write_series(
         tmp_path / "e",

@@ -1,7 +1,9 @@
 """Lesions as peaks of a dense map: boxes that are learned from any start, one detection per lesion, exact tiles."""
 
 import dataclasses
+from functools import partial
 
+import few_steps
 import numpy as np
 import pytest
 import torch
@@ -50,16 +52,7 @@ def scene(plan: Plan, *places, seed: int = 0) -> Batch:
     return Batch(images, [boxes, boxes[:0]], [labels, labels[:0]], foreground)
 
 
-def train(model, batch: Batch, steps: int):
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
-    history = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        losses = model.losses(batch)
-        sum(losses.values()).backward()
-        optimizer.step()
-        history.append({name: value.item() for name, value in losses.items()})
-    return history
+train = partial(few_steps.train, lr=1e-2)
 
 
 # Boxes are learned from any start ---------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The CMB trainer learns lesions and mimics, tells what a detection looks like, and keeps its prototypes."""
 
 import dataclasses
+from functools import partial
 
+import few_steps
 import numpy as np
 import pytest
 import torch
@@ -63,16 +65,7 @@ def scene(plan: Plan = ISOTROPIC, seed: int = 0) -> Batch:
     return Batch(images, boxes, [torch.tensor([0]), torch.zeros(0, dtype=torch.long)], foreground)
 
 
-def train(model, batch: Batch, steps: int):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    history = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        losses = model.losses(batch)
-        sum(losses.values()).backward()
-        optimizer.step()
-        history.append({name: value.item() for name, value in losses.items()})
-    return history
+train = partial(few_steps.train, lr=3e-3)
 
 
 @pytest.mark.parametrize(("ffm", "hspl"), SWITCHES)

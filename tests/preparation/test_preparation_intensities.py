@@ -125,6 +125,7 @@ def test_qsm_does_not_know_its_reference_and_is_clipped() -> None:
 
 @given(arrays(np.float64, 8, elements=st.floats(-np.pi, np.pi)), arrays(np.int64, 8, elements=st.integers(-5, 5)))
 def test_whole_turns_change_nothing(angles: np.ndarray, turns: np.ndarray) -> None:
+    angles[0] = 1  # of a scan with small phases alone nobody knows the unit
     got = to_radians(angles + 2 * np.pi * turns)
     assert (got > -np.pi).all()
     assert (got <= np.float32(np.pi)).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -139,3 +141,16 @@ def test_a_case_that_is_no_dicom_is_told_so(tmp_path: Path) -> None:
     write_prediction(tmp_path, "a", GRID)
     with pytest.raises(UserError, match="did not come from DICOM"):
         write_dicom(tmp_path / "out", ExportedCase(tmp_path, "a", tmp_path))
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy is not here: apt install dicom3tools")
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_dciodvfy_complains_of_nothing_but_our_own_codes(tmp_path: Path, enhanced: bool) -> None:
+    if enhanced:
+        write_enhanced(tmp_path / "in" / "one.dcm", [voxels(1), voxels(2)], GRID, [7.5, 22.5])
+    else:
+        write_series(tmp_path / "in", voxels(), GRID, number=4)
+    for path in write_dicom(tmp_path / "out", exported(tmp_path)[0]):
+        checked = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=True)
+        complaints = [line for line in checked.stderr.splitlines() if line.startswith(("Error", "Warning"))]
+        assert not [line for line in complaints if "Unrecognized defined term = <99CMBPLUGIN>" not in line]

@@ -29,6 +29,8 @@ RECIPE = 4
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
 
 CLASSES = (("cmb",), ("cmb", "iron"))
+TRAIN, TEST, MODALITIES = 16, 8, "swi,phase"
+"""Where the options name none."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class PhantomSettings:
         Raises:
             UserError: an unknown name, or a number out of range.
         """
-        train, test, healthy, classes = options.train, options.test, options.healthy, options.classes
+        train = TRAIN if options.train is None else options.train
+        test = TEST if options.test is None else options.test
+        healthy, classes = options.healthy, options.classes
         if train < 0 or test < 0 or train + test == 0:
             raise UserError(
                 f"--train {train} --test {test}: no case to make", remedy="give numbers from 0, one above it"
@@ -63,7 +67,10 @@ class PhantomSettings:
         if names not in CLASSES:
             known = [",".join(c) for c in CLASSES]
             raise UserError(f"--classes: '{classes}' cannot be made", remedy=suggest(classes, known))
-        protocols, modalities = resolve_protocols(options.protocol), resolve_modalities(options.modalities)
+        protocols, modalities = (
+            resolve_protocols(options.protocol),
+            resolve_modalities(options.modalities or MODALITIES),
+        )
         return cls(train, test, healthy, protocols, modalities, names, options.seed)
 
     def to_json(self) -> dict[str, Any]:

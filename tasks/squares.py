@@ -48,7 +48,8 @@ class SquaresTask(ExampleTask):
         Raises:
             UserError: there would be no case, or a number is negative.
         """
-        train, test, seed = options.train, options.test, options.seed
+        train = 16 if options.train is None else options.train
+        test, seed = 8 if options.test is None else options.test, options.seed
         if train < 0 or test < 0 or train + test == 0 or seed < 0:
             raise UserError(
                 f"--train {train} --test {test} --seed {seed}: no case to make", remedy="give numbers from 0"

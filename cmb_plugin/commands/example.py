@@ -18,22 +18,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
         nndet_example --protocol random --train 100 --test 20     every scan from a scanner of its own
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
+        nndet_example --into healthy --test 4                     lesions put into your own scans without any
         nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
 
     Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
     mixed (all but demo), or random (voxel, field, echo, noise and faults drawn anew for each scan).
     Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
 
+    --into DIR takes {case}.nii.gz, or {case}_0000.nii.gz, {case}_0001.nii.gz, ... in the order of --modalities (swi,
+    t2s, phase; swi, or swi,phase, where nothing is said), and DIR/brain/{case}.nii.gz where there are brain masks.
+    Echo time and field come from BIDS files {case}_0000.json beside them, or from --echo and --field.
+
     Files: ${det_data}/{task}/ as nnDetection has it, and beside it mimicsTr, lesionsTr, regionsTr, brainTr (and Ts).
     The same seed gives the same files whatever -np is. Run again to continue: finished cases are kept.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument(
-        "--kind", metavar="NAME", default="phantom", help="phantom, squares or one of yours (default: %(default)s)"
+        "--kind", metavar="NAME", help="phantom, squares or one of yours (default: phantom; with --into: inserted)"
     )
     arguments.add_argument("--task", help="name of the Task folder (default: that of the kind)")
-    arguments.add_argument("--train", type=int, default=16, metavar="N", help="training cases (default: %(default)s)")
-    arguments.add_argument("--test", type=int, default=8, metavar="N", help="test cases (default: %(default)s)")
+    arguments.add_argument("--train", type=int, metavar="N", help="training cases (16; with --into: every scan)")
+    arguments.add_argument("--test", type=int, metavar="N", help="test cases (8); with --into: subjects (0)")
     arguments.add_argument(
         "--healthy",
         type=float,
@@ -42,9 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="share of cases without lesions (default: %(default)s)",
     )
     arguments.add_argument("--protocol", default="demo", help="kind of scan (default: %(default)s)")
-    arguments.add_argument("--modalities", default="swi,phase", help="images of a case (default: %(default)s)")
+    arguments.add_argument("--modalities", help="images of a case (default: swi,phase)")
     arguments.add_argument("--classes", default="cmb", help="cmb or cmb,iron (default: %(default)s)")
     arguments.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    arguments.add_argument("--into", metavar="DIR", default="", help="put lesions into the scans of this folder")
+    arguments.add_argument(
+        "--copies", type=int, default=1, metavar="N", help="cases made of each of these scans (default: %(default)s)"
+    )
+    arguments.add_argument(
+        "--mimics",
+        type=float,
+        default=0,
+        metavar="N",
+        help="calcifications and pieces of vein in each, on average",
+    )
+    arguments.add_argument("--field", type=float, default=3.0, metavar="TESLA", help="of these scans (default: 3)")
+    arguments.add_argument("--echo", type=float, default=20.0, metavar="MS", help="of these scans (default: 20)")
     arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
     arguments.add_argument("--overwrite", action="store_true", help="replace phantoms made with other settings")
     arguments.add_argument(
@@ -58,17 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cmb_plugin.plugins import tasks
     from cmb_plugin.workers import default_workers, failures
 
+    args.kind = args.kind or ("inserted" if args.into else "phantom")
     kind = tasks.get(args.kind)
     if not issubclass(kind, ExampleTask):
         raise UserError(f"--kind {args.kind}: is no example", remedy="nndet_convert reads data sets of others")
     options = ExampleOptions(
-        60 if args.full and args.train == 16 else args.train,
-        20 if args.full and args.test == 8 else args.test,
+        60 if args.full and args.train is None else args.train,
+        20 if args.full and args.test is None else args.test,
         args.healthy,
         args.protocol,
         args.modalities,
         args.classes,
         args.seed,
+        into=args.into,
+        copies=args.copies,
+        mimics=args.mimics,
+        field_tesla=args.field,
+        echo_ms=args.echo,
     )
     example = kind()
     workers = default_workers() if args.num_processes is None else args.num_processes

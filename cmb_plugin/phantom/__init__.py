@@ -2,6 +2,8 @@
 
 from .case import PhantomCase, PhantomConfig, is_healthy, make_case
 from .example import ExampleOptions, ExampleReport, ExampleTask
+from .into import PlacedCase, place_lesions
+from .measured import MeasuredScan
 from .protocols import MODALITIES, PROTOCOLS, Protocol, resolve_modalities, resolve_protocols
 
 __all__ = [
@@ -10,11 +12,14 @@ __all__ = [
     "ExampleOptions",
     "ExampleReport",
     "ExampleTask",
+    "MeasuredScan",
     "PhantomCase",
     "PhantomConfig",
+    "PlacedCase",
     "Protocol",
     "is_healthy",
     "make_case",
+    "place_lesions",
     "resolve_modalities",
     "resolve_protocols",
 ]

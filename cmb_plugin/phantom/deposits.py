@@ -10,7 +10,7 @@ import numpy as np
 
 from .anatomy import CMB_PLACES, Atlas, nucleus_frame
 from .physics import GAMMA
-from .protocols import Protocol
+from .protocols import Lesions, Protocol
 
 # Counts of the 253 microbleeds of VALDO by place (docs/phantom.md), in the order of CMB_PLACES.
 _PLACE_COUNTS = np.array([98, 96, 31, 13, 11, 4])
@@ -76,10 +76,6 @@ def draw_microbleeds(
 ) -> list[Deposit]:
     """``count`` microbleeds at places as in VALDO, at least 7 mm apart, where ``in_scan`` (of an MNI point [3]) is
     true.
-
-    The data sets' diameters are those of outlines, blooming included. The deposit itself is smaller: by the blooming
-    factor of a 3 T scan with TE 20 ms, so that the same lesion looks larger at a longer TE and smaller at a lower
-    field; to the power 0.8, for outlines on SWI do not reach as far as 1 rad (docs/phantom.md has the volumes).
     """
     deposits: list[Deposit] = []
     share = _PLACE_COUNTS / _PLACE_COUNTS.sum()
@@ -88,13 +84,23 @@ def draw_microbleeds(
         centre = points[rng.integers(len(points))] + rng.uniform(-0.5, 0.5, 3)
         if any(np.linalg.norm(centre - d.centre) < 7 for d in deposits) or not in_scan(centre):
             continue
-        ppm = float(np.exp(rng.normal(np.log(1.2), 0.5)).clip(0.4, 3.0))
-        diameter = protocol.lesions.diameter(rng.random()) / blooming(ppm) ** 0.8
-        if rng.random() < FAINT_SHARE:
-            ppm, diameter = rng.uniform(0.4, 0.6), diameter * rng.uniform(0.5, 0.8)
-        axes, rotation = _shape(rng, diameter / 2, 0.12)
-        deposits.append(Deposit("cmb", "", centre, axes, rotation, ppm, 0.8, 80 * ppm))
+        deposits.append(draw_microbleed(rng, protocol.lesions, centre))
     return deposits
+
+
+def draw_microbleed(rng: np.random.Generator, lesions: Lesions, centre: np.ndarray) -> Deposit:
+    """A microbleed at ``centre`` [3] in mm.
+
+    The data sets' diameters are those of outlines, blooming included. The deposit itself is smaller: by the blooming
+    factor of a 3 T scan with TE 20 ms, so that the same lesion looks larger at a longer TE and smaller at a lower
+    field; to the power 0.8, for outlines on SWI do not reach as far as 1 rad (docs/phantom.md has the volumes).
+    """
+    ppm = float(np.exp(rng.normal(np.log(1.2), 0.5)).clip(0.4, 3.0))
+    diameter = lesions.diameter(rng.random()) / blooming(ppm) ** 0.8
+    if rng.random() < FAINT_SHARE:
+        ppm, diameter = rng.uniform(0.4, 0.6), diameter * rng.uniform(0.5, 0.8)
+    axes, rotation = random_shape(rng, diameter / 2, 0.12)
+    return Deposit("cmb", "", centre, axes, rotation, ppm, 0.8, 80 * ppm)
 
 
 def draw_iron(rng: np.random.Generator) -> list[Deposit]:
@@ -121,7 +127,7 @@ def draw_calcifications(rng: np.random.Generator, atlas: Atlas) -> list[Deposit]
         centre = np.array(place) + rng.normal(0, 1, 3) * spread
         if site == "cortex":
             centre = atlas.places["cortex"][rng.integers(len(atlas.places["cortex"]))].astype(float)
-        axes, rotation = _shape(rng, rng.uniform(*sizes), 0.2)
+        axes, rotation = random_shape(rng, rng.uniform(*sizes), 0.2)
         ppm, density, decay = -rng.uniform(0.6, 3.0), rng.uniform(0.2, 0.5), rng.uniform(20, 60)
         if there:
             deposits.append(Deposit("calcification", site, centre, axes, rotation, ppm, density, decay))
@@ -143,7 +149,7 @@ def draw_air_cells(rng: np.random.Generator, atlas: Atlas) -> list[Deposit]:
                 "air_sinus",
                 f"{name}_cell",
                 nearest + towards * (radius + rng.uniform(0.5, 2)),
-                *_shape(rng, radius, 0.1),
+                *random_shape(rng, radius, 0.1),
                 AIR_PPM,
                 0.0,
                 0.0,
@@ -153,7 +159,7 @@ def draw_air_cells(rng: np.random.Generator, atlas: Atlas) -> list[Deposit]:
     return deposits
 
 
-def _shape(rng: np.random.Generator, radius: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
+def random_shape(rng: np.random.Generator, radius: float, spread: float) -> tuple[np.ndarray, np.ndarray]:
     """Semi-axes with geometric mean ``radius`` and a random rotation."""
     ratios = np.exp(rng.normal(0, spread, 3))
     rotation, _ = np.linalg.qr(rng.normal(0, 1, (3, 3)))

@@ -15,21 +15,30 @@ class ExampleOptions:
     """What the options of ``nndet_example`` ask for; a task takes those that mean something to it.
 
     Attributes:
-        train, test: number of cases.
+        train, test: number of cases; None where the task chooses.
         healthy: share of the cases of each split that have no lesion.
         protocol: kind of scan, several separated by commas, or ``mixed``; cases take them in turn.
-        modalities: names separated by commas; lesions are outlined on the first.
+        modalities: names separated by commas; lesions are outlined on the first; None where the task chooses.
         classes: names separated by commas.
         seed: the same seed gives the same files.
+        into: folder of measured scans that lesions are put into.
+        copies: cases made of each of them, with lesions of their own.
+        mimics: mean number of mimics put into each case.
+        field_tesla, echo_ms: of these scans, where no file beside them says so.
     """
 
-    train: int = 16
-    test: int = 8
+    train: int | None = None
+    test: int | None = None
     healthy: float = 0.3
     protocol: str = "demo"
-    modalities: str = "swi,phase"
+    modalities: str | None = None
     classes: str = "cmb"
     seed: int = 0
+    into: str = ""
+    copies: int = 1
+    mimics: float = 0.0
+    field_tesla: float = 3.0
+    echo_ms: float = 20.0
 
 
 @dataclass(frozen=True)

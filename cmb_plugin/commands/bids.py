@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import add_overrides, command, parser
-from .names import device_named, find_folds, find_model, region_choice, task_of_models
+from .names import device_named, find_folds, model_of, region_choice
 
 LEVELS = ("participant", "group")
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples:
         nndet_bids my_bids derivatives/microbleeds participant --task Task101_CMB
         nndet_bids my_bids derivatives/microbleeds participant --task 101 --participant_label 01 02 --regions auto
+        nndet_bids my_bids derivatives/microbleeds participant --model pretrained --fp-per-scan 0.5
         nndet_bids my_bids derivatives/microbleeds group
 
     Of each session the scan that suits the model best is taken: swi before T2starw and GRE, the echo that shows iron
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("output_dir", help="folder of the derivatives")
     arguments.add_argument("level", choices=LEVELS, help="what to do")
     arguments.add_argument("--task", help="number, name or path of the Task whose model predicts")
-    arguments.add_argument("--model", help="model folder, name or path; may be left out when there is only one")
+    arguments.add_argument("--model", help="model folder, name or path; pretrained or FILE.cmb needs no --task")
+    arguments.add_argument("--fp-per-scan", dest="fp_per_scan", type=float, metavar="RATE", help="as in nndet_predict")
     arguments.add_argument("-f", "--fold", type=int, default=-1, help="fold; -1 takes all trained folds (default)")
     arguments.add_argument(
         "--participant_label", nargs="+", default=[], metavar="LABEL", help="only these subjects, without sub-"
@@ -45,10 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("-npp", "--num_processes_preprocessing", type=int, metavar="N", help="as in nndet_predict")
     add_overrides(arguments)
     args = arguments.parse_args(argv)
+    import dataclasses
     from pathlib import Path
 
     from cmb_plugin.errors import UserError
     from cmb_plugin.exchange.bids import GROUP_TABLE, write_group
+    from cmb_plugin.models.shipped import is_packed_name
 
     raw, out = Path(args.bids_dir).resolve(), Path(args.output_dir).resolve()
     if not raw.is_dir() or not any(raw.glob("sub-*/")):
@@ -56,8 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.level == "group":
         print(f"{write_group(out)} scans: {out / GROUP_TABLE}.tsv")
         return 0
-    if args.task is None:
-        raise UserError("--task is missing", remedy="name the Task whose trained model predicts, as in nndet_predict")
+    packed = is_packed_name(args.model)
+    if args.task is None and not packed:
+        remedy = "name the Task whose trained model predicts, as in nndet_predict, or --model pretrained"
+        raise UserError("--task is missing", remedy=remedy)
     from cmb_plugin.intake import InputOptions
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.export import ExportTargets
@@ -66,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from .predict import show_input, show_report
 
-    task = task_of_models(args.task, args.model)
-    model = find_folds(find_model(task, args.model), args.fold)
+    named = (args.model, None) if args.task is None else (args.task, args.model)
+    task, own = model_of(*named, has_input=True)
+    model = dataclasses.replace(find_folds(own, args.fold), fp_per_scan=args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
     labels = tuple(label.removeprefix("sub-") for label in args.participant_label)
     scans = ScanSelection(task, folder=raw, options=InputOptions(participants=labels), echo=args.echo)

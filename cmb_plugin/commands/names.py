@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.models.shipped import is_packed_name, packed_file
 from cmb_plugin.paths import ModelFolder, TaskFolder, data_root, models_root
 from cmb_plugin.plugins import suggest
 
@@ -60,12 +61,16 @@ def new_task(name: str, pattern: str = r"Task\d+_[A-Za-z0-9_.-]+", example: str 
 
 
 def find_model(task: TaskFolder, model: str | None = None, root: Path | None = None) -> ModelFolder:
-    """The trained model that ``model`` means: its folder's name, a path, or None when there is only one, models of
-    regions not counted unless there are no others.
+    """The trained model that ``model`` means: its folder's name, a path, a packed model, or None when there is only
+    one, models of regions not counted unless there are no others.
 
     Raises:
         UserError: none or several fit.
     """
+    if model is not None and is_packed_name(model):
+        from cmb_plugin.models.packed import unpacked
+
+        return unpacked(packed_file(model))
     if model and "/" in model and Path(model).is_dir():
         return ModelFolder(Path(model).resolve())
     folder = (root or models_root()) / task.name
@@ -90,6 +95,26 @@ def find_model(task: TaskFolder, model: str | None = None, root: Path | None = N
     )
 
 
+def model_of(task: str, model: str | None, has_input: bool) -> tuple[TaskFolder, ModelFolder]:
+    """Task and model of a command that predicts: ``TASK [MODEL]``, or a packed model alone, which needs an input.
+
+    Args:
+        task, model: as given.
+        has_input: whether other scans than the Task's are to be predicted, so that a Task that is not here will do.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    if model is None and is_packed_name(task):
+        folder = find_model(TaskFolder(data_root() / Path(task).stem), task)
+        if not has_input:
+            remedy = f"add --input SCANS --output DIR, or name a Task before it: nndet_predict TASK {task} --output DIR"
+            raise UserError(f"{task}: a packed model has no scans of its own", remedy=remedy)
+        return TaskFolder(data_root() / folder.name), folder
+    found = task_of_models(task, model) if has_input else find_task(task)
+    return found, find_model(found, model)
+
+
 def find_folds(folder: ModelFolder, fold: int | None = None, checkpoint: str = "last") -> TrainedModel:
     """The fold with a number, or all trained folds together (None or -1).
 
@@ -111,7 +136,7 @@ def task_of_models(task: str, model: str | None) -> TaskFolder:
     try:
         return find_task(task)
     except UserError:
-        model_is_path = model is not None and Path(model).is_dir()
+        model_is_path = model is not None and (Path(model).is_dir() or is_packed_name(model))
         if not (model_is_path or (models_root() / task).is_dir()):
             raise
         return TaskFolder(data_root() / task)

@@ -11,11 +11,9 @@ from .names import (
     device_named,
     file_patterns,
     find_folds,
-    find_model,
-    find_task,
+    model_of,
     region_choice,
     split_named,
-    task_of_models,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_predict Task101_CMB                             imagesTs, with the only model and all its trained folds
         nndet_predict 101 CMBRetinaUNet_D3CMB_3d -f 0       one model, one fold
         nndet_predict 101 --input scans --output found        files, a BIDS data set, or a folder of DICOM files
+        nndet_predict pretrained --input scans --output found     the model of this package: no Task, no training
+        nndet_predict mine.cmb --input scans --output found --fp-per-scan 0.5     a packed model, fewer false positives
         nndet_predict 101 --input scans --dry-run             only the table of what would be taken, and why not
         nndet_predict 101 --input scans --output found --channels swi=*_swi.nii.gz,phase=*_phase.nii.gz
         nndet_predict 101 --input dicoms --output found --dicom-out for_pacs      a DICOM segmentation and a report
@@ -50,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Settings (-o): inference_cfg.overlap, batch_size, nms_iou, wbc_iou, min_score, max_detections, foreground.
 
-    A lesion is reported when its score reaches the operating point that nndet_sweep chose, or 0.5. Finished cases are
+    A lesion is reported when its score reaches the operating point that nndet_sweep chose, or 0.5; --fp-per-scan takes
+    another one that it kept. A packed model (nndet_pack; docs/pretrained.md) knows what scans it has seen: those unlike
+    all of them are predicted with a warning, which {case}_boxes.json and the report keep. Finished cases are
     kept; a scan that cannot be read is named in summary.tsv, the others go on, and the exit code is 2.
     """
     arguments = parser(main.__doc__)
-    arguments.add_argument("task", help="number, name or path of the Task folder")
     arguments.add_argument(
-        "model", nargs="?", help="model folder, name or path; may be left out when there is only one"
+        "task", help="number, name or path of the Task folder; or a packed model: pretrained, FILE.cmb"
+    )
+    arguments.add_argument(
+        "model", nargs="?", help="model folder, name or path, or a packed model; may be left out when there is only one"
     )
     arguments.add_argument(
         "-f", "--fold", type=int, default=-1, help="fold; -1 takes all trained folds together (default)"
@@ -77,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dry-run", dest="dry_run", action="store_true", help="only show what of --input is taken, and why not"
     )
     arguments.add_argument("--output", metavar="DIR", help="folder for the results; needed with --input")
+    arguments.add_argument(
+        "--fp-per-scan",
+        dest="fp_per_scan",
+        type=float,
+        metavar="RATE",
+        help="report as for so many false positives per scan on validation: 0.25, 0.5, 1 or 2",
+    )
     arguments.add_argument(
         "-ntta",
         "--num_tta",
@@ -140,8 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     overrides = Overrides.parse(args.overrides)
     import_additional(overrides.take_imports())
-    task = find_task(args.task) if args.input is None else task_of_models(args.task, args.model)
-    model = find_folds(find_model(task, args.model), args.fold, args.ckpt)
+    task, folder = model_of(args.task, args.model, args.input is not None)
+    model = dataclasses.replace(find_folds(folder, args.fold, args.ckpt), fp_per_scan=args.fp_per_scan)
     if args.num_models and args.num_models > 0:
         model = dataclasses.replace(model, folds=model.folds[: args.num_models])
     scans = ScanSelection(

@@ -45,6 +45,7 @@ class CasePredictions:
         key: changes when scan, model or settings change, so that a later run knows whether the case is still good.
         regions: where the places of the detections come from, as plain data; None where nobody asked for them.
         modalities: names of those that the model saw; empty where nobody wrote them down.
+        warnings: sentences on what is unlike every scan that the model has seen.
     """
 
     case_id: str
@@ -58,6 +59,7 @@ class CasePredictions:
     key: str = ""
     regions: dict[str, Any] | None = None
     modalities: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def removed(self) -> np.ndarray:
@@ -151,6 +153,7 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
             "grid": grid.to_json(),
             "classes": list(predictions.classes),
             **({"modalities": list(predictions.modalities)} if predictions.modalities else {}),
+            **({"warnings": list(predictions.warnings)} if predictions.warnings else {}),
             "operating_point": {"score": predictions.operating_point},
             **({} if predictions.regions is None else {"regions": predictions.regions}),
             "detections": rows,
@@ -191,6 +194,7 @@ def read_case_predictions(path: Path) -> CasePredictions:
             key=content.get("key", ""),
             regions=content.get("regions"),
             modalities=tuple(content.get("modalities", ())),
+            warnings=tuple(str(sentence) for sentence in content.get("warnings", ())),
         )
         _refuse_impossible(predictions)
         return predictions

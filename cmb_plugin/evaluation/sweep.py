@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from .metrics import at_score
 from .pool import pool_cases
 
 RULES = {"fp_per_scan": 1.0, "sensitivity": 0.9, "f1": None}  # rule -> its default target
+RATES = (0.25, 0.5, 1.0, 2.0)  # false positives per scan for which a sweep keeps an operating point beside its choice
 POSSIBLE_FP = 1.0  # further false positives per scan at which a detection still counts as possible
 
 
@@ -42,6 +43,24 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class RatePoint:
+    """The operating point for one rate of false positives, and how it did on the scans that it was chosen on.
+
+    Attributes:
+        target: false positives per scan that are allowed.
+        score, possible_score, class_scores: as in ``SweepResult``.
+        sensitivity, fp_per_scan: what was reached; None without lesions, or without scans.
+    """
+
+    target: float
+    score: float
+    possible_score: float | None = None
+    class_scores: dict[int, float] = field(default_factory=dict)
+    sensitivity: float | None = None
+    fp_per_scan: float | None = None
+
+
+@dataclass(frozen=True)
 class SweepResult:
     """What a sweep chose, and how it did on the scans that it was chosen on.
 
@@ -49,7 +68,8 @@ class SweepResult:
     From ``possible_score`` on a detection that is not reported counts as possible (MARS): the lowest score with at most
     ``POSSIBLE_FP`` more false positives per scan; None where nothing could be chosen. ``class_scores`` holds, where the
     scans have lesions of several classes, the threshold of each class that could be chosen; ``score`` is then the first
-    of them, and serves all after ``Detections.with_thresholds``.
+    of them, and serves all after ``Detections.with_thresholds``. ``rates`` holds the operating points for ``RATES``, of
+    those at which anything is found.
 
     Those numbers are better than what new scans will show, the more so the fewer the scans.
     """
@@ -69,6 +89,17 @@ class SweepResult:
     froc_scores: dict[str, float | None] = field(default_factory=dict)
     possible_score: float | None = None
     class_scores: dict[int, float] = field(default_factory=dict)
+    rates: tuple[RatePoint, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A threshold, why it was chosen, and the curve that it stands on; None where there is nothing to choose by."""
+
+    score: float | None
+    why: str
+    class_scores: dict[int, float]
+    curve: Curve
 
 
 def find_operating_point(
@@ -89,23 +120,14 @@ def find_operating_point(
     target = _target(sweep)
     ranking, froc_scores = _choose_ranking(cases, sweep.ranking, config)
     ranked = _ranked(cases, ranking)
-    of_classes = _of_classes(ranked, sweep.rule, target, config)
-    class_scores = {label: score for label, (score, _) in of_classes.items()}
-    first = next(iter(of_classes.values()), None)
-    if first is not None:
-        ranked = [
-            dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, first[0]))
-            for case in ranked
-        ]
-    curve = _curve(ranked, config)
-    score, why = first or _choose(curve, sweep.rule, target)
-    score = DEFAULT_OPERATING_POINT if score is None else score
+    chosen = _chosen(ranked, sweep.rule, target, config)
+    curve, score = chosen.curve, DEFAULT_OPERATING_POINT if chosen.score is None else chosen.score
     reached: dict[str, Any] = at_score(curve, score)
     return SweepResult(
         score=score,
         rule=sweep.rule,
         target=target,
-        why=why,
+        why=chosen.why,
         match_mm=config.match_mm,
         n_cases=curve.n_cases,
         n_lesions=curve.n_lesions,
@@ -113,8 +135,32 @@ def find_operating_point(
         ranking=ranking,
         froc_scores=froc_scores,
         possible_score=_possible(curve, score),
-        class_scores=class_scores,
+        class_scores=chosen.class_scores,
+        rates=tuple(_rate_points(ranked, config)),
     )
+
+
+def _chosen(ranked: Sequence[CaseResult], rule: str, target: float | None, config: EvaluationConfig) -> _Chosen:
+    """The threshold by a rule, where there are several classes one for each."""
+    of_classes = _of_classes(ranked, rule, target, config)
+    if not of_classes:
+        curve = _curve(ranked, config)
+        return _Chosen(*_choose(curve, rule, target), {}, curve)
+    class_scores = {label: score for label, (score, _) in of_classes.items()}
+    score, why = next(iter(of_classes.values()))
+    stretched = [
+        dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, score)) for case in ranked
+    ]
+    return _Chosen(score, why, class_scores, _curve(stretched, config))
+
+
+def _rate_points(ranked: Sequence[CaseResult], config: EvaluationConfig) -> Iterator[RatePoint]:
+    for rate in RATES:
+        chosen = _chosen(ranked, "fp_per_scan", rate, config)
+        if chosen.score is not None:
+            reached: dict[str, Any] = at_score(chosen.curve, chosen.score)
+            own = {key: reached[key] for key in ("sensitivity", "fp_per_scan")}
+            yield RatePoint(rate, chosen.score, _possible(chosen.curve, chosen.score), chosen.class_scores, **own)
 
 
 def _of_classes(

@@ -11,7 +11,7 @@ from pathlib import Path
 from cmb_plugin.dataset import image_files, split_modality
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, image_stem
-from cmb_plugin.images.contrast import MINIP, PROJECTION, UNKNOWN
+from cmb_plugin.images.contrast import MINIP, PROJECTION, QSM, UNKNOWN
 
 from .selection import Channels, Intake, select
 from .table import InputRow
@@ -55,7 +55,7 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
     if options.patterns:
         volumes = _by_patterns(path, channels, options.patterns)
     elif path.is_file() and image_stem(path) is not None:
-        volumes = _chosen(volumes_of_file(path, path.name, safe_case(str(image_stem(path)))))
+        volumes = _chosen(volumes_of_file(path, path.name, safe_case(str(image_stem(path)))), channels)
     elif path.is_dir() and any(path.glob("sub-*/")):
         from .bids import bids_volumes
 
@@ -83,9 +83,11 @@ def _file(file: Path, root: Path) -> list[Volume]:
     return volumes_of_file(file, name, stem if "/" not in stem else safe_case(*stem.split("/")))
 
 
-def _chosen(volumes: list[Volume]) -> list[Volume]:
-    """A file that the user names alone is taken whatever its name says, unless that is a projection."""
-    return [v if v.contrast in (MINIP, PROJECTION) else dataclasses.replace(v, contrast=UNKNOWN) for v in volumes]
+def _chosen(volumes: list[Volume], channels: Channels) -> list[Volume]:
+    """A file that the user names alone is taken whatever its name says, unless that is a projection, or a map whose
+    sign must be turned."""
+    told = (MINIP, PROJECTION, *((QSM,) if channels.turns_qsm else ()))
+    return [v if v.contrast in told else dataclasses.replace(v, contrast=UNKNOWN) for v in volumes]
 
 
 def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) -> list[Volume]:

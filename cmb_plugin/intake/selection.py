@@ -29,6 +29,7 @@ from .volumes import Volume
 
 SHORTEST_ECHO_MS = 8.0  # of a gradient echo that is weighted by T2*; angiograms and T1 have less
 _BEST_ECHO_MS_T = 60.0  # 40 ms at 1.5 T, 20 ms at 3 T, as susceptibility weighted protocols have it
+TURNED = "its sign is turned, so that iron is dark in it as in the model's scans"
 _ANATOMY_WORDS = ("t1", "flair", "pd", "t2")
 
 _WANTED: dict[str, tuple[str, ...]] = {
@@ -48,12 +49,15 @@ class Channels:
         tolerates_missing: whether a case may lack some.
         without: channels that are left out whatever there is.
         echo: number of the echo to take where there are several; None takes that whose time suits best.
+        turns_qsm: whether a map of susceptibility stands for the one channel where nothing better is there: with its
+            sign turned, iron is dark in it as in a magnitude.
     """
 
     names: tuple[str, ...]
     tolerates_missing: bool = False
     without: frozenset[int] = frozenset()
     echo: int | None = None
+    turns_qsm: bool = False
 
     def rank(self, channel: int, volume: Volume) -> int | None:
         """How well a volume stands for a channel, 0 best; None for not at all."""
@@ -63,10 +67,16 @@ class Channels:
         wanted = _WANTED.get(contrast, (contrast,))
         if len(self.names) == 1 and UNKNOWN not in wanted:
             wanted = (*wanted, UNKNOWN)
+        if self.turns_qsm and QSM not in wanted:
+            wanted = (*wanted, QSM)
         if contrast == ANATOMY and volume.contrast == ANATOMY:
             ours, theirs = (_anatomy_word(text) for text in (self.names[channel], volume.name))
             return 0 if ours == theirs else None
         return wanted.index(volume.contrast) if volume.contrast in wanted else None
+
+    def turns(self, channel: int, volume: Volume) -> bool:
+        """Whether a volume stands for a channel with its sign turned."""
+        return self.turns_qsm and volume.contrast == QSM and contrast_of_name(self.names[channel]) != QSM
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class InputCase:
         if not todo and not self.problem:
             return ScanSource(case, tolerates_missing=tolerates)
         origin = tuple(file for c, v in sorted(self.volumes.items()) if c not in missing for file in v.files)
-        variant = " ".join(f"{v.name}:{v.index}" for v, _ in todo)
+        variant = " ".join(f"{v.name}:{v.index}{':turned' if v.turned else ''}" for v, _ in todo)
         fetch = partial(_fetch, self.volumes[min(self.volumes)].name, todo, self.problem)
         return ScanSource(case, None, tolerates, fetch=fetch, origin=origin, variant=variant)
 
@@ -183,6 +193,7 @@ def _case(
         if taken is not None:
             chosen[channel] = group[taken]
     names = {id(volume): channels.names[channel] for channel, volume in chosen.items()}
+    turned = {id(volume) for channel, volume in chosen.items() if channels.turns(channel, volume)}
     problem = _problem(chosen, channels)
     if problem is None:  # nothing that the model knows
         why = f"{channels.names[0]} is not there"
@@ -192,8 +203,10 @@ def _case(
     for i, volume in enumerate(group):
         name = names.get(id(volume), "")
         status = PASSED_OVER if not name else UNUSABLE if volume.defect or problem else TAKEN
-        why = (volume.defect or problem or _remark(volume, group)) if name else reasons.get(i) or _why_not(volume)
+        remark = TURNED if id(volume) in turned else _remark(volume, group)
+        why = (volume.defect or problem or remark) if name else reasons.get(i) or _why_not(volume)
         rows.append(InputRow(case_id if name else "", name, volume.name, volume.contrast, status, why or ""))
+    chosen = {c: replace(v, turned=id(v) in turned) for c, v in chosen.items()}
     return (InputCase(case_id, chosen, channels, problem or "") if chosen else None), rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, read_json
-from cmb_plugin.images import DicomSeries, image_stem, read_series, write_image
+from cmb_plugin.images import DicomSeries, image_stem, read_scan, read_series, write_image
 from cmb_plugin.images.contrast import UNKNOWN, contrast_of_header, contrast_of_name
 
 MOST_ECHOES = 16  # more volumes in one file are points in time
@@ -35,6 +35,7 @@ class Volume:
         order: of acquisition, as far as it is known; a later one replaces an earlier one.
         channel: the model's channel that the user named for it; None where it goes by contrast.
         defect: why it cannot be read, "" where nothing is known against it.
+        turned: whether its sign is turned when it is written.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Volume:
     order: tuple[int, ...] = ()
     channel: int | None = None
     defect: str = ""
+    turned: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -59,7 +61,7 @@ class Volume:
     @property
     def is_file(self) -> bool:
         """Whether it is a file that can be read as it is."""
-        return self.series is None and self.index is None
+        return self.series is None and self.index is None and not self.turned
 
     @property
     def place(self) -> tuple[float, ...]:
@@ -76,20 +78,23 @@ class Volume:
             raise UserError(f"{self.name}: {self.defect}", remedy="see inputs.tsv")
         if self.series is not None:
             array, grid = read_series(self.series)
-            write_image(target, array, grid)
+            write_image(target, -array if self.turned else array, grid)
+        elif self.index is None:
+            array, grid = read_scan(self.path)
+            write_image(target, -array if self.turned else array, grid)
         else:
-            _write_part(self.path, self.index or 0, target)
+            _write_part(self.path, self.index, target, self.turned)
 
 
-def _write_part(path: Path, index: int, target: Path) -> None:
+def _write_part(path: Path, index: int, target: Path, turned: bool) -> None:
     import nibabel
     from nibabel.loadsave import load
 
     try:
         image: Any = load(path, mmap=False)
         voxels = np.asarray(image.dataobj[..., index])
-        if voxels.dtype == np.float64:
-            voxels = voxels.astype(np.float32)
+        if turned or voxels.dtype == np.float64:
+            voxels = voxels.astype(np.float32) * (-1 if turned else 1)
         header = image.header.copy()
         header.set_data_dtype(voxels.dtype)
         header.set_slope_inter(1, 0)

@@ -70,11 +70,18 @@ class Ensemble:
             "model": self.model.name,
             "folds": list(self.model.folds),
             "checkpoint": checkpoint,
-            "checkpoint_sha256": {str(number): _digest(path) for number, path in files.items()},
+            "checkpoint_sha256": self._digests(files),
             "settings": dataclasses.asdict(self.settings),
             "operating_point": {"score": point.score, "ranking": point.ranking, "source": point.origin},
             "classes": list(self.plan.classes),
         }
+
+    def _digests(self, files: Mapping[int, Path]) -> dict[str, str]:
+        """Of the weights of every fold; of a packed model those of its file, which unpacking does not change."""
+        packed = self.model.packed
+        if packed is not None:
+            return {str(number): str(packed["weights_sha256"])[:16] for number in files}
+        return {str(number): _digest(path) for number, path in files.items()}
 
 
 def trainer_of(fold: FoldFolder) -> Any:

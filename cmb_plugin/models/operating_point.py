@@ -35,6 +35,8 @@ class OperatingPoint:
         folds: names of the folds whose sweeps chose it; empty for the default.
         members: of an ensemble the operating point of every fold, in the order in which the folds predict.
         sweep: how it was chosen; None for the default and for several folds together.
+        rates: false positives per scan -> the operating point that the sweep keeps for them.
+        rate: false positives per scan that it was chosen for at prediction; None for the sweep's own choice.
     """
 
     score: float = DEFAULT_OPERATING_POINT
@@ -45,6 +47,8 @@ class OperatingPoint:
     folds: tuple[str, ...] = ()
     members: tuple[OperatingPoint, ...] = ()
     sweep: SweepResult | None = None
+    rates: dict[float, OperatingPoint] = field(default_factory=dict)
+    rate: float | None = None
 
     @property
     def is_default(self) -> bool:
@@ -57,7 +61,8 @@ class OperatingPoint:
         if self.is_default:
             return "the default: nndet_sweep has chosen none yet"
         by = f", of {self.ranking}" if self.ranking else ""
-        return f"swept on the validation cases of {', '.join(self.folds)}{by}"
+        aim = f", for {self.rate:g} false positives per scan" if self.rate is not None else ""
+        return f"swept on the validation cases of {', '.join(self.folds)}{by}{aim}"
 
     @classmethod
     def choose(
@@ -88,6 +93,22 @@ class OperatingPoint:
             result.score, result.ranking, result.possible_score, result.class_scores, rules, (fold,), sweep=result
         )
 
+    def at_rate(self, rate: float) -> OperatingPoint:
+        """That for so many false positives per scan on validation.
+
+        Raises:
+            UserError: the sweep kept none for this rate; those that it did are named.
+        """
+        if rate in self.rates:
+            return self.rates[rate]
+        if not self.rates:
+            raise UserError(
+                f"--fp-per-scan {rate:g}: the model keeps no operating point for it",
+                remedy="run nndet_sweep, which keeps some; models that were swept before this version have none",
+            )
+        known = ", ".join(f"{known:g}" for known in sorted(self.rates))
+        raise UserError(f"--fp-per-scan {rate:g}: the model has no operating point for it", remedy=f"it has {known}")
+
     def save(self, path: Path) -> None:
         """Writes ``operating_point.json`` of a fold."""
         chosen = dataclasses.asdict(self.sweep) if self.sweep else {"score": self.score, "ranking": self.ranking}
@@ -116,11 +137,26 @@ class OperatingPoint:
                 {} if rules is None else {rules.source: rules},
                 (path.parent.name,),
             )
-            if not all(0 <= score <= 1 for score in (point.score, *point.class_scores.values())):
+            for entry in content.get("rates") or ():
+                point.rates[float(entry["target"])] = point._for_rate(entry)
+            every = (point, *point.rates.values())
+            if not all(0 <= score <= 1 for own in every for score in (own.score, *own.class_scores.values())):
                 raise ValueError("a score lies between 0 and 1")
             return point
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             raise UserError(f"{path}: holds no score", remedy="run nndet_sweep again, or delete the file") from None
+
+    def _for_rate(self, entry: dict[str, Any]) -> OperatingPoint:
+        """This operating point with the scores that ``operating_point.json`` keeps for one rate."""
+        possible = entry.get("possible_score")
+        return dataclasses.replace(
+            self,
+            score=round(float(entry["score"]), 6),
+            possible_score=None if possible is None else round(float(possible), 6),
+            class_scores={int(k): round(float(score), 6) for k, score in (entry.get("class_scores") or {}).items()},
+            rates={},
+            rate=float(entry["target"]),
+        )
 
     @classmethod
     def mean(cls, points: Sequence[OperatingPoint]) -> OperatingPoint:
@@ -149,6 +185,7 @@ class OperatingPoint:
             {kind: _widest([point.removal[kind] for point in chosen if kind in point.removal]) for kind in kinds},
             tuple(name for point in agreeing for name in point.folds),
             tuple(points),
+            rate=agreeing[0].rate,
         )
 
     def apply(self, detections: Detections) -> Detections:

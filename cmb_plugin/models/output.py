@@ -35,6 +35,7 @@ def write_case(
     key: str = "",
     draw: bool = True,
     modalities: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> CasePredictions:
     """Writes ``{case}_instances.nii.gz``, then ``{case}_boxes.json``: where the JSON stands, the case is whole.
 
@@ -50,6 +51,7 @@ def write_case(
         key: kept in the JSON, see ``CasePredictions``.
         draw: also write the instance mask, which needs SimpleITK.
         modalities: names of those that were seen.
+        warnings: sentences on what is unlike every scan that the model has seen.
 
     Returns:
         what was written, in voxels of the scan.
@@ -65,6 +67,7 @@ def write_case(
         tuple(folds),
         key=key,
         modalities=tuple(modalities),
+        warnings=tuple(warnings),
     )
     reported = found[case.reported]
     mask = instance_mask(reported, prediction.foreground, mapping)

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.settings import read_settings, typed
 
 from .operating_point import OperatingPoint
+from .seen import SeenScans
 
 CHECKPOINTS = ("last", "best")
 PARTS = {"val": "Tr", "test": "Ts", "unseen": "Tr"}
 """Where the scans of a split lie in the Task folder: ``imagesTr`` holds those that folds validate on, and those of the
 domain that a model was trained without."""
+PACKED = "packed.json"
+"""In a model folder that a packed model was unpacked to: which file it was, its digest, and what scans it has seen."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +34,14 @@ class TrainedModel:
         folds: numbers of the folds that are used, at least one.
         checkpoint: ``last`` or ``best``, of each fold.
         left_out: further folds, whose training has not finished.
+        fp_per_scan: false positives per scan for which the operating point is taken; None for what the sweeps chose.
     """
 
     folder: ModelFolder
     folds: tuple[int, ...]
     checkpoint: str = "last"
     left_out: tuple[int, ...] = ()
+    fp_per_scan: float | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint not in CHECKPOINTS:
@@ -64,6 +72,18 @@ class TrainedModel:
         """``CMBRetinaUNet_D3CMB_3d, folds 0, 1``."""
         return f"{self.name}, fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))}"
 
+    @property
+    def packed(self) -> dict[str, Any] | None:
+        """Where it is a packed model: ``file``, ``weights_sha256`` and ``seen``."""
+        path = self.folder.root / PACKED
+        return dict(read_json(path)) if path.is_file() else None
+
+    @property
+    def seen(self) -> SeenScans | None:
+        """What the scans that a packed model learned from are like; None for models in folders of their own."""
+        packed = self.packed
+        return None if packed is None else from_json(SeenScans, packed["seen"], packed["file"])
+
     def each(self) -> list[TrainedModel]:
         """Every fold alone."""
         return [replace(self, folds=(number,)) for number in self.folds]
@@ -78,12 +98,15 @@ class TrainedModel:
         return typed(InferenceConfig, read_settings(path).get("inference_cfg", {}), str(path))
 
     def operating_point(self) -> OperatingPoint:
-        """What the sweeps of the folds chose, together; the default where there was none.
+        """What the sweeps of the folds chose, or kept for ``fp_per_scan``, together; the default where there was none.
 
         Raises:
-            UserError: a file holds no score.
+            UserError: a file holds no score, or none for ``fp_per_scan``.
         """
-        return OperatingPoint.mean([OperatingPoint.load(fold.operating_point) for fold in self.fold_folders.values()])
+        points = [OperatingPoint.load(fold.operating_point) for fold in self.fold_folders.values()]
+        if self.fp_per_scan is not None:
+            points = [point.at_rate(self.fp_per_scan) for point in points]
+        return OperatingPoint.mean(points)
 
     def validation_cases(self, task: TaskFolder) -> Mapping[str, int]:
         """Validation case -> number of the fold that was not trained on it, by the splits that each was trained with.

@@ -73,7 +73,10 @@ def write_case_report(
     except UserError:
         shown = None
     brain = _brain(regions, None if shown is None else shown[0])
-    flags = quality_flags(shown, brain, regions, spacing, sum(word == "definite" for word in words))
+    flags = [
+        *predictions.warnings,
+        *quality_flags(shown, brain, regions, spacing, sum(word == "definite" for word in words)),
+    ]
     figure = case_page(PageContent(predictions, words, lesions, regions, shown, brain, flags))
     save_figure(figure, page, dpi=200)
     save_figure(figure, document)

@@ -68,7 +68,9 @@ class Localisation:
         source = choice(Surroundings(images, channel, str(ensemble.device)))
         point = ensemble.operating_point
         rules = point.removal.get(source_kind(source.name)) or RemovalRules()
-        return cls(source, rules, point.possible_score, channel, ensemble.plan.preprocessing.spacing)
+        # A packed model knows better than by its plan what voxels it has seen, and predictions hold what it said.
+        spacing = None if ensemble.model.seen else ensemble.plan.preprocessing.spacing
+        return cls(source, rules, point.possible_score, channel, spacing)
 
     def key(self, predictions: CasePredictions, case: Case) -> str:
         """Changes when anything that decides the result does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,8 @@ from cmb_plugin.dataset import (
 )
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, read_json, write_json
+from cmb_plugin.images import read_scan
+from cmb_plugin.images.contrast import UNKNOWN
 from cmb_plugin.inference import InferenceConfig, predict_array
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.output import write_case
@@ -121,7 +123,7 @@ def predict(
         UserError: nothing can be predicted.
     """
     options = options or PredictOptions()
-    _check_output(scans, options.output)
+    _check_output(model, scans, options.output)
     device = options.device or default_device()
     config = (options.config or model.inference_config()).on(device)
     # What prepares scans in the background takes a core from the network where the network runs on the cores.
@@ -158,7 +160,8 @@ def predict(
 
             localisation = Localisation.of(options.regions, sources[0].case.images[0].parent, ensemble)
             log(f"Regions: {localisation.source.name}; {localisation.rules.description}")
-        run = _Run(ensemble, folder, workers, options.overwrite)
+        contrasts = {case.case_id: case.volumes[0].contrast for case in selected.inputs if 0 in case.volumes}
+        run = _Run(ensemble, folder, workers, options.overwrite, contrasts)
         predicted = run.predict(sources, report)
         _localise(predicted, folder, localisation, report)
         run.write_tables(sources, report)
@@ -176,7 +179,12 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_output(scans: ScanSelection, output: Path | None) -> None:
+def _check_output(model: TrainedModel, scans: ScanSelection, output: Path | None) -> None:
+    if model.packed is not None and scans.split != "test":
+        remedy = "predict imagesTs or --input; scans with labels are then measured with nndet_eval --predictions"
+        raise UserError(f"{model.name}: a packed model has held out no scans of a Task", remedy=remedy)
+    if model.packed is not None and output is None:
+        raise UserError(f"{model.name}: a packed model needs a folder for what it finds", remedy="add --output DIR")
     if scans.folder is not None and (output is None or scans.split != "test"):
         raise UserError(
             f"{scans.folder}: an input folder needs an output folder and no split", remedy="add --output DIR"
@@ -234,6 +242,7 @@ class _Run:
     folder: Path
     workers: int
     overwrite: bool
+    contrasts: Mapping[str, str]
 
     def predict(self, sources: Sequence[ScanSource], report: PredictReport) -> list[Case]:
         """Predicts what is not finished, adds what happened to ``report``, and returns the cases that stand."""
@@ -247,7 +256,12 @@ class _Run:
                 case_id = outcome.item.case.case_id
                 if outcome.result is not None:
                     work = partial(
-                        _predict_scan, ensemble=self.ensemble, folder=folder, case_id=case_id, key=keys[case_id]
+                        _predict_scan,
+                        ensemble=self.ensemble,
+                        folder=folder,
+                        case=outcome.item.case,
+                        key=keys[case_id],
+                        contrast=self.contrasts.get(case_id, UNKNOWN),
                     )
                     done = run_cases(work, [outcome.result])[0]
                     if done.result:
@@ -301,12 +315,13 @@ class _Run:
         rows |= {name: {"case": name, "status": "failed", "error": error} for name, error in failed.items()}
         write_summary(self.folder / "summary.tsv", [rows[name] for name in case_ids])
         report.lesions += sum(int(case.reported.sum()) for case in done)
+        report.remarks += [f"{case.case_id}: {sentence}" for case in done for sentence in case.warnings]
         report.remarks += self.ensemble.remarks(done)
 
 
-def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, key: str) -> int:
+def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key: str, contrast: str) -> int:
     """Predicts one scan and writes its files; returns how many detections were left out because there were too many."""
-    point = ensemble.operating_point
+    point, case_id = ensemble.operating_point, case.case_id
     try:
         prediction = predict_array(
             ensemble.members, scan.data, ensemble.settings, ensemble.device, ranking=point.ranking
@@ -327,9 +342,20 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case_id: str, ke
         folds=ensemble.model.folds,
         key=key,
         modalities=[name for channel, name in enumerate(ensemble.plan.modalities) if channel not in scan.missing],
+        warnings=_doubts(scan, ensemble, case, contrast),
         draw=_can_draw(),
     )
     return prediction.dropped
+
+
+def _doubts(scan: Scan, ensemble: Ensemble, case: Case, contrast: str) -> list[str]:
+    """What about a scan is unlike all that a packed model has seen."""
+    seen = ensemble.model.seen
+    if seen is None:
+        return []
+    path = case.images[0]
+    values = read_scan(path)[0][::2, ::2, ::2] if path.is_file() and 0 not in scan.missing else None
+    return seen.doubts(scan.mapping.source, values, contrast)
 
 
 def _is_finished(folder: Path, case_id: str, keys: dict[str, str], draw: bool) -> bool:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cmb_plugin.dataset import Case, find_cases, image_files
+from cmb_plugin.dataset import Case, Dataset, find_cases, image_files
 from cmb_plugin.errors import UserError
 from cmb_plugin.models.ensemble import trainer_of
 from cmb_plugin.models.missing_modalities import channels_without, declared_domains, declared_missing, with_missing
 from cmb_plugin.models.trained import PARTS, TrainedModel
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
-from cmb_plugin.preparation import ScanSource, input_cases, prepared_cases
+from cmb_plugin.preparation import ScanSource, input_cases, modality_polarity, prepared_cases
 
 if TYPE_CHECKING:  # what any other input needs is imported where there is one
     from cmb_plugin.intake import InputCase, InputOptions, InputRow
@@ -76,14 +76,25 @@ class ScanSelection:
             UserError: there are none, or the model cannot do without what is left out.
         """
         left_out = channels_without(plan.modalities, self.without, tolerates, model.name)
+        packed = model.packed is not None
         if self.folder is not None:
-            return self._input(self.folder, plan, tolerates, left_out, output)
+            return self._input(self.folder, plan, tolerates, left_out, output, turns_qsm=packed)
+        if packed:
+            plan = plan_for_task(plan, self.task)
+            cases = [with_missing(plan.case(case), left_out, tolerates) for case in self._cases(model, plan)]
+            return Selected([ScanSource(case, tolerates_missing=tolerates) for case in cases])
         prepared = self.task.prepared(plan.name, PARTS[self.split])
         cases = [with_missing(plan.case(case), left_out, tolerates) for case in self._cases(model, plan)]
         return Selected([ScanSource.of(case, prepared, plan.preprocessing, tolerates) for case in cases])
 
     def _input(
-        self, folder: Path, plan: Plan, tolerates: bool, left_out: frozenset[int], output: Path | None
+        self,
+        folder: Path,
+        plan: Plan,
+        tolerates: bool,
+        left_out: frozenset[int],
+        output: Path | None,
+        turns_qsm: bool,
     ) -> Selected:
         from cmb_plugin.intake import Channels, is_task_named, list_input
 
@@ -94,7 +105,8 @@ class ScanSelection:
             cases = [with_missing(case, left_out, tolerates) for case in cases]
             sources = [ScanSource(case, tolerates_missing=tolerates) for case in cases]
             return Selected(sources, _rows(folder, cases, plan.modalities))
-        channels = Channels(plan.modalities, tolerates, left_out, self.echo)
+        dark = turns_qsm and plan.polarity == ("dark",)
+        channels = Channels(plan.modalities, tolerates, left_out, self.echo, turns_qsm=dark)
         intake = list_input(folder, channels, self.options)
         return Selected(intake.sources((output or Path()) / SCANS), intake.rows, intake.cases)
 
@@ -117,6 +129,25 @@ class ScanSelection:
             )
             for case_id in ids
         ]
+
+
+def plan_for_task(plan: Plan, task: TaskFolder) -> Plan:
+    """A plan that reads of a Task's modalities those that a packed model sees: by name; a model of one, by what it
+    shows: the first in which microbleeds look as in the model's.
+
+    Raises:
+        UserError: there are none such.
+    """
+    names = Dataset.load(task).modalities
+    if {*plan.modalities} <= {*names}:
+        return dataclasses.replace(plan, channels=tuple(names.index(name) for name in plan.modalities))
+    alike = [i for i, name in enumerate(names) if plan.polarity == (modality_polarity(name),)]
+    if len(plan.modalities) == 1 and alike:
+        return dataclasses.replace(plan, channels=(alike[0],))
+    raise UserError(
+        f"{task.name}: its modalities are {', '.join(names)}, the model sees {', '.join(plan.modalities)}",
+        remedy="name files of such scans with --input",
+    )
 
 
 def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:

@@ -1,0 +1,123 @@
+"""What scans a model has seen, and what to say of a scan that is like none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cmb_plugin.images import Grid, Mapping
+from cmb_plugin.images.contrast import QSM, UNKNOWN, contrast_of_name
+
+if TYPE_CHECKING:  # prediction reads no fingerprint
+    from cmb_plugin.preparation import Fingerprint
+
+Range = tuple[float, float]
+
+SLACK = 1.1  # a spacing so many times beyond what was seen counts as seen
+LESS = 0.9  # and a scan that covers so much of the least that was seen
+NEGATIVE = 0.02  # a magnitude has no negative values; what interpolation leaves of them is less
+
+
+@dataclass(frozen=True)
+class SeenScans:
+    """The scans that a model was trained on: what is known of them without naming one.
+
+    Attributes:
+        cases: how many.
+        lesions: labelled in them.
+        slice_mm: least and largest spacing across the slices, the longest side of a voxel.
+        pixel_mm: the same of the longer side within the slice.
+        extent_mm: least and largest extent of the whole scan along the body's z, y, x.
+        contrasts: of the first channel, of ``images.contrast.CONTRASTS``; by the name of its modality.
+        polarity: how a microbleed shows in it: ``dark``, ``bright``, ``signed`` or ``unknown``.
+        lesion_mm: 5th, 50th and 95th percentile of the lesions' diameters; empty without lesions.
+    """
+
+    cases: int
+    lesions: int
+    slice_mm: Range
+    pixel_mm: Range
+    extent_mm: tuple[Range, Range, Range]
+    contrasts: tuple[str, ...] = ()
+    polarity: str = "unknown"
+    lesion_mm: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, fingerprint: Fingerprint, modalities: Sequence[str], polarity: str = "") -> SeenScans:
+        """What the scans of a prepared Task are like.
+
+        Args:
+            fingerprint: of the training scans.
+            modalities: of the model.
+            polarity: of the first of them, where the plan says so.
+        """
+        from cmb_plugin.preparation import modality_polarity
+
+        spacings = np.sort([case.spacing for case in fingerprint.cases], axis=1)
+        extents = np.array([np.multiply(case.shape, case.spacing) for case in fingerprint.cases])
+        diameters = np.cbrt(fingerprint.sizes_mm.prod(axis=1))
+        z, y, x = (_range(extents[:, axis]) for axis in range(3))
+        contrast = contrast_of_name(modalities[0])
+        return cls(
+            cases=len(fingerprint.cases),
+            lesions=len(diameters),
+            slice_mm=_range(spacings[:, 2]),
+            pixel_mm=_range(spacings[:, 1]),
+            extent_mm=(z, y, x),
+            contrasts=() if contrast == UNKNOWN else (contrast,),
+            polarity=polarity or modality_polarity(modalities[0]),
+            lesion_mm=tuple(np.percentile(diameters, (5, 50, 95)).round(2).tolist()) if len(diameters) else (),
+        )
+
+    def doubts(self, grid: Grid, values: np.ndarray | None = None, contrast: str = UNKNOWN) -> list[str]:
+        """Sentences on what is unlike every scan that the model has seen; none is good.
+
+        Args:
+            grid: of the scan.
+            values: voxels of the first channel; None leaves them alone.
+            contrast: what the scan shows, where that is known.
+        """
+        return [*self._of_spacing(grid), *self._of_extent(grid), *self._of_values(values, contrast)]
+
+    def _of_spacing(self, grid: Grid) -> list[str]:
+        _, pixel, thick = sorted(grid.spacing)
+        sentences = []
+        for what, own, (low, high) in (("Slices", thick, self.slice_mm), ("Pixels", pixel, self.pixel_mm)):
+            if own > SLACK * high or own < low / SLACK:
+                effect = "small lesions may be missed" if own > high else "its counts are not to be trusted as they are"
+                sentences.append(f"{what} of {own:.2g} mm; the model has seen {low:.2g} to {high:.2g} mm: {effect}.")
+        return sentences
+
+    def _of_extent(self, grid: Grid) -> list[str]:
+        mapping = Mapping.plan(grid)
+        extent = np.multiply(mapping.oriented_shape, mapping.oriented_spacing)
+        sentences = []
+        for axis, (own, (low, _)) in enumerate(zip(extent.tolist(), self.extent_mm, strict=True)):
+            if own < LESS * low:
+                way = ("from neck to top", "from back to front", "from side to side")[axis]
+                sentences.append(
+                    f"The scan covers {own:.0f} mm {way}; the least that the model has seen is {low:.0f} mm: "
+                    "lesions beyond it are not counted, and its edges may be taken for some."
+                )
+        return sentences
+
+    def _of_values(self, values: np.ndarray | None, contrast: str) -> list[str]:
+        if contrast == QSM and self.polarity == "dark" and QSM not in self.contrasts:
+            return ["A map of susceptibility, turned dark for iron; the model has seen none: look at every lesion."]
+        if values is None or contrast == QSM or self.polarity != "dark":
+            return []
+        sample = values[np.isfinite(values) & (values != 0)]
+        negative = float((sample < 0).mean()) if sample.size else 0.0
+        if negative < NEGATIVE:
+            return []
+        return [
+            f"{100 * negative:.0f} % of its values are negative, as in phase, QSM or scans that were normalised "
+            "before; the model knows magnitude and SWI, in which microbleeds are dark and nothing is negative."
+        ]
+
+
+def _range(values: np.ndarray) -> Range:
+    return round(float(values.min()), 4), round(float(values.max()), 4)

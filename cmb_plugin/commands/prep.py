@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_prep 101 -o planner_cfg.domains=geometry        scans of one voxel size are one domain (docs/domains.md)
         nndet_prep 101 -o planner=D3V001                      nnDetection's rules, as a baseline
         nndet_prep 101 -o planner=Anatomy                     learn regionsTr instead: docs/segmentation.md
+        nndet_prep 101 -o plan_from=pretrained                as the weights of this package, to go on from them
         nndet_prep 101 -o plan=my_plan.json                   use a plan that you edited, as it is
 
     Settings (-o):
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                                         anchors, centre_features, centre_channels, brain_margin_mm; of D3V001 also
                                         anchors_per_axis
         plan=PATH.json                  a finished plan instead of a planner
+        plan_from=pretrained|FILE.cmb|MODEL_DIR   spacing, network, patch and targets of a trained model, as a plan of
+                                        its own beside the planner's: nndet_train -o train.init=... then takes it
         additional_imports=[module]     your own planners and normalisation schemes
 
     Files: ${det_data}/{task}/preprocessed/ holds fingerprint.json, splits.json, domains.json where domains were derived

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_train Task101_CMB                                  the default trainer on fold 0
         nndet_train 101 -o exp.fold=1 train=fast                 fold 1 with a shorter schedule
         nndet_train 101 -o train.mode=resume                     go on after an interruption
+        nndet_train 101 -o train.init=pretrained                 go on from the weights of this package
         nndet_train 101 -o exp.fold=without:ukb                  all domains but one, then measured on that one
         nndet_train 101 -o trainer_cfg.domain_balance=1 augment=domains   small domains as often as large ones
         nndet_train 101 -o module=MyTrainer additional_imports=[my_module]
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are CMBRetinaUNet and D3CMB_3d
         train=v001|fast|demo                     preset; v001 on a GPU, fast on a CPU when none is given
         train.mode=new|resume|overwrite          new refuses to touch a trained model
+        train.init=pretrained|FILE.cmb|CHECKPOINT|MODEL_DIR   weights to begin with, of the same network; the plan then
+                                                 comes from nndet_prep -o plan_from=..., and module and model_cfg are
+                                                 theirs
         augment=domains                          more changes of resolution, contrast, sharpness, bias field, noise
         exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed
         exp.fold=without:DOMAIN                  all but a domain, as {module}_{plan}_without-{domain}[_{tag}]
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cmb_plugin.workflows.train import is_first_process, resolve, train
 
     run = resolve(find_task(args.task), Overrides.parse(args.overrides))
-    train(run)
+    train(run, log=print)
     if is_first_process():
         print(f"Trained {run.fold.root}")
     return 0

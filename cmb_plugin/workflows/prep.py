@@ -143,7 +143,8 @@ def prepare(
 
     Args:
         folder: the Task folder.
-        overrides: ``planner=NAME``, ``planner_cfg.x=y``, ``plan=PATH.json``, ``additional_imports=[module]``.
+        overrides: ``planner=NAME``, ``planner_cfg.x=y``, ``plan=PATH.json``, ``plan_from=MODEL``,
+            ``additional_imports=[module]``.
         workers: processes that check and measure; None takes every core.
         preprocess_workers: processes that preprocess; None takes ``workers``, or as many as the memory holds.
         full_check: read every voxel in the check, not only the headers.
@@ -154,7 +155,11 @@ def prepare(
     """
     begun = time.perf_counter()
     workers = default_workers() if workers is None else workers
+    overrides = overrides.copy()
+    plan_from = overrides.take("plan_from")
     planner, given_plan = _choose_planner(overrides)
+    if plan_from is not None and given_plan is not None:
+        raise UserError("plan and plan_from exclude each other", remedy="give one of them")
     dataset = Dataset.load(folder)
     failures, warnings = _check(dataset, workers, full_check) if check else ([], [])
     dataset = settle_domains(dataset, planner.config.domains, workers)
@@ -164,6 +169,10 @@ def prepare(
     fingerprint, failed = _fingerprint(dataset, [item for item in items if item.split == "Tr"], workers)
     failures += failed
     plan = planner.plan(fingerprint) if given_plan is None else load_fitting_plan(given_plan, dataset)
+    if plan_from is not None:
+        from cmb_plugin.models.initial_weights import InitialWeights
+
+        plan = InitialWeights.named(str(plan_from), folder).plan_for(plan)
     path = write_plan(folder, plan, given_plan)
     items, without = _learnable(items, plan)
     warnings += without

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -46,6 +46,9 @@ from .evaluate import sweep as choose_operating_point
 from .predict import PredictOptions, PredictReport, predict
 from .scan_selection import ScanSelection
 
+if TYPE_CHECKING:  # what begins with random weights reads none
+    from cmb_plugin.models.initial_weights import InitialWeights
+
 DEFAULT_TRAINER = "CMBRetinaUNet"
 DEFAULT_PLAN = "D3CMB_3d"
 MODES = ("new", "resume", "overwrite")
@@ -63,6 +66,7 @@ class TrainingRun:
         mode: ``new``, ``resume`` or ``overwrite``.
         settings: groups ``exp``, ``trainer_cfg``, ``augment_cfg``, ``model_cfg``, ``inference_cfg``.
         fold: folder that the run writes.
+        initial: weights to begin with; None for random ones.
     """
 
     task: TaskFolder
@@ -72,6 +76,7 @@ class TrainingRun:
     mode: str
     settings: dict[str, Any]
     fold: FoldFolder
+    initial: InitialWeights | None = None
 
     def module(self) -> TrainingModule:
         """The untrained module; its weights depend on the seed alone."""
@@ -86,8 +91,8 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
 
     Args:
         folder: of the task.
-        overrides: ``module``, ``plan``, ``planner``, ``train``, ``augment``, ``train.mode``, ``additional_imports`` and
-            settings.
+        overrides: ``module``, ``plan``, ``planner``, ``train``, ``augment``, ``train.mode``, ``train.init``,
+            ``additional_imports`` and settings.
 
     Raises:
         UserError: an unknown trainer, preset or setting; a task without a plan.
@@ -95,10 +100,18 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
     overrides = overrides.copy()
     imports = overrides.take_imports()
     import_additional(imports)
-    name = str(overrides.take("module", DEFAULT_TRAINER))
+    init, initial = overrides.take("train.init"), None
+    if init is not None:
+        from cmb_plugin.models.initial_weights import InitialWeights
+
+        initial = InitialWeights.named(str(init), folder, _number(overrides))
+    name = str(overrides.take("module", initial.module if initial else DEFAULT_TRAINER))
     trainer = trainers.get(name)
     planner = overrides.take("planner")
-    plan_name = str(overrides.take("plan", f"{planner}_3d" if planner else trainer.default_plan or DEFAULT_PLAN))
+    default_plan = f"{planner}_3d" if planner else trainer.default_plan or DEFAULT_PLAN
+    if initial is not None and not planner and folder.plan(initial.plan_name).is_file():
+        default_plan = initial.plan_name
+    plan_name = str(overrides.take("plan", default_plan))
     if not folder.plan(plan_name).is_file():
         known = sorted(path.parent.name for path in folder.preprocessed.glob("*/plan.json"))
         raise UserError(
@@ -117,7 +130,12 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
     augment = overrides.take("augment")
     if augment is not None and augment not in AUGMENT_PRESETS:
         raise UserError(f"unknown preset 'augment={augment}'", remedy=suggest(str(augment), AUGMENT_PRESETS))
-    changes = {**presets[preset], **(AUGMENT_PRESETS[augment] if augment else {})}
+    network = trainer.migrated(initial.model_cfg) if initial is not None and initial.module == name else {}
+    changes = {
+        **presets[preset],
+        **(AUGMENT_PRESETS[augment] if augment else {}),
+        **{f"model_cfg.{key}": value for key, value in network.items()},
+    }
     settings = overrides.below(changes).apply(
         exp=ExperimentConfig(),
         trainer_cfg=TrainerConfig(),
@@ -125,7 +143,8 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
         model_cfg=trainer.model_config(),
         inference_cfg=InferenceConfig(),
     )
-    settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **settings}
+    begun = {"init": {"from": str(init), "weights": initial.digest}} if initial is not None else {}
+    settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **begun, **settings}
     exp: ExperimentConfig = settings["exp"]
     model = model_folder(folder, name, plan_name, exp)
     plan = Plan.load(folder.plan(plan_name))
@@ -134,7 +153,13 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
             f"{name} learns {trainer.target}, plan {plan_name} is one for {plan.target}",
             remedy="choose another plan=NAME or module=NAME",
         )
-    return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.number))
+    return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.number), initial)
+
+
+def _number(overrides: Overrides) -> int:
+    """Number of the fold that is asked for; settings are checked later."""
+    fold = overrides.copy().take("exp.fold", 0)
+    return fold if isinstance(fold, int) else 0
 
 
 def model_folder(task: TaskFolder, trainer: str, plan: str, exp: ExperimentConfig) -> ModelFolder:
@@ -147,7 +172,7 @@ def model_folder(task: TaskFolder, trainer: str, plan: str, exp: ExperimentConfi
     return ModelFolder(models_root() / task.name / f"{trainer}_{plan}{without}{f'_{exp.tag}' if exp.tag else ''}")
 
 
-def train(run: TrainingRun, sweep: bool = True) -> None:
+def train(run: TrainingRun, sweep: bool = True, log: Callable[[str], None] = lambda _: None) -> None:
     """Trains one fold, then predicts and evaluates its validation scans and chooses the operating point there.
 
     The run's folder then holds checkpoints, ``history.csv``, ``progress.png``, predictions and results.
@@ -155,6 +180,7 @@ def train(run: TrainingRun, sweep: bool = True) -> None:
     Args:
         run: what to train, from ``resolve``.
         sweep: choose the operating point on validation; without it 0.5 stands.
+        log: is given a sentence on the weights that training begins with.
 
     Raises:
         UserError: something the user can fix, before anything is written; or a validation scan that cannot be
@@ -163,9 +189,12 @@ def train(run: TrainingRun, sweep: bool = True) -> None:
     train_ids, val_ids = split_of(run)
     first = is_first_process()  # the other processes of a DDP run come through here too
     with locked(run.fold.lock) if first else nullcontext():
+        module = run.module()
+        resumed = run.mode == "resume" and run.fold.last.is_file()
+        if run.initial is not None and not resumed:  # before anything is written or removed: they may not fit
+            log(run.initial.begin(module))
         if first:
             _open_folder(run)
-        module = run.module()
         fit(
             module,
             run.fold,
@@ -173,7 +202,7 @@ def train(run: TrainingRun, sweep: bool = True) -> None:
             train_ids,
             val_ids,
             run.settings["augment_cfg"],
-            resume=run.mode == "resume" and run.fold.last.is_file(),
+            resume=resumed,
             inference_cfg=run.settings["inference_cfg"],
             domains=Dataset.load(run.task).domain if run.settings["trainer_cfg"].domain_balance else None,
         )

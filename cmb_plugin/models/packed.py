@@ -13,7 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -61,6 +61,8 @@ class PackedHeader:
         commit: of the program that packed it, or its version.
         parameters: weights of one fold that were learned.
         weights_sha256: of all tensors.
+        aliases: name of a tensor -> name of the one that it equals, which alone is in the file: networks know some of
+            their weights by two names.
         warning: what it may be used for.
     """
 
@@ -74,6 +76,7 @@ class PackedHeader:
     commit: str = ""
     parameters: int = 0
     weights_sha256: str = ""
+    aliases: dict[str, str] = field(default_factory=dict)
     warning: str = WARNING
 
     @property
@@ -110,10 +113,13 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
     tensors: dict[str, Tensor] = {}
     folds: dict[str, dict[str, Any]] = {}
     trainer: type | None = None
+    aliases: dict[str, str] = {}
     for number, fold in model.fold_folders.items():
         trainer = trainer_of(fold)
         weights = read_weights(fold.checkpoint(model.checkpoint))
-        tensors |= {f"fold{number}.{name}": _half(value) for name, value in weights.items()}
+        own_aliases = _aliases(weights)
+        aliases |= {f"fold{number}.{name}": f"fold{number}.{kept}" for name, kept in own_aliases.items()}
+        tensors |= {f"fold{number}.{name}": _half(value) for name, value in weights.items() if name not in own_aliases}
         settings, point = read_settings(fold.settings), fold.operating_point
         own = {name: fold.root / name for name in trainer.files}  # type: ignore[attr-defined]
         folds[str(number)] = {
@@ -134,6 +140,7 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
         commit=commit or f"cmb_plugin {version('cmb_plugin')}",
         parameters=_parameters(tensors, f"fold{model.folds[0]}."),
         weights_sha256=_sha256(tensors),
+        aliases=aliases,
     )
     with atomic(target) as temporary:
         save_file(tensors, temporary, {_KEY: json.dumps(dataclasses.asdict(header), sort_keys=True)})
@@ -196,6 +203,7 @@ def read_packed_weights(path: Path, header: PackedHeader) -> dict[int, dict[str,
         raise _damaged(path) from None
     if _sha256(tensors) != header.weights_sha256:
         raise _damaged(path)
+    tensors |= {name: tensors[kept].clone() for name, kept in header.aliases.items()}
     return {
         int(number): {
             name.removeprefix(f"fold{number}."): value.float() if value.is_floating_point() else value
@@ -237,6 +245,17 @@ def unpacked(path: Path) -> ModelFolder:
 
 def _damaged(path: Path) -> UserError:
     return UserError(f"{path}: is damaged or incomplete", remedy="copy or download it again")
+
+
+def _aliases(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors that equal an earlier one bit for bit -> name of that one."""
+    known: dict[str, str] = {}
+    aliases = {}
+    for name, value in weights.items():
+        content = _sha256({f"{value.dtype} {tuple(value.shape)}": value})
+        if known.setdefault(content, name) != name:
+            aliases[name] = known[content]
+    return aliases
 
 
 def _half(value: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 # make setup   a virtual environment in .venv with the package, its dependencies and the developers' tools
 # make demo    the main job from nothing: phantoms -> preparation -> training -> prediction -> evaluation
+# make pretrained  the weights of the package, in rounds of fresh phantoms (hours; may be interrupted and run again)
 # make test    all tests
 # make lint    format, style, types, and the order of the layers
 #
@@ -17,7 +18,7 @@ READY := $(VENV)/ready
 # -qq: pip's warnings about what lies beside its index are no concern of somebody who installs this package.
 INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt $(PIP_OPTIONS)
 
-.PHONY: setup demo test lint
+.PHONY: setup demo pretrained test lint
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -38,6 +39,17 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tools/demo.sh
+
+# The recipe of the package's weights (docs/pretrained.md). Another size: make pretrained ROUNDS=2 SCANS=40 STEPS=1000
+PRETRAINING ?= pretraining
+ROUNDS ?= 4
+SCANS ?= 240
+POOL ?= 48
+STEPS ?= 12000
+PRETRAINING_OPTIONS ?=
+pretrained: $(READY)
+	@$(BIN)/python -m benchmarks.pretraining.rounds $(PRETRAINING) --rounds $(ROUNDS) --train $(SCANS) --pool $(POOL) \
+		--steps $(STEPS) --ship --page docs/studies/pretrained.md $(PRETRAINING_OPTIONS)
 
 # One process per core and one thread in each: the tests are many and small. A part of them:
 # make test PYTEST_OPTIONS="tests/boxes". With coverage, as in CI: make test COVERAGE=--cov

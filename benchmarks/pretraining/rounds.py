@@ -167,9 +167,10 @@ class Rounds:
         """The recipe of a round's weights, a sentence."""
         own = self.recipe
         also = f", and the scans of {', '.join(path.name for path in self.also)}" if self.also else ""
+        seeds = ", ".join(str(seed_of(earlier)) for earlier in range(number + 1))
         return (
             f"Round {number} of benchmarks/pretraining: in each of {number + 1} rounds {own.scans} phantoms of "
-            f"protocols {own.protocol} (seeds {', '.join(str(seed_of(n)) for n in range(number + 1))}){also}, {own.steps} steps; "
+            f"protocols {own.protocol} (seeds {seeds}){also}, {own.steps} steps; "
             f"measured and swept on {own.pool} phantoms of seed {POOL_SEED}"
         )
 

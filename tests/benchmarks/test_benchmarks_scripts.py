@@ -36,7 +36,7 @@ def test_what_is_no_script_loads_and_is_described(name: str) -> None:
 
 
 def test_scripts_lie_in_folders_by_purpose() -> None:
-    assert {name.split(".")[1] for name in MODULES} == {"accuracy", "speed", "studies", "tools"}
+    assert {name.split(".")[1] for name in MODULES} == {"accuracy", "pretraining", "speed", "studies", "tools"}
     assert not [name for name in MODULES if name.count(".") != 2]
 
 

@@ -10,6 +10,7 @@ import pytest
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, find_operating_point, measure
+from cmb_plugin.models.operating_point import OperatingPoint
 
 
 def scans(right, wrong, n_cases=4, n_missed=0):
@@ -165,3 +166,34 @@ def test_a_possible_lesion_costs_at_most_one_further_false_positive_per_scan():
     assert point.fp_per_scan == 0.0
     assert 0.2 < point.possible_score <= 0.25  # 2 scans: two false positives more
     assert find_operating_point(scans([], [0.9])).possible_score is None
+
+
+def test_a_sweep_keeps_an_operating_point_for_each_rate_at_which_something_is_found():
+    cases = scans([0.9, 0.35], [0.6, 0.5, 0.4, 0.3])
+    kept = {rate.target: rate for rate in find_operating_point(cases).rates}
+    assert list(kept) == [0.25, 0.5, 1.0, 2.0]
+    for target, rate in kept.items():
+        alone = find_operating_point(cases, SweepConfig(target=target))
+        assert (rate.score, rate.sensitivity, rate.fp_per_scan) == (alone.score, alone.sensitivity, alone.fp_per_scan)
+        assert rate.possible_score == alone.possible_score
+    assert kept[0.25].sensitivity == 0.5
+    assert kept[1.0].sensitivity == 1.0
+    nothing = find_operating_point(scans([0.2], [0.9] * 9))
+    assert [rate.target for rate in nothing.rates] == []
+
+
+def test_the_rate_that_is_asked_for_is_the_one_that_reports(tmp_path):
+    cases = scans([0.9, 0.35], [0.6, 0.5, 0.4, 0.3])
+    OperatingPoint.choose(cases, SweepConfig(), EvaluationConfig(), "fold0").save(tmp_path / "operating_point.json")
+    loaded = OperatingPoint.load(tmp_path / "operating_point.json")
+    low, own = loaded.at_rate(0.25), loaded.at_rate(1.0)
+    assert low.score > own.score == loaded.score
+    assert low.deciding() != own.deciding() == loaded.deciding()
+    assert "for 0.25 false positives per scan" in low.origin
+    both = OperatingPoint.mean([low, dataclasses.replace(low, score=0.2)])
+    assert both.score == pytest.approx((low.score + 0.2) / 2)
+    assert both.rate == 0.25
+    with pytest.raises(UserError, match=r"it has 0\.25, 0\.5, 1, 2"):
+        loaded.at_rate(0.3)
+    with pytest.raises(UserError, match="run nndet_sweep"):
+        OperatingPoint(0.4, folds=("fold0",)).at_rate(0.5)

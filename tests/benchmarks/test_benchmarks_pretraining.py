@@ -1,0 +1,65 @@
+"""The rounds of the package's weights: two tiny ones, the second of which begins with the first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pretraining import rounds
+from benchmarks.pretraining.rounds import Recipe, Rounds
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json
+from cmb_plugin.models.packed import read_header
+from cmb_plugin.paths import ModelFolder
+
+TINY = Recipe(
+    scans=2,
+    pool=1,
+    healthy=0.0,
+    steps=2,
+    epochs=2,
+    protocol="demo",
+    prep=("planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.centre_features=4"),
+    train=("trainer_cfg.batch_size=2", "trainer_cfg.warmup_steps=0"),
+)
+
+
+def test_a_round_begins_with_the_last_and_is_measured_on_the_same_pool(tmp_path: Path) -> None:
+    steps: list[str] = []
+    training = Rounds(tmp_path, TINY, log=steps.append)
+    first, second = training.run(0), training.run(1)
+    assert first["kept"]
+    assert (first["seed"], second["seed"]) == (1000, 2000)
+    for number, result in enumerate((first, second)):
+        fold = ModelFolder(next((tmp_path / "models" / f"Task{710 + number}_Round").glob("*"))).fold(0)
+        (split,) = read_json(fold.splits)
+        assert split["val"] == ["pool_case_000"]
+        assert split["train"] == ["case_000", "case_001"]
+        assert read_header(training.packed(number)).seen_scans.cases == 3
+        assert 0 <= result["quality"] <= 1
+        assert not (tmp_path / "data" / f"Task{710 + number}_Round").exists()
+    settings = (tmp_path / "models" / "Task711_Round").glob("*/fold0/settings.yaml")
+    assert "weights.cmb" in next(settings).read_text(encoding="utf-8")
+    done = len(steps)
+    assert training.run(1) == second
+    assert len(steps) == done, "a finished round was done again"
+    table = rounds.table(training.results())
+    assert table.count("\n| ") == 2
+    assert training.best.read_bytes() in (training.packed(0).read_bytes(), training.packed(1).read_bytes())
+
+
+def test_weights_that_are_too_large_are_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.cmb"
+    path.write_bytes(bytes(2000))
+    monkeypatch.setattr(rounds, "SHIPPED_MB", 0.001)
+    monkeypatch.setattr(rounds, "read_header", lambda _: type("Header", (), {"parameters": 1}))
+    with pytest.raises(UserError, match="too much for the package"):
+        rounds.ship(path, tmp_path / "target.cmb")
+    monkeypatch.setattr(rounds, "SHIPPED_MB", 8)
+    assert rounds.ship(path, tmp_path / "target.cmb").read_bytes() == path.read_bytes()
+
+
+def test_what_decides_is_the_mean_sensitivity_at_four_rates() -> None:
+    metrics = {"froc": {"0.125": 0.0, "0.25": 0.2, "0.5": 0.4, "1": None, "2": 1.0}, "healthy": {"fp_per_scan": 0.5}}
+    assert rounds.quality_of(metrics)["quality"] == 0.4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import shutil
+import subprocess
 import sys
 import traceback
 from collections import deque
@@ -14,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from .errors import UserError
@@ -291,3 +294,20 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, 2**31 - 1)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def first_line(command: Sequence[str]) -> str:
+    """What a program answers; nothing where it is not installed or fails."""
+    if shutil.which(command[0]) is None:
+        return ""
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip().partition("\n")[0] if answer.returncode == 0 else ""
+
+
+def commit_of_code() -> str:
+    """Of an installation from a clone, with ``-dirty`` where files differ from it; an environment that merely stands
+    within some repository has none."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    if not first_line([*git, "ls-files", Path(__file__).name]):
+        return ""
+    return first_line([*git, "describe", "--always", "--dirty"])

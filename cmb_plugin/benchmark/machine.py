@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from cmb_plugin.workers import commit_of_code, first_line
 
 PACKAGES = ("cmb_plugin", "torch", "lightning", "numpy", "nnunetv2")
 
@@ -19,10 +19,10 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "gpu": _first_line(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]),
+        "gpu": first_line(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
-        "commit": _commit(),
+        "commit": commit_of_code(),
     }
 
 
@@ -56,19 +56,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _commit() -> str:
-    """Of an installation from a clone; an environment that merely stands within some repository has none."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    if not _first_line([*git, "ls-files", Path(__file__).name]):
-        return ""
-    return _first_line([*git, "describe", "--always", "--dirty"])
-
-
-def _first_line(command: Sequence[str]) -> str:
-    """What a program answers; nothing where it is not installed or fails."""
-    if shutil.which(command[0]) is None:
-        return ""
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip().partition("\n")[0] if answer.returncode == 0 else ""

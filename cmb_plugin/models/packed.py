@@ -106,7 +106,7 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
     Raises:
         UserError: the name ends otherwise, or a file of the model cannot be read.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if target.suffix != ENDING:
         raise UserError(f"{target}: no name of a packed model", remedy=f"let it end in {ENDING}")
@@ -143,7 +143,7 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
         aliases=aliases,
     )
     with atomic(target) as temporary:
-        save_file(tensors, temporary, {_KEY: json.dumps(dataclasses.asdict(header), sort_keys=True)})
+        temporary.write_bytes(save(tensors, {_KEY: json.dumps(dataclasses.asdict(header), sort_keys=True)}))
     return header
 
 

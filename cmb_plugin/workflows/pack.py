@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from cmb_plugin.models.packed import PackedHeader, pack_file
@@ -11,6 +10,7 @@ from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.preparation import Fingerprint
+from cmb_plugin.workers import commit_of_code
 
 
 def pack(task: TaskFolder, model: TrainedModel, target: Path, recipe: str = "") -> PackedHeader:
@@ -28,15 +28,4 @@ def pack(task: TaskFolder, model: TrainedModel, target: Path, recipe: str = "") 
     plan = Plan.load(model.folder.fold(model.folds[0]).plan)
     fingerprint = Fingerprint.load(task.fingerprint)
     seen = SeenScans.of(fingerprint, plan.modalities, plan.polarity[0] if plan.polarity else "")
-    return pack_file(model, seen, target, recipe, commit_of(Path(__file__).parents[2]))
-
-
-def commit_of(checkout: Path) -> str:
-    """The commit of a git checkout, with ``-dirty`` where files differ from it; empty where it is none."""
-    if not (checkout / ".git").exists():
-        return ""
-    words = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(words, capture_output=True, encoding="utf-8", timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return pack_file(model, seen, target, recipe, commit_of_code())

@@ -19,14 +19,13 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
 from cmb_plugin.files import locked, write_json
 from cmb_plugin.inference import InferenceConfig
-from cmb_plugin.models.ensemble import SHARED_BY_FOLDS
 from cmb_plugin.models.scored_cases import PredictionSet
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import import_additional, suggest, trainers
 from cmb_plugin.preparation import StoredCase, prepared_cases
-from cmb_plugin.settings import Overrides, plain_settings, read_settings, write_settings
+from cmb_plugin.settings import Overrides, write_settings
 from cmb_plugin.training import (
     AUGMENT_PRESETS,
     PRESETS,
@@ -45,6 +44,7 @@ from .evaluate import evaluate
 from .evaluate import sweep as choose_operating_point
 from .predict import PredictOptions, PredictReport, predict
 from .scan_selection import ScanSelection
+from .unchanged import check_other_folds, check_unchanged
 
 if TYPE_CHECKING:  # what begins with random weights reads none
     from cmb_plugin.models.initial_weights import InitialWeights
@@ -305,11 +305,11 @@ def _open_folder(run: TrainingRun) -> None:
                 f"{fold.root}: nothing to resume{', settings.yaml is not there' if checkpoints else ''}",
                 remedy="restore the file" if checkpoints else "leave train.mode=resume out, or check exp.fold, exp.tag",
             )
-        _check_unchanged(run)
+        check_unchanged(run)
         if not fold.is_finished():
             fold.mark(finished=False)
         return
-    _check_other_folds(run)
+    check_other_folds(run)
     if fold.root.is_dir():
         shutil.rmtree(fold.root)
     fold.root.mkdir(parents=True)
@@ -318,63 +318,6 @@ def _open_folder(run: TrainingRun) -> None:
     write_json(fold.splits, folds_of(run))
     versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "nnunetv2")}
     write_settings(fold.settings, {"task": run.task.name, **run.settings, "versions": versions})
-
-
-def _check_unchanged(run: TrainingRun) -> None:
-    """A resumed run must be the run that began: same plan, same settings.
-
-    Raises:
-        UserError: something differs; the first difference is named.
-    """
-    before = _flat(_with_all_settings(run, read_settings(run.fold.settings)))
-    for key, value in _flat(plain_settings(run.settings)).items():
-        if before.get(key) != value:
-            raise UserError(
-                f"{run.fold.settings}: {key} was {before.get(key)} when training began, now it is {value}",
-                remedy="resume with the overrides that the training began with, or use exp.tag=NAME for a new one",
-            )
-    if Plan.load(run.fold.plan) != run.plan:
-        raise UserError(
-            f"{run.fold.plan}: the task's plan has changed since training began",
-            remedy="train afresh with train.mode=overwrite, or use exp.tag=NAME",
-        )
-
-
-def _with_all_settings(run: TrainingRun, stored: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a fold of the run's trainer, with those that did not exist when it was trained."""
-    groups = {"trainer_cfg": TrainerConfig(), "augment_cfg": AugmentConfig(), "inference_cfg": InferenceConfig()}
-    defaults = plain_settings({**groups, "model_cfg": run.trainer.model_config()})
-    known = {**stored, "model_cfg": run.trainer.migrated(stored.get("model_cfg") or {})}
-    return {**known, **{name: {**own, **(known.get(name) or {})} for name, own in defaults.items()}}
-
-
-def _check_other_folds(run: TrainingRun) -> None:
-    """Folds of one model predict together, so they must be one model: same module, same network, same scans.
-
-    Raises:
-        UserError: another fold differs; the first difference is named.
-    """
-    remedy = "give the overrides that the other fold was trained with, or exp.tag=NAME for a model of its own"
-    ours = plain_settings({key: run.settings[key] for key in ("module", "plan", "model_cfg")})
-    for other in sorted(run.fold.root.parent.glob("fold*/settings.yaml")):
-        if other.parent == run.fold.root:
-            continue
-        theirs = _flat(_with_all_settings(run, read_settings(other)))
-        for key, value in _flat(ours).items():
-            if theirs.get(key) != value:
-                raise UserError(f"{other}: {key} is {theirs.get(key)}, here it is {value}", remedy=remedy)
-        plan = Plan.load(FoldFolder(other.parent).plan)
-        for name in SHARED_BY_FOLDS:
-            if getattr(plan, name) != getattr(run.plan, name):
-                raise UserError(f"{other.parent}: the {name} of its plan are not those of the plan now", remedy=remedy)
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    return {
-        k: v for key, value in values.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def _validate(run: TrainingRun, sweep: bool) -> None:

@@ -22,7 +22,8 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import plain_settings, write_settings
-from cmb_plugin.workflows.train import TrainingRun, _check_unchanged
+from cmb_plugin.workflows.train import TrainingRun
+from cmb_plugin.workflows.unchanged import check_unchanged
 
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
 SHORT = ["module=RetinaUNetV001", "train=demo", "trainer_cfg.epochs=1", "trainer_cfg.steps_per_epoch=2",
@@ -150,9 +151,9 @@ def test_a_run_of_before_a_setting_existed_is_resumed_as_what_it_was(tmp_path):
     for name in (*anchors, "replay"):
         del stored["model_cfg"][name]
     write_settings(fold.settings, stored)
-    _check_unchanged(run(**anchors))
+    check_unchanged(run(**anchors))
     with pytest.raises(UserError, match=r"model_cfg\.assignment was atss when training began, now it is centre"):
-        _check_unchanged(run())
+        check_unchanged(run())
 
 
 def test_a_fold_of_another_network_is_refused_before_it_is_trained(model, capsys):

@@ -102,6 +102,47 @@ class _Chosen:
     curve: Curve
 
 
+@dataclass(frozen=True)
+class _RankedScans:
+    """Scans ranked by one score, with their curve and, where they have lesions of several classes, that of each."""
+
+    cases: list[CaseResult]
+    config: EvaluationConfig
+    curve: Curve
+    of_classes: dict[int, Curve]
+
+    @classmethod
+    def of(cls, cases: list[CaseResult], config: EvaluationConfig) -> _RankedScans:
+        """Matches them once, for every rule and rate."""
+        labels = sorted({int(label) for case in cases for label in case.truth_labels})
+        several = labels if len(labels) > 1 else []
+        classes = {label: _curve([case.of_class(label) for case in cases], config) for label in several}
+        return cls(cases, config, _curve(cases, config), classes)
+
+    def choose(self, rule: str, target: float | None) -> _Chosen:
+        """The threshold by a rule, where there are several classes one for each for which there is something to choose
+        by; ``score`` is then the first of them."""
+        own = {label: _choose(curve, rule, target) for label, curve in self.of_classes.items()}
+        class_scores = {label: score for label, (score, _) in own.items() if score is not None}
+        if not class_scores:
+            return _Chosen(*_choose(self.curve, rule, target), {}, self.curve)
+        first, score = next(iter(class_scores.items()))
+        stretched = [
+            dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, score))
+            for case in self.cases
+        ]
+        return _Chosen(score, own[first][1], class_scores, _curve(stretched, self.config))
+
+    def rate_points(self) -> Iterator[RatePoint]:
+        """The operating points for ``RATES``, of those at which anything is found."""
+        for rate in RATES:
+            chosen = self.choose("fp_per_scan", rate)
+            if chosen.score is not None:
+                reached: dict[str, Any] = at_score(chosen.curve, chosen.score)
+                own = {key: reached[key] for key in ("sensitivity", "fp_per_scan")}
+                yield RatePoint(rate, chosen.score, _possible(chosen.curve, chosen.score), chosen.class_scores, **own)
+
+
 def find_operating_point(
     cases: Sequence[CaseResult], sweep: SweepConfig | None = None, config: EvaluationConfig | None = None
 ) -> SweepResult:
@@ -119,8 +160,8 @@ def find_operating_point(
     sweep, config = sweep or SweepConfig(), config or EvaluationConfig()
     target = _target(sweep)
     ranking, froc_scores = _choose_ranking(cases, sweep.ranking, config)
-    ranked = _ranked(cases, ranking)
-    chosen = _chosen(ranked, sweep.rule, target, config)
+    scans = _RankedScans.of(_ranked(cases, ranking), config)
+    chosen = scans.choose(sweep.rule, target)
     curve, score = chosen.curve, DEFAULT_OPERATING_POINT if chosen.score is None else chosen.score
     reached: dict[str, Any] = at_score(curve, score)
     return SweepResult(
@@ -136,45 +177,8 @@ def find_operating_point(
         froc_scores=froc_scores,
         possible_score=_possible(curve, score),
         class_scores=chosen.class_scores,
-        rates=tuple(_rate_points(ranked, config)),
+        rates=tuple(scans.rate_points()),
     )
-
-
-def _chosen(ranked: Sequence[CaseResult], rule: str, target: float | None, config: EvaluationConfig) -> _Chosen:
-    """The threshold by a rule, where there are several classes one for each."""
-    of_classes = _of_classes(ranked, rule, target, config)
-    if not of_classes:
-        curve = _curve(ranked, config)
-        return _Chosen(*_choose(curve, rule, target), {}, curve)
-    class_scores = {label: score for label, (score, _) in of_classes.items()}
-    score, why = next(iter(of_classes.values()))
-    stretched = [
-        dataclasses.replace(case, detections=case.detections.with_thresholds(class_scores, score)) for case in ranked
-    ]
-    return _Chosen(score, why, class_scores, _curve(stretched, config))
-
-
-def _rate_points(ranked: Sequence[CaseResult], config: EvaluationConfig) -> Iterator[RatePoint]:
-    for rate in RATES:
-        chosen = _chosen(ranked, "fp_per_scan", rate, config)
-        if chosen.score is not None:
-            reached: dict[str, Any] = at_score(chosen.curve, chosen.score)
-            own = {key: reached[key] for key in ("sensitivity", "fp_per_scan")}
-            yield RatePoint(rate, chosen.score, _possible(chosen.curve, chosen.score), chosen.class_scores, **own)
-
-
-def _of_classes(
-    cases: Sequence[CaseResult], rule: str, target: float | None, config: EvaluationConfig
-) -> dict[int, tuple[float, str]]:
-    """Threshold and reason of each class for which there is something to choose by; empty where the scans have lesions
-    of one class only."""
-    labels = sorted({int(label) for case in cases for label in case.truth_labels})
-    chosen = {}
-    for label in labels if len(labels) > 1 else ():
-        score, why = _choose(_curve([case.of_class(label) for case in cases], config), rule, target)
-        if score is not None:
-            chosen[label] = score, why
-    return chosen
 
 
 def _ranked(cases: Sequence[CaseResult], ranking: str | None) -> list[CaseResult]:

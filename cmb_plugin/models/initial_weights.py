@@ -51,6 +51,11 @@ class InitialWeights:
         return str(read_settings(self.fold.settings).get("module", ""))
 
     @property
+    def additional_imports(self) -> list[str]:
+        """Modules that its trainer comes from."""
+        return list(read_settings(self.fold.settings).get("additional_imports") or [])
+
+    @property
     def model_cfg(self) -> dict[str, Any]:
         """Settings of its network."""
         return dict(read_settings(self.fold.settings).get("model_cfg") or {})

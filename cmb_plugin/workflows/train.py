@@ -105,6 +105,8 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
         from cmb_plugin.models.initial_weights import InitialWeights
 
         initial = InitialWeights.named(str(init), folder, _number(overrides))
+        imports = list(dict.fromkeys([*imports, *initial.additional_imports]))
+        import_additional(imports)
     name = str(overrides.take("module", initial.module if initial else DEFAULT_TRAINER))
     trainer = trainers.get(name)
     planner = overrides.take("planner")

@@ -30,6 +30,7 @@ from cmb_plugin.workflows.train import resolve
 
 SMALL_PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.centre_features=4"]
 SHORT = ["train=demo", "trainer_cfg.epochs=2", "trainer_cfg.steps_per_epoch=6", "trainer_cfg.swa_epochs=1"]
+SHORT.append("model_cfg.score_threshold=0.001")  # what was trained for seconds is sure of nothing
 MODEL = "CMBRetinaUNet_D3CMB_3d"
 
 

@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep_cfg.target=1.0                         false positives per scan, or a sensitivity (0.9 by default)
         eval_cfg.match_mm=5                          largest distance of the centres in mm
 
-    Files: {fold}/operating_point.json, which nndet_predict and nndet_eval use from then on.
+    Files: {fold}/operating_point.json, which nndet_predict and nndet_eval use from then on; it also keeps the scores for
+    0.25, 0.5, 1 and 2 false positives per scan, which nndet_predict --fp-per-scan takes.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"On {result.n_cases} validation scans with {result.n_lesions} lesions: "
             f"sensitivity {result.sensitivity:.3f} at {result.fp_per_scan:.2f} false positives per scan"
         )
+    for rate in result.rates:
+        reached = f"sensitivity {_shown(rate.sensitivity)} at {_shown(rate.fp_per_scan)}"
+        print(f"nndet_predict --fp-per-scan {rate.target:g}: score {rate.score:.4g}, {reached} on these scans")
     return 0
 
 

@@ -25,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sweep_cfg.target=1.0                         false positives per scan, or a sensitivity (0.9 by default)
         eval_cfg.match_mm=5                          largest distance of the centres in mm
 
-    Files: {fold}/operating_point.json, which nndet_predict and nndet_eval use from then on; it also keeps the scores for
-    0.25, 0.5, 1 and 2 false positives per scan, which nndet_predict --fp-per-scan takes.
+    Files: {fold}/operating_point.json, which nndet_predict and nndet_eval use from then on; it also keeps the scores
+    for 0.25, 0.5, 1 and 2 false positives per scan, which nndet_predict --fp-per-scan takes.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")

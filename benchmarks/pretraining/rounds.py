@@ -37,6 +37,7 @@ from cmb_plugin.files import atomic, read_json, write_json
 from cmb_plugin.models.packed import read_header
 from cmb_plugin.models.shipped import SHIPPED_MB, SHIPPED_PARAMETERS, pretrained_file
 from cmb_plugin.paths import ModelFolder, TaskFolder
+from cmb_plugin.tabular import show_number
 
 POOL_SEED = 900_000
 """Of the validation pool; rounds have other seeds, so that no scan of it is ever trained on."""
@@ -241,6 +242,7 @@ def quality_of(metrics: dict[str, Any]) -> dict[str, Any]:
         "quality": round(sum(reached.values()) / len(RATES), 4),
         "sensitivity": {rate: round(value, 4) for rate, value in reached.items()},
         "healthy_fp_per_scan": metrics["healthy"]["fp_per_scan"],
+        "protocols": metrics["strata"].get("domain", {}),
     }
 
 
@@ -284,6 +286,16 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                 "yes" if result["kept"] else "no",
             )
         )
+    best = [result for result in results if result["kept"]][-1]
+    lines += [
+        "",
+        f"Round {best['round']} by protocol, at its operating point:",
+        "",
+        table_head("protocol", "scans", "definite lesions", "sensitivity", "false positives per scan"),
+    ]
+    for name, own in best["protocols"].items():
+        reached = (show_number(own[key], 3) for key in ("sensitivity", "fp_per_scan"))
+        lines.append(table_row(name, own["n_cases"], own["n_lesions"], *reached))
     last = results[-1]
     lines += [
         "",

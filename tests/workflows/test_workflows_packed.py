@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_task import make_tiny_task
 
-from cmb_plugin.commands import pack, predict, prep, train
+from cmb_plugin.commands import bids, pack, predict, prep, train
 from cmb_plugin.dataset import boxes_file, predicted_cases, read_case_predictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
@@ -73,7 +73,7 @@ def test_it_holds_the_source_weights_in_half_precision_and_names_no_case(root):
         torch.testing.assert_close(stored[name], expected, rtol=0, atol=0)
     assert b"sub-0" not in path.read_bytes()
     assert header.recipe == "two epochs"
-    assert header.seen_scans.cases == 4
+    assert header.seen_scans.cases == 3
     assert header.seen_scans.polarity == "dark"
     assert header.warning.startswith("Research use only")
 
@@ -127,6 +127,31 @@ def with_header(source: Path, target: Path, change) -> Path:
     text = json.dumps(header).encode()
     target.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
     return target
+
+
+def test_the_operating_point_is_that_of_the_rate_asked_for(root, tmp_path, capsys):
+    rates = [{"target": rate, "score": 0.9 - 0.2 * rate} for rate in (0.25, 0.5, 1.0, 2.0)]
+
+    def sweep(own):
+        own["folds"]["0"]["operating_point"] = {"schema": 1, "score": 0.6, "rates": rates}
+
+    path = with_header(root / "mine.cmb", tmp_path / "swept.cmb", sweep)
+    words = [str(path), "--input", images(root), "--output", str(tmp_path / "found"), "-npp", "0"]
+    for options, score in (([], 0.6), (["--fp-per-scan", "0.5"], 0.8), (["--fp-per-scan", "2"], 0.5)):
+        assert predict.main([*words, *options]) == 0
+        assert {case.operating_point for case in predictions(tmp_path / "found")} == {score}
+    assert predict.main([*words, "--fp-per-scan", "3"]) == 2
+    assert "it has 0.25, 0.5, 1, 2" in capsys.readouterr().err
+
+
+def test_a_bids_data_set_is_predicted_without_a_task(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path / "nothing"))
+    scan = tmp_path / "raw" / "sub-51" / "swi" / "sub-51_swi.nii.gz"
+    scan.parent.mkdir(parents=True)
+    shutil.copy(next(Path(images(root)).glob("*_0000.nii.gz")), scan)
+    words = [str(tmp_path / "raw"), str(tmp_path / "out"), "participant", "--model", str(root / "mine.cmb")]
+    assert bids.main([*words, "-npp", "0"]) == 0
+    assert list((tmp_path / "out").glob("sub-51/**/*_desc-cmb_dseg.nii.gz"))
 
 
 def spoilt(root: Path, folder: Path, how: str) -> Path:

@@ -214,13 +214,18 @@ def read_packed_weights(path: Path, header: PackedHeader) -> dict[int, dict[str,
     }
 
 
-@cache
 def unpacked(path: Path) -> ModelFolder:
     """A packed model as a model folder, which is removed when the process ends.
 
     Raises:
         UserError: as ``read_header`` and ``read_packed_weights``.
     """
+    return _unpacked(path, read_header(path).weights_sha256)
+
+
+@cache
+def _unpacked(path: Path, digest: str) -> ModelFolder:
+    """Once for each file and its content: it may be written anew while a process runs."""
     header = read_header(path)
     weights = read_packed_weights(path, header)
     temporary = TemporaryDirectory(prefix="nndet_model_")

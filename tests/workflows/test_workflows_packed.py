@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import bids, pack, predict, prep, train
@@ -167,8 +169,6 @@ def spoilt(root: Path, folder: Path, how: str) -> Path:
     elif how == "text":
         path.write_text("weights, by another program, at some length\n" * 10)
     elif how == "safetensors of others":
-        from safetensors.torch import save_file
-
         save_file({"weight": torch.zeros(3)}, path)
     return path
 
@@ -327,3 +327,16 @@ def test_what_is_unpacked_is_a_model_folder_that_knows_its_file(root):
     assert folder.trained_folds() == [0]
     content = read_json(folder.root / packed.PACKED)
     assert content["weights_sha256"] == read_header(root / "mine.cmb").weights_sha256
+
+
+def test_a_file_that_was_written_anew_is_unpacked_anew(root, tmp_path):
+    path = tmp_path / "weights.cmb"
+    shutil.copy(root / "mine.cmb", path)
+    first = read_weights(unpacked(path).fold(0).last)
+    header = read_header(path)
+    changed = {name: value + 1 for name, value in load_file(path).items()}
+    own = dataclasses.replace(header, weights_sha256=packed._sha256(changed))
+    save_file(changed, path, {"cmb_plugin": json.dumps(dataclasses.asdict(own))})
+    second = read_weights(unpacked(path).fold(0).last)
+    name = next(name for name, value in first.items() if value.is_floating_point())
+    assert not torch.equal(first[name], second[name])

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import atomic, read_json, write_json, write_text
+from cmb_plugin.files import atomic, digest, read_json, write_json, write_text
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.settings import read_settings, write_settings
@@ -220,11 +220,11 @@ def unpacked(path: Path) -> ModelFolder:
     Raises:
         UserError: as ``read_header`` and ``read_packed_weights``.
     """
-    return _unpacked(path, read_header(path).weights_sha256)
+    return _unpacked(path, digest(dataclasses.asdict(read_header(path))))
 
 
 @cache
-def _unpacked(path: Path, digest: str) -> ModelFolder:
+def _unpacked(path: Path, content: str) -> ModelFolder:
     """Once for each file and its content: it may be written anew while a process runs."""
     header = read_header(path)
     weights = read_packed_weights(path, header)

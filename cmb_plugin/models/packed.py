@@ -224,8 +224,8 @@ def unpacked(path: Path) -> ModelFolder:
 
 
 @cache
-def _unpacked(path: Path, content: str) -> ModelFolder:
-    """Once for each file and its content: it may be written anew while a process runs."""
+def _unpacked(path: Path, key: str) -> ModelFolder:
+    """Once for each file and ``key``, which tells its content: it may be written anew while a process runs."""
     header = read_header(path)
     weights = read_packed_weights(path, header)
     temporary = TemporaryDirectory(prefix="nndet_model_")

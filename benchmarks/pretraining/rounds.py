@@ -102,6 +102,7 @@ class Rounds:
         recipe: of each round.
         also: Task folders whose training cases are learned from in each round too.
         keep: leave the scans of finished rounds.
+        processes: that make and prepare scans; None takes every core.
         log: is given a line on each step.
     """
 
@@ -109,6 +110,7 @@ class Rounds:
     recipe: Recipe
     also: tuple[Path, ...] = ()
     keep: bool = False
+    processes: int | None = None
     log: Callable[[str], None] = print
 
     def packed(self, number: int) -> Path:
@@ -144,7 +146,7 @@ class Rounds:
             if start is not None:  # one name in all rounds, which plans are named after
                 shutil.copyfile(start, self.folder / "weights.cmb")
             before = [f"plan_from={self.folder / 'weights.cmb'}"] if start is not None else list(self.recipe.prep)
-            self._do(prep.main, task, "--no_check", "-o", *before)
+            self._do(prep.main, task, "--no_check", *self._processes, "-o", *before)
             self._train(task, models, number, start is not None)
             self._do(pack.main, task, "--output", str(self.packed(number)), "--recipe", self.describe(number))
             (model,) = (models / task).glob("*")
@@ -179,7 +181,11 @@ class Rounds:
         own = self.recipe
         words = ["--task", task, "--train", str(count), "--test", "0", "--healthy", str(own.healthy)]
         words += ["--protocol", own.protocol, "--modalities", own.modality, "--seed", str(seed)]
-        self._do(example.main, *words)
+        self._do(example.main, *words, *self._processes)
+
+    @property
+    def _processes(self) -> list[str]:
+        return [] if self.processes is None else ["-np", str(self.processes)]
 
     def _compose(self, task: TaskFolder, pool: TaskFolder) -> None:
         """Links the pool, and what else is learned from, into the round's Task: one fold, which validates on the pool.
@@ -335,6 +341,7 @@ def options() -> argparse.ArgumentParser:
     arguments.add_argument("--prep", nargs="+", default=[], metavar="KEY=VALUE", help="of nndet_prep in round 0")
     arguments.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of nndet_train")
     arguments.add_argument("--also", nargs="+", type=Path, default=[], metavar="TASK", help="folders of further scans")
+    arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
     arguments.add_argument("--keep", action="store_true", help="leave the scans of finished rounds")
     arguments.add_argument("--ship", action="store_true", help="put the best weights into the package")
     add_page(arguments)
@@ -356,7 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train=tuple(args.set),
     )
     folder = args.folder.resolve()
-    rounds = Rounds(folder, recipe, tuple(path.resolve() for path in args.also), args.keep)
+    rounds = Rounds(folder, recipe, tuple(path.resolve() for path in args.also), args.keep, args.num_processes)
     for number in range(args.rounds):
         result = rounds.run(number)
         print(json.dumps({key: result[key] for key in ("round", "quality", "sensitivity", "kept", "hours")}))

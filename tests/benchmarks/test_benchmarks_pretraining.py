@@ -27,7 +27,7 @@ TINY = Recipe(
 
 def test_a_round_begins_with_the_last_and_is_measured_on_the_same_pool(tmp_path: Path) -> None:
     steps: list[str] = []
-    training = Rounds(tmp_path, TINY, log=steps.append)
+    training = Rounds(tmp_path, TINY, processes=0, log=steps.append)
     first, second = training.run(0), training.run(1)
     assert first["kept"]
     assert (first["seed"], second["seed"]) == (1000, 2000)

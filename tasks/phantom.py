@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cmb_plugin.dataset import write_dataset
@@ -17,10 +18,13 @@ from cmb_plugin.phantom import (
     ExampleReport,
     ExampleTask,
     PhantomConfig,
+    VisitRow,
     is_healthy,
     make_case,
+    make_visit,
     resolve_modalities,
     resolve_protocols,
+    write_visits,
 )
 from cmb_plugin.plugins import register_task, suggest
 from cmb_plugin.workers import keep_freed_memory, run_cases
@@ -31,6 +35,7 @@ RECIPE = 4
 CLASSES = (("cmb",), ("cmb", "iron"))
 TRAIN, TEST, MODALITIES = 16, 8, "swi,phase"
 """Where the options name none."""
+Place = tuple[str, int, int]  # split, number of the subject, number of the scan
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class PhantomSettings:
     modalities: tuple[str, ...]
     classes: tuple[str, ...]
     seed: int
+    followup: int = 0
+    followup_protocol: str = ""
 
     @classmethod
     def of(cls, options: ExampleOptions) -> PhantomSettings:
@@ -63,19 +70,26 @@ class PhantomSettings:
             raise UserError(f"--healthy {healthy:g}: not a share", remedy="give a number from 0 to 1")
         if options.seed < 0:
             raise UserError(f"--seed {options.seed}: negative", remedy="give a number from 0")
+        if options.followup < 0:
+            raise UserError(f"--followup {options.followup}: negative", remedy="give a number of later scans from 0")
         names = tuple(word.strip() for word in classes.split(",") if word.strip())
         if names not in CLASSES:
             known = [",".join(c) for c in CLASSES]
             raise UserError(f"--classes: '{classes}' cannot be made", remedy=suggest(classes, known))
-        protocols, modalities = (
-            resolve_protocols(options.protocol),
-            resolve_modalities(options.modalities or MODALITIES),
-        )
-        return cls(train, test, healthy, protocols, modalities, names, options.seed)
+        protocols = resolve_protocols(options.protocol)
+        modalities = resolve_modalities(options.modalities or MODALITIES)
+        later = resolve_protocols(options.followup_protocol) if options.followup_protocol else ("",)
+        if len(later) > 1 or (later[0] and not options.followup):
+            remedy = "name one protocol, and how many later scans with --followup N"
+            raise UserError(f"--followup-protocol {options.followup_protocol}: cannot be made", remedy=remedy)
+        return cls(train, test, healthy, protocols, modalities, names, options.seed, options.followup, later[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data by which a later call knows whether the phantoms are the same."""
-        return {"recipe": RECIPE, **{k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        if not self.followup:  # folders made before there were later scans say nothing of them
+            plain = {k: v for k, v in plain.items() if not k.startswith("followup")}
+        return {"recipe": RECIPE, **plain}
 
 
 @register_task
@@ -97,20 +111,30 @@ class PhantomTask(ExampleTask):
             UserError: the folder holds something else, and ``overwrite`` does not say that it may go.
         """
         _claim(task, settings, overwrite)
-        cases = [("Tr", i) for i in range(settings.train)]
-        cases += [("Ts", i) for i in range(settings.train, settings.train + settings.test)]
-        missing = [
-            (split, i) for split, i in cases if not task.extra("lesions", split).joinpath(f"{case_id(i)}.json").exists()
-        ]
+        cases = [place for subject in _subjects(settings) for place in subject]
+        missing = [place for place in cases if not _record(task, place).exists()]
         outcomes = run_cases(
             functools.partial(_write_case, task, settings), missing, workers=workers, description="Phantoms"
         )
+        if settings.followup:
+            _write_tables(task, settings)
         return ExampleReport(task, outcomes, len(cases) - len(missing))
 
 
-def case_id(index: int) -> str:
-    """Name of the phantom with this number."""
-    return f"case_{index:03d}"
+def case_id(index: int, visit: int = 0) -> str:
+    """Name of the phantom with this number, or of a later scan of it."""
+    return f"case_{index:03d}" + (f"_visit{visit}" if visit else "")
+
+
+def _subjects(settings: PhantomSettings) -> list[list[Place]]:
+    """The scans of each subject."""
+    subjects = [("Tr" if i < settings.train else "Ts", i) for i in range(settings.train + settings.test)]
+    return [[(split, i, visit) for visit in range(settings.followup + 1)] for split, i in subjects]
+
+
+def _record(task: TaskFolder, place: Place) -> Path:
+    split, index, visit = place
+    return task.extra("lesions", split) / f"{case_id(index, visit)}.json"
 
 
 def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None:
@@ -136,9 +160,13 @@ def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None
 
 def _define(task: TaskFolder, settings: PhantomSettings) -> None:
     """Writes dataset.json; a scan's domain is its protocol, which cases take in turn (``PhantomConfig``)."""
-    domain = {
-        case_id(i): settings.protocols[i % len(settings.protocols)] for i in range(settings.train + settings.test)
-    }
+    protocols = settings.protocols
+    domain, patients = {}, {}
+    for subject in _subjects(settings):
+        for _, i, visit in subject:
+            name = case_id(i, visit)
+            domain[name] = (settings.followup_protocol if visit else "") or protocols[i % len(protocols)]
+            patients[name] = case_id(i)
     write_dataset(
         task,
         name="Phantom",
@@ -146,19 +174,28 @@ def _define(task: TaskFolder, settings: PhantomSettings) -> None:
         classes=settings.classes,
         test_labels=True,
         target_class=0,
+        session_id=patients if settings.followup else None,
         domain=domain,
         phantom=settings.to_json(),
     )
 
 
-def _write_case(task: TaskFolder, settings: PhantomSettings, place: tuple[str, int]) -> int:
+def _write_case(task: TaskFolder, settings: PhantomSettings, place: Place) -> int:
     """Simulates and writes one case; its lesion file comes last and marks it as finished."""
     keep_freed_memory()
-    split, index = place
+    split, index, visit = place
     first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
     config = PhantomConfig(settings.protocols, settings.modalities, settings.classes)
-    case = make_case(settings.seed, index, config, healthy=is_healthy(index - first, cases, settings.healthy))
-    name = case_id(index)
+    healthy = is_healthy(index - first, cases, settings.healthy)
+    extra: dict[str, Any] = {}
+    if settings.followup:
+        later = settings.followup_protocol
+        made = make_visit(settings.seed, index, config, visit, settings.followup, healthy=healthy, protocol=later)
+        case = made.case
+        extra = {"subject": case_id(index), "visit": visit, "course": made.lesions}
+    else:
+        case = make_case(settings.seed, index, config, healthy=healthy)
+    name = case_id(index, visit)
     for number, modality in enumerate(settings.modalities):
         write_image(task.images(split) / f"{name}_{number:04d}.nii.gz", case.images[modality], case.grid)
     write_image(task.labels(split) / f"{name}.nii.gz", case.mask, case.grid)
@@ -167,6 +204,17 @@ def _write_case(task: TaskFolder, settings: PhantomSettings, place: tuple[str, i
     write_image(task.extra("brain", split) / f"{name}.nii.gz", case.brain, case.grid)
     write_json(task.extra("mimics", split) / f"{name}.json", {"mimics": case.mimics})
     scanner = {"scanner": case.scanner} if case.scanner else {}
-    record = {"protocol": case.protocol, **scanner, "lesions": case.lesions}
-    write_json(task.extra("lesions", split) / f"{name}.json", record)
+    record = {"protocol": case.protocol, **scanner, "lesions": case.lesions, **extra}
+    write_json(_record(task, place), record)
     return len(case.lesions)
+
+
+def _write_tables(task: TaskFolder, settings: PhantomSettings) -> None:
+    rows = []
+    for subject in _subjects(settings):
+        for place in subject:
+            split, index, visit = place
+            name = case_id(index, visit)
+            scans = tuple(task.images(split) / f"{name}_{n:04d}.nii.gz" for n in range(len(settings.modalities)))
+            rows.append(VisitRow(case_id(index), visit, name, scans, _record(task, place)))
+    write_visits(task.root, rows)

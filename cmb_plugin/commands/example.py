@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --protocol random --train 100 --test 20     every scan from a scanner of its own
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
         nndet_example --into healthy --test 4                     lesions put into your own scans without any
+        nndet_example --train 0 --test 8 --followup 1             two scans of each subject, with new and grown lesions
         nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
 
     Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
@@ -63,6 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--field", type=float, default=3.0, metavar="TESLA", help="of these scans (default: 3)")
     arguments.add_argument("--echo", type=float, default=20.0, metavar="MS", help="of these scans (default: 20)")
+    arguments.add_argument(
+        "--followup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="further scans of each subject at later times; visits.tsv lists the scans, followup.tsv the lesions",
+    )
+    arguments.add_argument(
+        "--followup-protocol",
+        dest="followup_protocol",
+        default="",
+        metavar="NAME",
+        help="kind of the later scans (default: that of the first)",
+    )
     arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
     arguments.add_argument("--overwrite", action="store_true", help="replace phantoms made with other settings")
     arguments.add_argument(
@@ -93,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         mimics=args.mimics,
         field_tesla=args.field,
         echo_ms=args.echo,
+        followup=args.followup,
+        followup_protocol=args.followup_protocol,
     )
     example = kind()
     workers = default_workers() if args.num_processes is None else args.num_processes

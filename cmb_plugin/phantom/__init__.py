@@ -2,6 +2,7 @@
 
 from .case import PhantomCase, PhantomConfig, is_healthy, make_case
 from .example import ExampleOptions, ExampleReport, ExampleTask
+from .followup import Visit, VisitRow, make_visit, write_visits
 from .into import PlacedCase, place_lesions
 from .measured import MeasuredScan
 from .protocols import MODALITIES, PROTOCOLS, Protocol, resolve_modalities, resolve_protocols
@@ -17,9 +18,13 @@ __all__ = [
     "PhantomConfig",
     "PlacedCase",
     "Protocol",
+    "Visit",
+    "VisitRow",
     "is_healthy",
     "make_case",
+    "make_visit",
     "place_lesions",
     "resolve_modalities",
     "resolve_protocols",
+    "write_visits",
 ]

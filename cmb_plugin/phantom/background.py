@@ -209,9 +209,21 @@ def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) 
     # Blurred to the lattice's own resolution: a finer edge would leave beads of field along the skull.
     chi = ndimage.gaussian_filter(AIR_PPM * air + CHI_BONE * bone, 0.9)
     field = _shimmed_field(chi, lattice, subject.main_field, head < 0)
-    texture = ndimage.gaussian_filter(rng.normal(0, 1, lattice.shape), 1.2).astype(np.float32)
-    texture *= 0.35 / texture.std()
+    texture = _texture(rng, subject, lattice)
     return _Maps(mni.T.reshape(3, *lattice.shape).astype(np.float32), head, brain, air, field, texture)
+
+
+def _texture(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> np.ndarray:
+    """Patchiness of the tissue; that of a later scan is the first one's, at the same places of the head."""
+    first = lattice if subject.first is None else Lattice.over(subject.first.grid)
+    texture = ndimage.gaussian_filter(rng.normal(0, 1, first.shape), 1.2).astype(np.float32)
+    texture *= 0.35 / texture.std()
+    if subject.first is None:
+        return texture
+    mm = subject.mm_to_visit(lattice.points(), subject.first)
+    index = (mm - [axis[0] for axis in first.mm]) / first.step
+    moved = ndimage.map_coordinates(texture, index.T, order=1, mode="mirror")
+    return moved.reshape(lattice.shape).astype(np.float32)
 
 
 LATTICE_SOFT = 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from .records import air_records, blob_record, label_maps, lesion_record, vessel
 from .scanners import describe, draw_scanner
 from .sources import Blob, Vessel
 from .subject import Subject, draw_subject
-from .vessels import draw_vessels
+from .vessels import VesselPath, draw_vessels
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class PhantomCase:
         regions: uint8: 1 lobar, 2 deep, 3 infratentorial.
         brain: uint8.
         scanner: what was drawn for a scan of the protocol ``random``; empty for the others.
+        drawn_as: number of a deposit in the scene -> instance that it is drawn as.
     """
 
     grid: Grid
@@ -65,6 +67,7 @@ class PhantomCase:
     regions: np.ndarray
     brain: np.ndarray
     scanner: dict[str, Any] = field(default_factory=dict)
+    drawn_as: dict[int, int] = field(default_factory=dict)
 
 
 def is_healthy(index: int, cases: int, fraction: float) -> bool:
@@ -83,15 +86,56 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
         config: of the whole set.
         healthy: draw no microbleed.
     """
+    scene, tissue_rng, noise_rng = draw_scene(seed, index, config, healthy=healthy)
+    return scan(scene, config, tissue_rng, noise_rng)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A subject in a scanner and what there is in its head, in MNI space.
+
+    Attributes:
+        name: of the protocol.
+        protocol: the scanner.
+        subject: the head in it.
+        vessels: of the head.
+        deposits: compact sources; the microbleeds come first.
+    """
+
+    name: str
+    protocol: Protocol
+    subject: Subject
+    vessels: list[VesselPath]
+    deposits: list[Deposit]
+
+    @property
+    def microbleeds(self) -> list[Deposit]:
+        """The first deposits."""
+        return [deposit for deposit in self.deposits if deposit.kind == "cmb"]
+
+
+def draw_scene(
+    seed: int, index: int, config: PhantomConfig, *, healthy: bool = False
+) -> tuple[Scene, np.random.Generator, np.random.Generator]:
+    """What ``make_case`` scans, with the random numbers of the tissue and of the noise."""
     name = config.protocols[index % len(config.protocols)]
     # A stream per part, so that one more number drawn for the vessels leaves the noise as it was.
     streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(7))
     subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng, scanner_rng = streams
     protocol = draw_scanner(scanner_rng) if name == "random" else PROTOCOLS[name]
-    atlas = load_atlas()
-    subject = draw_subject(subject_rng, protocol, atlas)
-    vessels = _vessels(vessel_rng, subject)
-    blobs = _draw_blobs(lesion_rng, deposit_rng, subject, protocol, 0 if healthy else _count(seed, index, protocol))
+    subject = draw_subject(subject_rng, protocol, load_atlas())
+    vessels = draw_vessels(vessel_rng, subject.atlas)
+    count = 0 if healthy else _count(seed, index, protocol)
+    deposits = _draw_deposits(lesion_rng, deposit_rng, subject, protocol, count)
+    return Scene(name, protocol, subject, vessels, deposits), tissue_rng, noise_rng
+
+
+def scan(
+    scene: Scene, config: PhantomConfig, tissue_rng: np.random.Generator, noise_rng: np.random.Generator
+) -> PhantomCase:
+    """Simulates the scan of a scene."""
+    protocol, subject = scene.protocol, scene.subject
+    vessels = _vessels(scene.vessels, subject)
     background = build_background(
         tissue_rng,
         subject,
@@ -100,11 +144,14 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
         want_susceptibility="qsm" in config.modalities,
         want_spin_echo="t2" in config.modalities,
     )
+    blobs = [_in_scan(deposit, subject) for deposit in scene.deposits]
     insertions = [i for i in (insert(b, background, protocol, subject.main_field) for b in blobs) if i is not None]
     brain, regions = label_maps(subject, background)
     images, patches = measure(noise_rng, subject, protocol, config.modalities, background, insertions, brain)
 
     mask = np.zeros(protocol.shape, np.uint16)
+    numbers = {id(blob): number for number, blob in enumerate(blobs)}
+    drawn_as: dict[int, int] = {}
     lesions: list[dict[str, Any]] = []
     mimics: list[dict[str, Any]] = []
     for patch in patches:
@@ -117,12 +164,15 @@ def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = F
             continue  # wholly inside another lesion's outline: nobody could tell them apart
         drawn.voxels = free
         lesions.append(lesion_record(len(lesions) + 1, drawn, subject.grid, regions))
+        drawn_as[numbers[id(drawn.blob)]] = len(lesions)
         mask[drawn.box][free] = len(lesions)
     mimics += [record for record in (vessel_record(v, subject.grid) for v in vessels if v.kind != "sinus") if record]
     mimics += air_records(subject, brain)
     classes = {lesion["instance"]: config.classes.index(lesion["class"]) for lesion in lesions}
-    scanner = describe(protocol) if name == "random" else {}
-    return PhantomCase(subject.grid, name, images, mask, classes, lesions, mimics, regions, brain, scanner)
+    scanner = describe(protocol) if scene.name == "random" else {}
+    return PhantomCase(
+        subject.grid, scene.name, images, mask, classes, lesions, mimics, regions, brain, scanner, drawn_as
+    )
 
 
 def _count(seed: int, index: int, protocol: Protocol) -> int:
@@ -132,22 +182,22 @@ def _count(seed: int, index: int, protocol: Protocol) -> int:
     return protocol.lesions.count((offset + index * (np.sqrt(5) - 1) / 2) % 1.0)
 
 
-def _draw_blobs(
+def _draw_deposits(
     lesion_rng: np.random.Generator, rng: np.random.Generator, subject: Subject, protocol: Protocol, count: int
-) -> list[Blob]:
-    def in_scan(centre: np.ndarray) -> bool:
-        """Whether a place [3] in MNI mm lies in the field of view."""
-        voxel = subject.mni_to_mm(centre[None])[0] / np.asarray(protocol.spacing)
-        return bool(((voxel > 0) & (voxel < np.asarray(protocol.shape) - 1)).all())
-
-    microbleeds = draw_microbleeds(lesion_rng, subject.atlas, protocol, count, in_scan)
+) -> list[Deposit]:
+    microbleeds = draw_microbleeds(lesion_rng, subject.atlas, protocol, count, partial(in_view, subject))
     others = draw_calcifications(rng, subject.atlas) + draw_air_cells(rng, subject.atlas)
     apart = [d for d in others if all(np.linalg.norm(d.centre - m.centre) > 6 for m in microbleeds)]
-    return [_in_scan(deposit, subject) for deposit in microbleeds + draw_iron(rng) + apart]
+    return microbleeds + draw_iron(rng) + apart
 
 
-def _vessels(rng: np.random.Generator, subject: Subject) -> list[Vessel]:
-    drawn = draw_vessels(rng, subject.atlas)
+def in_view(subject: Subject, centre: np.ndarray) -> bool:
+    """Whether a place [3] in MNI mm lies in the field of view."""
+    voxel = subject.mni_to_mm(centre[None])[0] / np.asarray(subject.grid.spacing)
+    return bool(((voxel > 0) & (voxel < np.asarray(subject.grid.shape) - 1)).all())
+
+
+def _vessels(drawn: list[VesselPath], subject: Subject) -> list[Vessel]:
     paths = np.split(
         subject.mni_to_mm(np.concatenate([v.path for v in drawn])), np.cumsum([len(v.path) for v in drawn])[:-1]
     )

@@ -25,6 +25,8 @@ class ExampleOptions:
         copies: cases made of each of them, with lesions of their own.
         mimics: mean number of mimics put into each case.
         field_tesla, echo_ms: of these scans, where no file beside them says so.
+        followup: number of later scans of each subject.
+        followup_protocol: kind of the later scans; empty for that of the first.
     """
 
     train: int | None = None
@@ -39,6 +41,8 @@ class ExampleOptions:
     mimics: float = 0.0
     field_tesla: float = 3.0
     echo_ms: float = 20.0
+    followup: int = 0
+    followup_protocol: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,13 @@ class ExampleReport:
 
     Attributes:
         task: the folder.
-        outcomes: of the cases that were made in this run; ``result`` is the number of lesions.
+        outcomes: of the cases that were made in this run; an item begins with the split and the number of a case,
+            ``result`` is the number of lesions.
         skipped: number of cases that were there already.
     """
 
     task: TaskFolder
-    outcomes: list[Outcome[tuple[str, int], int]]
+    outcomes: list[Outcome[Any, int]]
     skipped: int
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -16,6 +16,7 @@ from .protocols import Protocol
 KNOTS = 18.0  # mm between the control points of the random deformation
 LATTICE = 3.0  # mm between the points at which smooth maps are computed before they are interpolated to the voxels
 _FLIP = np.array([-1.0, -1.0, 1.0])  # LPS <-> RAS
+VISIT_TURN_DEG = (6.0, 3.0, 4.0)  # spread of the head's turn about x, y, z between two scans of a subject
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Subject:
         knots: float32 [3, z, y, x] x, y, z displacement in mm at the control points (cubic spline coefficients).
         ventricle_mm: how far the walls of the ventricles are moved outwards.
         atlas: the anatomy.
+        first: the same subject in the first of several scans; None for the first scan itself.
     """
 
     grid: Grid
@@ -38,6 +40,7 @@ class Subject:
     knots: np.ndarray
     ventricle_mm: float
     atlas: Atlas
+    first: Subject | None = None
 
     @property
     def main_field(self) -> np.ndarray:
@@ -58,6 +61,13 @@ class Subject:
             moved = points - self._displacement(moved)
         world = np.linalg.solve(self.affine[:, :3], (moved - self.affine[:, 3]).T).T * _FLIP
         return (self.grid.from_world(world) - 0.5) * np.asarray(self.grid.spacing)
+
+    def mm_to_visit(self, points: np.ndarray, other: Subject) -> np.ndarray:
+        """[N, 3] scan points z, y, x in mm -> the same places of the head in another scan of the subject."""
+        world = self.grid.to_world(points / np.asarray(self.grid.spacing) + 0.5) * _FLIP
+        moved = world @ self.affine[:, :3].T + self.affine[:, 3]
+        world = np.linalg.solve(other.affine[:, :3], (moved - other.affine[:, 3]).T).T * _FLIP
+        return (other.grid.from_world(world) - 0.5) * np.asarray(other.grid.spacing)
 
     def _displacement(self, points: np.ndarray) -> np.ndarray:
         index = to_index(points, KNOTS)
@@ -89,6 +99,25 @@ def draw_subject(rng: np.random.Generator, protocol: Protocol, atlas: Atlas) -> 
     knots_shape = [int(np.ceil(n / KNOTS)) + 2 for n in atlas.brain.shape]
     knots = rng.normal(0, 1.0, (3, *knots_shape)).astype(np.float32) * 5.0
     return Subject(grid, affine, knots, float(rng.uniform(0.0, 4.0)), atlas)
+
+
+def draw_visit(rng: np.random.Generator, subject: Subject, protocol: Protocol) -> Subject:
+    """The same subject in a later scan: a new grid, and the head turned and shifted in it.
+
+    Args:
+        rng: of the visit.
+        subject: in the first scan.
+        protocol: of the later scan.
+    """
+    grid = _draw_grid(rng, protocol)
+    turn = _rotation(rng.normal(0, VISIT_TURN_DEG))
+    here, there = (g.to_world(np.asarray(g.shape)[None] / 2)[0] * _FLIP for g in (grid, subject.grid))
+    # World of the later scan -> of the first: turned about the middle of the scans, which may lie anywhere.
+    shift = there + rng.normal(0, 3.0, 3) - turn @ here
+    affine = np.zeros((3, 4))
+    affine[:, :3] = subject.affine[:, :3] @ turn
+    affine[:, 3] = subject.affine[:, :3] @ shift + subject.affine[:, 3]
+    return replace(subject, grid=grid, affine=affine, first=subject)
 
 
 def _draw_grid(rng: np.random.Generator, protocol: Protocol) -> Grid:

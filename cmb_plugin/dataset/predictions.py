@@ -91,6 +91,12 @@ class CasePredictions:
         return diameters
 
 
+def microbleed_labels(classes: Sequence[str]) -> list[int]:
+    """Indices of the classes that count as microbleeds: those named so, or all where none is."""
+    names = [name.lower() for name in classes]
+    return [i for i, name in enumerate(names) if "cmb" in name or "bleed" in name] or list(range(len(names)))
+
+
 def boxes_file(folder: Path, case_id: str) -> Path:
     """``{folder}/{case}_boxes.json``."""
     return folder / f"{case_id}{ENDING}"

@@ -12,7 +12,7 @@ from cmb_plugin.anatomy import RegionMap
 from cmb_plugin.anatomy.counts import COHORT_COLUMNS, Lesion, cohort_row, lesions_of, summary
 from cmb_plugin.anatomy.regions import CODES, GROUPS
 from cmb_plugin.dataset import CasePredictions, boxes_file, read_case_predictions
-from cmb_plugin.dataset.predictions import REMOVED
+from cmb_plugin.dataset.predictions import REMOVED, microbleed_labels
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import read_scan
@@ -31,9 +31,7 @@ def certainty(predictions: CasePredictions) -> list[str]:
     Where the model has a class of microbleeds beside others, only that one counts.
     """
     possible = (predictions.regions or {}).get("possible_score")
-    names = [name.lower() for name in predictions.classes]
-    counted = [i for i, name in enumerate(names) if "cmb" in name or "bleed" in name] or list(range(len(names)))
-    counts = np.isin(predictions.detections.labels, counted)
+    counts = np.isin(predictions.detections.labels, microbleed_labels(predictions.classes))
     words = np.where(predictions.reported & counts, "definite", "").astype("<U8")
     if possible is not None:
         words[predictions.reached(possible) & ~predictions.removed & ~predictions.reported & counts] = "possible"

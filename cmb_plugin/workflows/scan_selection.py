@@ -175,12 +175,12 @@ def _rows(folder: Path, cases: Sequence[Case], modalities: Sequence[str]) -> lis
     return rows + [InputRow("", "", path.name, "", PASSED_OVER, "the model reads no such file") for path in others]
 
 
-def select_for(model: TrainedModel, scans: ScanSelection) -> Selected:
-    """What ``predict`` would take, without loading the weights.
+def select_for(model: TrainedModel, scans: ScanSelection, output: Path | None = None) -> Selected:
+    """What ``predict`` would take into the folder ``output``, without loading the weights.
 
     Raises:
         UserError: as ``ScanSelection.select``.
     """
     folds = list(model.fold_folders.values())
     tolerates = all(getattr(trainer_of(fold), "tolerates_missing", False) for fold in folds)
-    return scans.select(model, Plan.load(folds[0].plan), tolerates)
+    return scans.select(model, Plan.load(folds[0].plan), tolerates, output)

@@ -1,0 +1,178 @@
+"""Which scans are of whom, and in which order: predictions folders, tables of visits, sessions of a BIDS data set."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cmb_plugin.dataset import boxes_file, image_files, predicted_cases
+from cmb_plugin.errors import UserError
+from cmb_plugin.images import image_stem
+
+from .visits import Person, Visit
+
+COLUMNS = ("subject", "visit", "scan")
+
+
+@dataclass(frozen=True)
+class TimePoint:
+    """A scan before it is predicted.
+
+    Attributes:
+        person: whose it is.
+        visit: name of the time point.
+        case: name of the scan.
+        files: a file for each channel of the model.
+    """
+
+    person: str
+    visit: str
+    case: str
+    files: tuple[Path, ...]
+
+
+def persons_of_folders(folders: Sequence[Path], scans: Sequence[Path]) -> list[Person]:
+    """The cases of predictions folders, a folder for each time point.
+
+    Cases are of one person where they have one name; a case that is alone in each folder needs none.
+
+    Args:
+        folders: in the order of time.
+        scans: for each the folder of its scans.
+
+    Raises:
+        UserError: a folder holds no predictions, or there is not one folder of scans for each.
+    """
+    if len(scans) != len(folders):
+        remedy = "add --scans with the folder of the scans for each time point, in the same order"
+        raise UserError(f"{len(folders)} predictions folders, but {len(scans)} folders of scans", remedy=remedy)
+    cases = [predicted_cases(folder) for folder in folders]
+    for folder, names in zip(folders, cases, strict=True):
+        if not names:
+            raise UserError(f"{folder}: holds no predictions", remedy="run nndet_predict first")
+    labels = visit_names([folder.name for folder in folders])
+    alone = all(len(names) == 1 for names in cases)
+    persons = []
+    for person in [cases[0][0]] if alone else sorted({name for names in cases for name in names}):
+        visits = []
+        for label, folder, images, names in zip(labels, folders, scans, cases, strict=True):
+            case = names[0] if alone else person
+            if case in names:
+                visits.append(Visit(label, case, scan_of(case, images), boxes_file(folder, case)))
+        persons.append(Person(person, tuple(visits)))
+    return persons
+
+
+def visit_names(names: Sequence[str]) -> list[str]:
+    """The names where they tell the time points apart, else with their numbers."""
+    return list(names) if len(set(names)) == len(names) else [f"{n}_{name}" for n, name in enumerate(names, start=1)]
+
+
+def scan_of(case: str, folder: Path) -> Path:
+    """The image of a case: ``{case}_0000.nii.gz``, ``{case}.nii.gz`` or another ending; the first where there is none,
+    for whoever reads it to report."""
+    for path in image_files(folder):
+        if image_stem(path) in (case, f"{case}_0000"):
+            return path
+    return folder / f"{case}_0000.nii.gz"
+
+
+def time_points_of_table(path: Path) -> list[TimePoint]:
+    """The rows of a table of visits: ``subject``, ``visit``, ``scan`` and perhaps ``case``, in the order of time.
+
+    Paths are relative to the table; the files of several channels are separated by commas.
+
+    Raises:
+        UserError: the table cannot be read, a column is missing, or a row says nothing.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error})", remedy="give a table of visits in UTF-8") from None
+    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
+    if missing:
+        raise UserError(f"{path}: has no column {missing[0]}", remedy=f"its first line names {', '.join(COLUMNS)}")
+    points = []
+    for number, row in enumerate(rows, start=2):
+        subject, visit, scan = ((row[name] or "").strip() for name in COLUMNS)
+        if not (subject and visit and scan):
+            raise UserError(f"{path}: line {number} lacks a subject, visit or scan", remedy="fill or remove it")
+        files = tuple(path.parent / name.strip() for name in scan.split(","))
+        case = (row.get("case") or "").strip() or f"{subject}_{visit}"
+        points.append(TimePoint(subject, visit, case, files))
+    check_names(path, points)
+    return points
+
+
+def check_names(source: Path, points: Iterable[TimePoint]) -> None:
+    """Names must be fit for files, and no scan may stand there twice.
+
+    Raises:
+        UserError: one is not.
+    """
+    seen: set[str] = set()
+    for point in points:
+        for name in (point.person, point.case):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
+                remedy = "names are letters, digits, point, plus, dash and underscore"
+                raise UserError(f"{source}: '{name}' is no name for files", remedy=remedy)
+        if point.case in seen:
+            raise UserError(f"{source}: holds {point.case} twice", remedy="give each visit of a subject its own name")
+        seen.add(point.case)
+
+
+def persons_of_points(points: Sequence[TimePoint], predictions: Path) -> list[Person]:
+    """Persons with their visits in the order of ``points``; ``predictions`` holds ``{case}_boxes.json`` of each."""
+    persons: dict[str, list[Visit]] = {}
+    for point in points:
+        visit = Visit(point.visit, point.case, point.files[0], boxes_file(predictions, point.case))
+        persons.setdefault(point.person, []).append(visit)
+    return [Person(name, tuple(visits)) for name, visits in persons.items()]
+
+
+def persons_of_bids(root: Path, scans: Mapping[str, Path], predictions: Path) -> list[Person]:
+    """Persons of a BIDS data set, their sessions in the order of ``sub-*_sessions.tsv``'s ``acq_time``, else by name.
+
+    Args:
+        root: of the data set.
+        scans: case -> the image that was predicted.
+        predictions: holds ``{case}_boxes.json`` of each.
+    """
+    visits: dict[str, list[Visit]] = {}
+    for case, scan in scans.items():
+        match = re.match(r"(sub-[^_]+)(?:_(ses-[^_]+))?", case)
+        if match:
+            name = match[2] or case.removeprefix(f"{match[1]}_")
+            visits.setdefault(match[1], []).append(Visit(name, case, scan, boxes_file(predictions, case)))
+    persons = []
+    for person in sorted(visits):
+        times = _session_times(root / person / f"{person}_sessions.tsv")
+        ordered = sorted(
+            visits[person], key=lambda visit: (times.get(visit.name, ""), _natural(visit.name), visit.case)
+        )
+        names = visit_names([visit.name for visit in ordered])
+        persons.append(
+            Person(person, tuple(Visit(n, v.case, v.scan, v.boxes) for n, v in zip(names, ordered, strict=True)))
+        )
+    return persons
+
+
+def _session_times(path: Path) -> dict[str, str]:
+    """Session -> time of acquisition; empty unless it is known of all of them."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    times = {row.get("session_id") or "": row.get("acq_time") or "n/a" for row in rows}
+    return {} if "n/a" in times.values() else times
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """So that ses-2 comes before ses-10."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

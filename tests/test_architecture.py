@@ -193,6 +193,7 @@ LOWEST_LAYERS = ["errors", "files", "tabular", "plugins", "paths", "settings", "
         (["phantom"], ("torch", "SimpleITK", "lightning", "monai")),
         (["evaluation"], ("torch", "SimpleITK", "lightning", "matplotlib", "jinja2", "sklearn")),
         (["reporting"], ("torch", "SimpleITK", "lightning")),
+        (["followup"], ("torch", "SimpleITK", "lightning")),
         (["anatomy"], ("torch", "SimpleITK", "nilearn", "lightning")),
         (["conversion"], ("torch", "SimpleITK", "lightning", "matplotlib", "openpyxl")),
         (["commands"], ("torch", "SimpleITK", "lightning", "monai", "nnunetv2", "matplotlib", "scipy", "blosc2")),

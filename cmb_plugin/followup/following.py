@@ -63,10 +63,11 @@ def follow_person(person: Person, folder: Path, rules: Rules) -> bool:
         alignment = align(head, Head(scan.image, scan.grid))
         entry = _entry(scan, REFUSED if alignment.why_not else COMPARED, alignment)
         tolerance = rules.tolerance_mm(max(first.thickness_mm, scan.thickness_mm), alignment.error_mm)
-        visits.append({**entry, "tolerance_mm": round(tolerance, 3)})
         if not alignment.why_not:
+            entry["tolerance_mm"] = round(tolerance, 3)
             scans.append(scan)
             alignments.append(alignment)
+        visits.append(entry)
     tracks = compare(scans, alignments, rules)
     compared = [entry for entry in visits if entry["status"] in (BASELINE, COMPARED)]
     for number, entry in enumerate(compared):

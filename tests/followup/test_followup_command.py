@@ -1,0 +1,192 @@
+"""``nndet_follow`` on scans that are predicted already, and the ways to name scans."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from heads import OWN, make_head, rigid, seen, write_visit
+
+from cmb_plugin.commands.follow import main
+from cmb_plugin.errors import UserError
+from cmb_plugin.files import read_json
+from cmb_plugin.followup.sources import (
+    persons_of_bids,
+    persons_of_folders,
+    time_points_of_table,
+    visit_names,
+)
+from cmb_plugin.workflows.follow import Predictor, _link
+
+MOVED = rigid((4, 1, -2), (3, -4, 5))
+OLD, NEW, FAINT = (np.array(place) for place in ([20.0, 10, 15], [-25.0, 5, 20], [5.0, -30, -10]))
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Person a with two scans, b whose second scan is somebody else's, c whose second scan is missing, d with one."""
+    root = tmp_path_factory.mktemp("cohort")
+    head = make_head(1)
+    now = [np.array(MOVED.GetInverse().TransformPoint(place.tolist())) for place in (OLD, NEW, FAINT)]
+    write_visit(root, "a_1", seen(head, OWN), OWN, [(OLD, 0.9), (FAINT, 0.4)])
+    write_visit(root, "a_2", seen(head, OWN, MOVED, 1), OWN, [(now[0], 0.8), (now[1], 0.7), (now[2], 0.6)])
+    write_visit(root, "b_2", seen(make_head(2), OWN), OWN, [(OLD, 0.9)])
+    rows = ["subject\tvisit\tcase\tscan"]
+    for person, visit, case in (("a", 1, "a_1"), ("a", 2, "a_2"), ("b", 1, "a_1x"), ("b", 2, "b_2"), ("c", 1, "c_1")):
+        rows.append(f"{person}\t{visit}\t{case}\tscans/{case.removesuffix('x')}_0000.nii.gz")
+    rows += ["c\t2\tc_2\tscans/c_2_0000.nii.gz", "d\t1\td_1\tscans/a_1_0000.nii.gz"]
+    found = root / "found"
+    for name in ("a_1x", "c_1", "d_1"):
+        (found / f"{name}_boxes.json").write_bytes((found / "a_1_boxes.json").read_bytes())
+    (root / "scans" / "c_1_0000.nii.gz").write_bytes((root / "scans" / "a_1_0000.nii.gz").read_bytes())
+    (root / "visits.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def output(cohort: Path) -> Path:
+    words = [str(cohort / "visits.tsv"), "--predictions", str(cohort / "found"), "--output", str(cohort / "out")]
+    assert main(words) == 2  # b, c and d have something to repair
+    return cohort / "out"
+
+
+def test_a_row_for_each_later_scan_says_what_became_of_it(output: Path) -> None:
+    rows = {row["person"]: row for row in rows_of(output / "followup.tsv")}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        **{"a": "compared", "b": "refused", "c": "failed", "d": "failed"}
+    }
+    one = rows["a"]
+    assert (one["new"], one["stable"], one["gone"], one["aria_h"]) == ("1", "2", "0", "mild")
+    assert float(one["tolerance_mm"]) == pytest.approx(2 + 1.5 + 2 * float(one["error_mm"]), abs=0.01)
+    assert "same head" in rows["b"]["why"]
+    assert "c_2_0000.nii.gz: no such file" in rows["c"]["why"]
+    assert "one time point" in rows["d"]["why"]
+
+
+def test_lesions_have_their_places_in_both_scans(output: Path) -> None:
+    rows = [row for row in rows_of(output / "lesions.tsv") if row["person"] == "a"]
+    assert sorted(row["status"] for row in rows) == ["new", "stable", "stable"]
+    (new,) = (row for row in rows if row["status"] == "new")
+    expected = NEW * (-1, -1, 1)
+    measured = [float(new[f"{axis}_first_ras_mm"]) for axis in "xyz"]
+    assert np.linalg.norm(np.array(measured) - expected) < 1.5
+    assert float(new["score_before"]) == 0
+    faint = next(row for row in rows if row["score_before"] == "0.4000")
+    assert faint["status"] == "stable"
+
+
+def test_the_file_and_the_picture_of_a_person(output: Path) -> None:
+    content = read_json(output / "a_followup.json")
+    assert [visit["status"] for visit in content["visits"]] == ["baseline", "compared"]
+    assert content["rules"]["evidence"] == 0.25
+    assert (output / "a_new.png").stat().st_size > 10_000
+    assert not (output / "b_new.png").exists()
+
+
+def test_running_again_keeps_what_is_the_same(output: Path, cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (output / "a_followup.json").stat().st_mtime_ns
+    words = [str(cohort / "visits.tsv"), "--predictions", str(cohort / "found"), "--output", str(output)]
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert "kept from an earlier run" in printed.out
+    assert sum(line.startswith("error:") for line in printed.err.splitlines()) == 3
+    assert (output / "a_followup.json").stat().st_mtime_ns == before
+
+
+def test_folders_are_joined_by_the_names_of_cases(cohort: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("t1", "t2")]
+    for folder, cases in zip(folders, (("a", "b"), ("b", "c")), strict=True):
+        folder.mkdir()
+        for case in cases:
+            (folder / f"{case}_boxes.json").write_bytes((cohort / "found" / "a_1_boxes.json").read_bytes())
+    persons = persons_of_folders(folders, [cohort / "scans"] * 2)
+    assert {p.name: [v.name for v in p.visits] for p in persons} == {"a": ["t1"], "b": ["t1", "t2"], "c": ["t2"]}
+    with pytest.raises(UserError, match="--scans"):
+        persons_of_folders(folders, [])
+    with pytest.raises(UserError, match="holds no predictions"):
+        persons_of_folders([folders[0], cohort], [cohort, cohort])
+
+
+def test_sessions_come_in_the_order_of_time(tmp_path: Path) -> None:
+    scans = {f"sub-1_ses-{name}": tmp_path / f"{name}.nii.gz" for name in ("10", "2", "1")}
+    (person,) = persons_of_bids(tmp_path, scans, tmp_path)
+    assert [visit.name for visit in person.visits] == ["ses-1", "ses-2", "ses-10"]
+    times = {"ses-1": "2024-05-01", "ses-2": "2022-05-01", "ses-10": "2023-05-01"}
+    table = tmp_path / "sub-1" / "sub-1_sessions.tsv"
+    table.parent.mkdir()
+    lines = ["session_id\tacq_time", *(f"{name}\t{time}" for name, time in times.items())]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    (person,) = persons_of_bids(tmp_path, scans, tmp_path)
+    assert [visit.name for visit in person.visits] == ["ses-2", "ses-10", "ses-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("subject\tvisit\n", "no column"),
+        ("subject\tvisit\tscan\n", "no column"),
+        ("subject\tvisit\tscan\na\t1\t\n", "line 2 lacks"),
+        ("subject\tvisit\tscan\na/b\t1\tx.nii\n", "no name for files"),
+        ("subject\tvisit\tscan\na\t1\tx.nii\na\t1\ty.nii\n", "holds a_1 twice"),
+    ],
+)
+def test_a_wrong_table_is_one_line(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "visits.tsv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=expected):
+        time_points_of_table(path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (["nowhere.nii.gz", "x.nii.gz"], "no such file"),
+        (["one.nii.gz"], "one time point"),
+        (["one.nii.gz", "one.nii.gz"], "--task is missing"),
+        (["."], "one time point"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    inputs: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.nii.gz").write_bytes(b"")
+    assert main([*inputs, "--output", "out"]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_scans_named_one_by_one_are_predicted_under_their_names(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a missing scan are left out, those of the others are linked with their numbers."""
+    seen_folders = []
+
+    def remember(self: Predictor, scans: Path, folder: Path) -> dict[str, Path]:
+        seen_folders.append((sorted(path.name for path in scans.iterdir()), folder.name))
+        return {}
+
+    monkeypatch.setattr(Predictor, "_run", remember)
+    points = time_points_of_table(cohort / "visits.tsv")[-3:]
+    persons = Predictor(None, None, None, print).points(points, tmp_path)  # type: ignore[arg-type]
+    assert seen_folders == [(["c_1_0000.nii.gz", "d_1_0000.nii.gz"], "predictions")]
+    assert [(person.name, len(person.visits)) for person in persons] == [("c", 2), ("d", 1)]
+    with pytest.raises(UserError, match="no image file"):
+        _link(cohort / "visits.tsv", tmp_path, "x")
+
+
+def test_names_tell_time_points_apart() -> None:
+    assert visit_names(["a", "b"]) == ["a", "b"]
+    assert visit_names(["scan", "scan"]) == ["1_scan", "2_scan"]

@@ -192,7 +192,7 @@ def _overlap(first: Head, other: Head, matrix: np.ndarray) -> float:
     moved = sitk.Resample(there, mask, _transform(matrix), sitk.sitkNearestNeighbor)
     both = np.count_nonzero(sitk.GetArrayViewFromImage(moved) & sitk.GetArrayViewFromImage(mask))
     smaller = min(first.volume_mm3, other.volume_mm3)
-    return both * float(np.prod(mask.GetSpacing())) / max(smaller, 1.0)
+    return float(both * np.prod(mask.GetSpacing()) / max(smaller, 1.0))
 
 
 def measure(first: Head, other: Head, matrix: np.ndarray) -> Alignment:

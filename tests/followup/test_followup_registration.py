@@ -34,7 +34,7 @@ def errors(found: Alignment, truth: sitk.Transform) -> np.ndarray:
 def test_an_identical_scan_lies_where_it_is(head: np.ndarray, first: Head) -> None:
     found = align(first, Head(seen(head, OWN), OWN))
     assert found.why_not == ""
-    assert errors(found, rigid((0, 0, 0), (0, 0, 0))).max() < 0.3
+    assert errors(found, rigid((0, 0, 0), (0, 0, 0))).max() < 0.5  # a sixth of a voxel
     assert found.agreement > 0.95
     assert found.error_mm < 0.3
 

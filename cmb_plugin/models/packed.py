@@ -27,7 +27,6 @@ from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, digest, read_json, write_json, write_text
 from cmb_plugin.paths import ModelFolder
-from cmb_plugin.planning import Plan
 from cmb_plugin.settings import read_settings, write_settings
 from cmb_plugin.training import read_weights
 
@@ -83,14 +82,6 @@ class PackedHeader:
     def seen_scans(self) -> SeenScans:
         """``seen``, typed."""
         return from_json(SeenScans, self.seen, self.name)
-
-    def plan(self, where: str) -> Plan:
-        """The plan of its first fold.
-
-        Raises:
-            UserError: it is none; ``where`` names the file.
-        """
-        return from_json(Plan, next(iter(self.folds.values()))["plan"], where)
 
 
 def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = "", commit: str = "") -> PackedHeader:

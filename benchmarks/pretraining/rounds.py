@@ -164,7 +164,7 @@ class Rounds:
         write_json(done, result)
         if not self.keep:
             shutil.rmtree(data / task)
-        return result
+        return dict(read_json(done))
 
     def describe(self, number: int) -> str:
         """The recipe of a round's weights, a sentence."""

@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from .predict import show_input, show_report
 
-    named = (args.model, None) if args.task is None else (args.task, args.model)
-    task, own = model_of(*named, has_input=True)
+    named, model_name = (args.model, None) if args.task is None else (args.task, args.model)
+    task, own = model_of(named, model_name, has_input=True)
     model = dataclasses.replace(find_folds(own, args.fold), fp_per_scan=args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
     labels = tuple(label.removeprefix("sub-") for label in args.participant_label)

@@ -103,7 +103,7 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
         raise UserError(f"{target}: no name of a packed model", remedy=f"let it end in {ENDING}")
     tensors: dict[str, Tensor] = {}
     folds: dict[str, dict[str, Any]] = {}
-    trainer: type | None = None
+    trainer: Any = None
     aliases: dict[str, str] = {}
     for number, fold in model.fold_folders.items():
         trainer = trainer_of(fold)
@@ -112,7 +112,7 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
         aliases |= {f"fold{number}.{name}": f"fold{number}.{kept}" for name, kept in own_aliases.items()}
         tensors |= {f"fold{number}.{name}": _half(value) for name, value in weights.items() if name not in own_aliases}
         settings, point = read_settings(fold.settings), fold.operating_point
-        own = {name: fold.root / name for name in trainer.files}  # type: ignore[attr-defined]
+        own = {name: fold.root / name for name in trainer.files}
         folds[str(number)] = {
             "plan": read_json(fold.plan),
             "settings": {key: settings[key] for key in _SETTINGS if key in settings},

@@ -196,7 +196,7 @@ def checked_event(event: Mapping[str, Any], review: Review, scope: CaseScope) ->
             raise BadEventError("done is true or false")
         return {"kind": kind, "done": event["done"]}
     if kind == "add":
-        return {"kind": kind, "point": _point(event.get("point"), scope.shape), "class": _class(event, scope)}
+        return {"kind": kind, "point": checked_point(event.get("point"), scope.shape), "class": _class(event, scope)}
     name = event.get("lesion")
     if not isinstance(name, str):
         raise BadEventError("names no lesion")
@@ -229,7 +229,16 @@ def _class(event: Mapping[str, Any], scope: CaseScope) -> int:
     return number
 
 
-def _point(value: Any, shape: Sequence[int]) -> list[float]:
+def checked_point(value: Any, shape: Sequence[int]) -> list[float]:
+    """A point inside a scan, voxel-edge z, y, x.
+
+    Args:
+        value: what was sent.
+        shape: voxels of the scan, z, y, x.
+
+    Raises:
+        BadEventError: it is none.
+    """
     numbers: list[Any] = value if isinstance(value, list) and len(value) == 3 else [None]
     if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
         raise BadEventError("point is three numbers, z, y, x")

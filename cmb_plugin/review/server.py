@@ -22,14 +22,16 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .decisions import BadEventError, StaleRevisionError
+from .decisions import BadEventError, StaleRevisionError, checked_point
+from .preview import LesionPreview
 
 if TYPE_CHECKING:
     from .session import ReviewSession
 
 HOSTS = ("127.0.0.1", "localhost")
 MOST_BYTES = 16_384  # of a decision
-STATIC = {"review.js": "text/javascript", "review.css": "text/css", "niivue.umd.js": "text/javascript"}
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html"}
+NIIVUE = "niivue.umd.js"
 HEADERS = {
     # NiiVue compiles no code at run time, but unpacks scans in workers that it makes itself, and draws from blobs.
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
@@ -56,6 +58,8 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         token: first part of every address that is answered.
     """
     names = list(session.cases)
+    preview = LesionPreview(session)
+    parts = _parts()
     writing = asyncio.Lock()  # decisions come one after another
 
     def case_of(request: Request) -> str:
@@ -67,14 +71,14 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
 
     async def page(_: Request) -> Response:
         """The page itself."""
-        return Response(_static("index.html"), media_type="text/html")
+        return Response(parts["index.html"].read_bytes(), media_type="text/html")
 
     async def static(request: Request) -> Response:
         """One of the files that the page is made of."""
         name = request.path_params["name"]
-        if name not in STATIC:
+        if name not in parts:
             raise HTTPException(404)
-        return Response(await run_in_threadpool(_static, name), media_type=STATIC[name])
+        return Response(await run_in_threadpool(parts[name].read_bytes), media_type=TYPES[Path(name).suffix])
 
     async def listing(_: Request) -> Response:
         """All cases, a line each."""
@@ -91,6 +95,16 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         if path is None:
             raise HTTPException(404)
         return FileResponse(path, media_type="application/octet-stream")
+
+    async def grown(request: Request) -> Response:
+        """How a lesion would be drawn that is added at a point."""
+        case_id = case_of(request)
+        try:
+            numbers = [float(request.query_params[axis]) for axis in "zyx"]
+            point = checked_point(numbers, session.scope(case_id).shape)
+        except (KeyError, ValueError) as error:
+            raise HTTPException(400, str(error) or "z, y, x are numbers inside the scan") from None
+        return JSONResponse(await run_in_threadpool(preview.grow, case_id, point))
 
     async def decide(request: Request) -> Response:
         """Takes a decision, and answers when it is on the disk."""
@@ -130,6 +144,7 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         Route(f"{base}/api/cases", listing),
         Route(f"{base}/api/cases/{{number:int}}", describe),
         Route(f"{base}/api/cases/{{number:int}}/images/{{modality:int}}/{{name:str}}", image),
+        Route(f"{base}/api/cases/{{number:int}}/grown", grown),
         Route(f"{base}/api/cases/{{number:int}}/events", decide, methods=["POST"]),
         Route(f"{base}/{{name:str}}", static),
     ]
@@ -194,12 +209,14 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _static(name: str) -> bytes:
-    if name == "niivue.umd.js":
-        import nilearn
+def _parts() -> dict[str, Any]:
+    """The files that the page is made of, by name: our own, and NiiVue, which nilearn bundles."""
+    import nilearn
 
-        return (Path(nilearn.__file__).parent / "_assets" / "js" / name).read_bytes()
-    return (files("cmb_plugin.review") / "static" / name).read_bytes()
+    own = {
+        path.name: path for path in (files("cmb_plugin.review") / "static").iterdir() if Path(path.name).suffix in TYPES
+    }
+    return {**own, NIIVUE: Path(nilearn.__file__).parent / "_assets" / "js" / NIIVUE}
 
 
 def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None] = print) -> None:

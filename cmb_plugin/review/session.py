@@ -14,6 +14,7 @@ from cmb_plugin.dataset import Case, CasePredictions, Dataset, boxes_file, read_
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest
 from cmb_plugin.images import image_stem
+from cmb_plugin.preparation import modality_polarity
 
 from .decisions import CaseScope, Review, ReviewStore
 
@@ -107,7 +108,10 @@ class ReviewSession:
         return lines
 
     def describe(self, case_id: str) -> dict[str, Any]:
-        """A case as the page shows it: images, candidates by rank, and the reader's decisions."""
+        """A case as the page shows it: images, candidates by rank, and the reader's decisions.
+
+        Boxes are voxel-edge z, y, x of the scan's own array, low corner and high corner; ``ras_mm`` is their middle.
+        """
         predictions = self.cases[case_id].read()
         detections, grid = predictions.detections, predictions.grid
         world = grid.to_world(detections.centres.astype(float)) * (-1.0, -1.0, 1.0)  # RAS, as NiiVue has it
@@ -117,7 +121,8 @@ class ReviewSession:
                 "score": round(float(detections.scores[row]), 4),
                 "class": int(detections.labels[row]),
                 "diameter_mm": round(float(predictions.diameters_mm[row]), 2),
-                "ras_mm": np.round(world[row], 3).tolist(),
+                "ras_mm": np.round(world[row], 1).tolist(),
+                "box": np.round(detections.boxes[row].astype(float), 2).tolist(),
                 "reported": bool(predictions.reported[row]),
             }
             for row in range(len(detections))
@@ -130,10 +135,11 @@ class ReviewSession:
                     "name": self.dataset.modalities[n],
                     "number": n,
                     "file": f"scan{path.name.removeprefix(image_stem(path) or '')}",
+                    "bright": modality_polarity(self.dataset.modalities[n]) == "bright",
                 }
                 for n, path in self.images(case_id).items()
             ],
-            "ras_to_voxel": _ras_to_voxel(predictions),
+            "shape": list(grid.shape),
             "candidates": candidates,
             "state": self.review(case_id).state(),
         }
@@ -142,10 +148,3 @@ class ReviewSession:
         """Number of the modality -> scan, of those that the case has."""
         case = self.cases[case_id].case
         return {n: path for n, path in enumerate(case.images) if n not in case.missing and path.is_file()}
-
-
-def _ras_to_voxel(predictions: CasePredictions) -> list[list[float]]:
-    """[3][4] that takes x, y, z in RAS mm and 1 to the voxel-edge z, y, x of an added lesion."""
-    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    matrix: list[list[float]] = (np.linalg.inv(predictions.grid.affine) @ flip)[:3].tolist()
-    return matrix

@@ -30,8 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_review 101 --reader second                             a second reader, who does not see the first
         nndet_review 101 --export Task301_Reviewed                   scans that are done become training cases
 
+        nndet_review 101 --agreement ann second                      how far two readers agree: numbers and a figure
+
     Open the address that is printed: it holds a token, and only this machine is answered. Ctrl-C ends the server.
-    Keys: n next, p previous, a accept, r reject, u unsure, o possible, + add a lesion at the cursor, Backspace undo.
+    Keys: n next, p previous, a accept, r reject, u unsure, o possible, + add at the cursor, Backspace undo, ? all keys.
 
     Files: ${det_data}/{task}/review/{reader}/{case}.*.json, whole after every decision, and decisions.tsv, who decided
     what and when. Run again to go on. Needs pip install cmb_plugin[review]; no internet is used (docs/review.md).
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--reader", help="who judges; your user name by default")
     arguments.add_argument("--port", type=int, default=0, help="of the server; any free one by default")
     arguments.add_argument("--export", metavar="TASK", help="write a Task folder of what is done, and serve nothing")
+    arguments.add_argument("--agreement", nargs=2, metavar="READER", help="compare two readers, and serve nothing")
     arguments.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     args = arguments.parse_args(argv)
     session = _session(args)
@@ -56,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case_id, reason in report.left_out.items():
             print(f"left out {case_id}: {reason}")
         print(f"{len(report.lesions)} scans with {sum(report.lesions.values())} lesions: {report.task.root}")
+        return 0
+    if args.agreement:
+        from cmb_plugin.review.agreement import agreement_text, compare_readers, write_agreement
+
+        agreement = compare_readers(*map(session.read_by, args.agreement))
+        figure = write_agreement(agreement, session.store.folder.parent / "agreement")
+        print(f"{agreement_text(agreement)}\n{figure}")
         return 0
     for name in ("starlette", "uvicorn"):
         if importlib.util.find_spec(name) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,6 @@ class ReviewSession:
         Raises:
             UserError: there is none, or the reader's name cannot be a folder's.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}", reader):
-            raise UserError(f"--reader {reader}: cannot name a folder", remedy="use letters, digits, _ and -")
         cases = {}
         for case in dataset.cases(split):
             folder = folders.get(case.case_id)
@@ -81,7 +79,20 @@ class ReviewSession:
             raise UserError(
                 f"{dataset.task.name}: no predicted scan to review", remedy=f"run nndet_predict {dataset.task.name}"
             )
-        return cls(title, dataset, cases, ReviewStore(dataset.task.root / "review" / reader, reader))
+        return cls(title, dataset, cases, _store(dataset, reader))
+
+    def read_by(self, reader: str) -> ReviewSession:
+        """The same scans with the decisions of another reader.
+
+        Raises:
+            UserError: the name cannot be a folder's, or there are no decisions of that reader.
+        """
+        store = _store(self.dataset, reader)
+        if not store.folder.is_dir():
+            known = sorted(path.name for path in store.folder.parent.glob("*") if any(path.glob("*.json")))
+            remedy = f"readers are: {', '.join(known)}" if known else "nobody has judged this Task"
+            raise UserError(f"{store.folder}: no decisions of {reader}", remedy=remedy)
+        return replace(self, store=store)
 
     def key(self, case_id: str) -> str:
         """Tells these candidates of a case from others."""
@@ -148,3 +159,9 @@ class ReviewSession:
         """Number of the modality -> scan, of those that the case has."""
         case = self.cases[case_id].case
         return {n: path for n, path in enumerate(case.images) if n not in case.missing and path.is_file()}
+
+
+def _store(dataset: Dataset, reader: str) -> ReviewStore:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,40}", reader):
+        raise UserError(f"--reader {reader}: cannot name a folder", remedy="use letters, digits, _ and -")
+    return ReviewStore(dataset.task.root / "review" / reader, reader)

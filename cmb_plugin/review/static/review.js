@@ -97,6 +97,7 @@ function cursorMoved() {
 
 function stateChanged(state, message, saved) {
   if (this !== decisions) return; // an answer about a scan that is no longer shown
+  document.body.dataset.revision = state.revision;
   status(message, !saved);
   if (!saved) saving.clear();
   for (const [name, verdict] of saving) if (state.lesions[name]?.verdict === verdict) saving.delete(name);
@@ -208,6 +209,7 @@ async function open(place) {
     shown = described;
     decisions = new Decisions(place, described.state, stateChanged);
     decisions.changed = stateChanged.bind(decisions);
+    document.body.dataset.revision = described.state.revision;
     element("class").replaceChildren(...described.classes.map((text, value) => make("option", { textContent: text, value })));
     element("class-label").hidden = described.classes.length < 2;
     current = described.candidates[0]?.lesion ?? "";

@@ -1,0 +1,213 @@
+"""How far two readers agree who judged the same candidates without seeing each other's decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import EvaluationConfig, count_agreement, kappa, match_by_distance
+from cmb_plugin.evaluation.bootstrap import draw_weights
+from cmb_plugin.files import write_json
+from cmb_plugin.tabular import as_markdown, show_interval, write_table
+
+from .decisions import LOCATIONS, VERDICTS
+from .session import ReviewSession
+
+ABSENT = "absent"
+"""The verdict of a reader who looked at the whole scan and did not add what the other added."""
+
+COLUMNS = ("case", "lesion", "other_lesion", "verdict", "other_verdict", "location", "other_location")
+KEPT = ("accept", "possible", "unsure")
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class ReaderAgreement:
+    """What two readers decided, lesion by lesion.
+
+    Attributes:
+        readers: their names.
+        cases: scans that both have done.
+        rows: a candidate that both judged, or a lesion that at least one added, with both verdicts and locations.
+    """
+
+    readers: tuple[str, str]
+    cases: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    def table(self, key: str) -> tuple[tuple[str, ...], np.ndarray]:
+        """Names, and counts [K, K] of the first reader's (rows) and the second's (columns) ``verdict`` or
+        ``location``; locations are those of lesions that neither rejected."""
+        names = (*VERDICTS, ABSENT) if key == "verdict" else LOCATIONS
+        return names, self._count(key, names, dict.fromkeys(self.cases, 1.0))
+
+    def _count(self, key: str, names: tuple[str, ...], weight: dict[str, float]) -> np.ndarray:
+        counts = np.zeros((len(names), len(names)))
+        for row in self.rows:
+            # Of lesions that were added only agreement is known to both, so they are no part of a kappa of verdicts.
+            counts_here = (row["lesion"].isdecimal() or ABSENT in names) if key == "verdict" else _both_kept(row)
+            if counts_here and row[key] in names and row[f"other_{key}"] in names:
+                counts[names.index(row[key]), names.index(row[f"other_{key}"])] += weight[row["case"]]
+        return counts
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of the agreement: value, and the 95 % interval of resampled scans.
+
+        ``verdict_kappa`` counts the four verdicts of candidates that both saw (Cohen 1960); ``positive_agreement`` is
+        ``2 a / (2 a + b + c)`` of lesions that both, or only one, called definite (Cicchetti & Feinstein 1990), those
+        included that were added; ``location_kappa`` counts lesions that both kept and placed.
+        """
+        statistics: dict[str, Callable[[dict[str, float]], float | None]] = {
+            "verdict_agreement": lambda weight: _share(self._count("verdict", VERDICTS, weight)),
+            "verdict_kappa": lambda weight: kappa(self._count("verdict", VERDICTS, weight)),
+            "positive_agreement": self._positive,
+            "location_kappa": lambda weight: kappa(self._count("location", LOCATIONS[:3], weight)),
+        }
+        resampled = draw_weights(len(self.cases), RESAMPLES, seed=0)
+        weights = [dict(zip(self.cases, own.tolist(), strict=True)) for own in resampled]
+        definite = [
+            [sum(row[key] == "accept" and row["case"] == case for row in self.rows) for case in self.cases]
+            for key in ("verdict", "other_verdict")
+        ]
+        return {
+            "readers": list(self.readers),
+            "n_scans": len(self.cases),
+            "n_candidates": sum(row["lesion"].isdecimal() for row in self.rows),
+            "n_added": sum(ABSENT in (row["verdict"], row["other_verdict"]) for row in self.rows),
+            **{name: _interval(map(statistic, weights)) for name, statistic in statistics.items()},
+            "definite_per_scan": count_agreement(definite[1], definite[0]),
+        }
+
+    def _positive(self, weight: dict[str, float]) -> float | None:
+        both = one = 0.0
+        for row in self.rows:
+            said = (row["verdict"] == "accept") + (row["other_verdict"] == "accept")
+            both, one = both + weight[row["case"]] * (said == 2), one + weight[row["case"]] * (said == 1)
+        return 2 * both / (2 * both + one) if both + one else None
+
+
+def compare_readers(first: ReviewSession, second: ReviewSession, match_mm: float | None = None) -> ReaderAgreement:
+    """Puts the decisions of two readers about the same candidates side by side.
+
+    Args:
+        first, second: the same scans and predictions, judged by two readers.
+        match_mm: lesions that both added are one within this distance; as the evaluation matches by default.
+
+    Raises:
+        UserError: no scan was done by both.
+    """
+    distance = EvaluationConfig().match_mm if match_mm is None else match_mm
+    cases, rows = [], []
+    for case_id in first.cases:
+        own, other = (session.review(case_id).state() for session in (first, second))
+        if own["done"] and other["done"]:
+            cases.append(case_id)
+            spacing = first.cases[case_id].read().grid.spacing
+            rows += _rows(case_id, own["lesions"], other["lesions"], spacing, distance)
+    readers = (first.store.reader, second.store.reader)
+    if not cases:
+        raise UserError(
+            f"{first.dataset.task.name}: no scan was done by both {readers[0]} and {readers[1]}",
+            remedy="tick 'I looked at the whole scan' on the page for each",
+        )
+    return ReaderAgreement(readers, tuple(cases), tuple(rows))
+
+
+def write_agreement(agreement: ReaderAgreement, folder: Path) -> Path:
+    """Writes ``{first}_{second}.tsv`` (lesion by lesion), ``.json`` (numbers) and ``.png`` (tables as a figure).
+
+    Args:
+        agreement: what two readers decided.
+        folder: where to.
+
+    Returns:
+        The figure.
+    """
+    from cmb_plugin.reporting.figures import save_figure
+
+    stem = folder / "_".join(agreement.readers)
+    write_table(stem.with_suffix(".tsv"), COLUMNS, agreement.rows)
+    write_json(stem.with_suffix(".json"), agreement.summary())
+    save_figure(_figure(agreement), stem.with_suffix(".png"))
+    return stem.with_suffix(".png")
+
+
+def agreement_text(agreement: ReaderAgreement) -> str:
+    """The numbers as a Markdown table."""
+    numbers = agreement.summary()
+    rows: list[tuple[str, Any]] = [("scans that both have done", numbers["n_scans"])]
+    rows += [
+        ("candidates that both judged", numbers["n_candidates"]),
+        ("lesions that only one added", numbers["n_added"]),
+    ]
+    for name in ("verdict_agreement", "verdict_kappa", "positive_agreement", "location_kappa"):
+        rows.append((name.replace("_", " "), show_interval(*numbers[name])))
+    counts = numbers["definite_per_scan"]
+    rows += [("ICC(2,1) of definite lesions per scan", counts["icc"])]
+    return as_markdown((f"{agreement.readers[0]} and {agreement.readers[1]}", "value (95 %)"), rows)
+
+
+def _rows(
+    case_id: str, own: dict[str, Any], other: dict[str, Any], spacing: Iterable[float], distance: float
+) -> list[dict[str, Any]]:
+    """The candidates that both judged, then what was added by both, then by one."""
+    shared = [name for name in own if "point" not in own[name] and "verdict" in own[name]]
+    pairs = [(name, name) for name in shared if "verdict" in other.get(name, {})]
+    added, others = ([name for name, lesion in lesions.items() if "point" in lesion] for lesions in (own, other))
+    boxes = [np.array([[*lesions[n]["point"], *lesions[n]["point"]] for n in names]).reshape(-1, 6)
+             for lesions, names in ((own, added), (other, others))]  # fmt: skip
+    matched = match_by_distance(*boxes, tuple(spacing), distance).tolist()
+    pairs += [(name, others[match] if match >= 0 else "") for name, match in zip(added, matched, strict=True)]
+    pairs += [("", name) for i, name in enumerate(others) if i not in matched]
+    absent = {"verdict": ABSENT, "location": ABSENT}
+    rows = []
+    for name, other_name in pairs:
+        one, two = own.get(name, absent), other.get(other_name, absent)
+        row = {"case": case_id, "lesion": name, "other_lesion": other_name}
+        row |= {"verdict": one["verdict"], "other_verdict": two["verdict"]}
+        rows.append(
+            {**row, "location": one.get("location", "unknown"), "other_location": two.get("location", "unknown")}
+        )
+    return rows
+
+
+def _both_kept(row: dict[str, Any]) -> bool:
+    return row["verdict"] in KEPT and row["other_verdict"] in KEPT
+
+
+def _share(table: np.ndarray) -> float | None:
+    return float(np.trace(table) / table.sum()) if table.sum() else None
+
+
+def _interval(values: Iterable[float | None]) -> tuple[float | None, float | None, float | None]:
+    """The first value, and the middle 95 % of the others that are defined."""
+    first, *others = values
+    defined = [value for value in others if value is not None]
+    if first is None or not defined:
+        return first, None, None
+    low, high = np.percentile(defined, [2.5, 97.5]).tolist()
+    return first, low, high
+
+
+def _figure(agreement: ReaderAgreement) -> Any:
+    """Both tables of counts, as heat maps with their numbers."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    numbers = agreement.summary()
+    for axes, key in zip(figure.subplots(1, 2), ("verdict", "location"), strict=True):
+        names, counts = agreement.table(key)
+        axes.imshow(counts, cmap="Blues", vmin=0)
+        for (row, column), count in np.ndenumerate(counts):
+            dark = count > counts.max() / 2
+            axes.text(column, row, f"{count:g}", ha="center", va="center", color="white" if dark else "black")
+        axes.set_xticks(range(len(names)), names, rotation=20)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlabel=agreement.readers[1], ylabel=agreement.readers[0])
+        axes.set_title(f"{key}, kappa {show_interval(*numbers[f'{key}_kappa'], decimals=2)}", fontsize="medium")
+    return figure

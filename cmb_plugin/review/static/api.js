@@ -33,13 +33,17 @@ export class Decisions {
     Object.assign(this, { number, state, changed, queue: Promise.resolve(), waiting: 0, refused: 0 });
   }
 
-  /** Queues a decision; it is dropped if one before it was refused, because it was made on a state that never was. */
+  /**
+   * Queues a decision; it is dropped if one before it was refused, because it was made on a state that never was.
+   * Resolves to the lesions before and after it.
+   */
   send(event) {
     const since = this.refused;
     this.waiting += 1;
     this.queue = this.queue.then(async () => {
       this.waiting -= 1;
-      if (this.refused !== since) return;
+      const before = this.state.lesions;
+      if (this.refused !== since) return { before, after: before };
       try {
         const { stale, content } = await fetched(`api/cases/${this.number}/events`, {
           method: "POST",
@@ -53,6 +57,7 @@ export class Decisions {
         this.refused += 1;
         this.changed(this.state, `Not saved: ${error.message}`, false);
       }
+      return { before, after: this.state.lesions };
     });
     return this.queue;
   }

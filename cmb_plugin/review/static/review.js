@@ -120,12 +120,14 @@ function choose(key, value) {
 }
 
 async function undo() {
-  if (!decisions) return;
-  const before = decisions;
-  await before.send({ kind: "undo" });
-  if (before !== decisions) return;
-  saving.clear();
-  show();
+  const own = decisions;
+  if (!own) return;
+  const { before, after } = await own.send({ kind: "undo" });
+  if (own !== decisions) return;
+  const names = new Set([...Object.keys(before), ...Object.keys(after)]);
+  const changed = [...names].find((name) => JSON.stringify(before[name]) !== JSON.stringify(after[name]));
+  if (lesions().some((each) => each.lesion === changed)) select(changed);
+  else show();
 }
 
 function remove() {
@@ -279,6 +281,7 @@ const OWN_KEYS = { SELECT: /./, BUTTON: /^( |Enter)$/, INPUT: /^( |Arrow.*|Page.
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
+  if (key === "Escape" && OWN_KEYS[target.tagName] && !adding) element("candidates").focus();
   if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open || OWN_KEYS[target.tagName]?.test(key)) return;
   if (target.id === "candidates" && (key === "ArrowDown" || key === "ArrowUp")) {
     event.preventDefault();

@@ -172,9 +172,7 @@ export class Viewer {
   }
 
   #drawProjection(context, tile, scale) {
-    const { volume } = this, projected = volume.project(tile.plane, this.#slab(tile.plane));
-    const picture = new OffscreenCanvas(projected.width, projected.height);
-    picture.getContext("2d").putImageData(volume.paint(projected), 0, 0);
+    const { volume } = this, picture = this.#projection(tile.plane);
     const [from, to] = [[0, 0, 0], [1, 1, 1]].map((corner) => this.#position(tile, corner));
     context.fillRect(tile.x, tile.y, tile.width, tile.height);
     context.save();
@@ -188,6 +186,17 @@ export class Viewer {
     context.textBaseline = "bottom";
     const text = `${volume.bright ? "maximum" : "minimum"} over ${this.shared.slab} mm`;
     context.fillText(text, tile.x + 6 * scale, tile.y + tile.height - 4 * scale);
+  }
+
+  /** The picture of a slab, kept until another is wanted. */
+  #projection(plane) {
+    const { volume } = this, slab = this.#slab(plane), key = [plane, ...slab, volume.image.cal_min, volume.image.cal_max].join(" ");
+    if (this.kept?.key !== key || this.kept.volume !== volume) {
+      const projected = volume.project(plane, slab), picture = new OffscreenCanvas(projected.width, projected.height);
+      picture.getContext("2d").putImageData(volume.paint(projected), 0, 0);
+      this.kept = { key, volume, picture };
+    }
+    return this.kept.picture;
   }
 
   #drawMarks(context, tile, scale) {

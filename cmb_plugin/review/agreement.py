@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import EvaluationConfig, count_agreement, kappa, match_by_distance
+from cmb_plugin.evaluation import EvaluationConfig, count_agreement, match_by_distance
 from cmb_plugin.evaluation.bootstrap import draw_weights
 from cmb_plugin.files import write_json
 from cmb_plugin.tabular import as_markdown, show_interval, write_table
@@ -44,15 +44,17 @@ class ReaderAgreement:
         """Names, and counts [K, K] of the first reader's (rows) and the second's (columns) ``verdict`` or
         ``location``; locations are those of lesions that neither rejected."""
         names = (*VERDICTS, ABSENT) if key == "verdict" else LOCATIONS
-        return names, self._count(key, names, dict.fromkeys(self.cases, 1.0))
+        return names, self._tables(key, names).sum(axis=0)
 
-    def _count(self, key: str, names: tuple[str, ...], weight: dict[str, float]) -> np.ndarray:
-        counts = np.zeros((len(names), len(names)))
+    def _tables(self, key: str, names: tuple[str, ...]) -> np.ndarray:
+        """[cases, K, K] counts."""
+        counts = np.zeros((len(self.cases), len(names), len(names)))
         for row in self.rows:
             # Of lesions that were added only agreement is known to both, so they are no part of a kappa of verdicts.
             counts_here = (row["lesion"].isdecimal() or ABSENT in names) if key == "verdict" else _both_kept(row)
             if counts_here and row[key] in names and row[f"other_{key}"] in names:
-                counts[names.index(row[key]), names.index(row[f"other_{key}"])] += weight[row["case"]]
+                place = self.cases.index(row["case"]), names.index(row[key]), names.index(row[f"other_{key}"])
+                counts[place] += 1
         return counts
 
     def summary(self) -> dict[str, Any]:
@@ -62,33 +64,27 @@ class ReaderAgreement:
         ``2 a / (2 a + b + c)`` of lesions that both, or only one, called definite (Cicchetti & Feinstein 1990), those
         included that were added; ``location_kappa`` counts lesions that both kept and placed.
         """
-        statistics: dict[str, Callable[[dict[str, float]], float | None]] = {
-            "verdict_agreement": lambda weight: _share(self._count("verdict", VERDICTS, weight)),
-            "verdict_kappa": lambda weight: kappa(self._count("verdict", VERDICTS, weight)),
-            "positive_agreement": self._positive,
-            "location_kappa": lambda weight: kappa(self._count("location", LOCATIONS[:3], weight)),
-        }
-        resampled = draw_weights(len(self.cases), RESAMPLES, seed=0)
-        weights = [dict(zip(self.cases, own.tolist(), strict=True)) for own in resampled]
-        definite = [
-            [sum(row[key] == "accept" and row["case"] == case for row in self.rows) for case in self.cases]
-            for key in ("verdict", "other_verdict")
-        ]
+        weights = draw_weights(len(self.cases), RESAMPLES, seed=0)
+        verdicts, everything = self._tables("verdict", VERDICTS), self._tables("verdict", (*VERDICTS, ABSENT))
+        places = self._tables("location", LOCATIONS[:3])
+        definite = VERDICTS.index("accept")
+        first, second = (everything.sum(axis=axis)[:, definite] for axis in (2, 1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            statistics = {
+                "verdict_agreement": (weights @ np.trace(verdicts, axis1=1, axis2=2))
+                / (weights @ verdicts.sum((1, 2))),
+                "verdict_kappa": _kappa(np.tensordot(weights, verdicts, 1)),
+                "positive_agreement": 2 * (weights @ everything[:, definite, definite]) / (weights @ (first + second)),
+                "location_kappa": _kappa(np.tensordot(weights, places, 1)),
+            }
         return {
             "readers": list(self.readers),
             "n_scans": len(self.cases),
             "n_candidates": sum(row["lesion"].isdecimal() for row in self.rows),
             "n_added": sum(ABSENT in (row["verdict"], row["other_verdict"]) for row in self.rows),
-            **{name: _interval(map(statistic, weights)) for name, statistic in statistics.items()},
-            "definite_per_scan": count_agreement(definite[1], definite[0]),
+            **{name: _interval(values) for name, values in statistics.items()},
+            "definite_per_scan": count_agreement(second.astype(int).tolist(), first.astype(int).tolist()),
         }
-
-    def _positive(self, weight: dict[str, float]) -> float | None:
-        both = one = 0.0
-        for row in self.rows:
-            said = (row["verdict"] == "accept") + (row["other_verdict"] == "accept")
-            both, one = both + weight[row["case"]] * (said == 2), one + weight[row["case"]] * (said == 1)
-        return 2 * both / (2 * both + one) if both + one else None
 
 
 def compare_readers(first: ReviewSession, second: ReviewSession, match_mm: float | None = None) -> ReaderAgreement:
@@ -180,18 +176,22 @@ def _both_kept(row: dict[str, Any]) -> bool:
     return row["verdict"] in KEPT and row["other_verdict"] in KEPT
 
 
-def _share(table: np.ndarray) -> float | None:
-    return float(np.trace(table) / table.sum()) if table.sum() else None
+def _kappa(tables: np.ndarray) -> np.ndarray:
+    """Cohen's kappa (1960) of each of [R, K, K] tables of counts; NaN where chance alone agrees completely."""
+    total = tables.sum(axis=(1, 2))
+    seen = np.trace(tables, axis1=1, axis2=2) / total
+    chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1) / total**2
+    kappa: np.ndarray = np.where(chance < 1, (seen - chance) / (1 - chance), np.nan)
+    return kappa
 
 
-def _interval(values: Iterable[float | None]) -> tuple[float | None, float | None, float | None]:
+def _interval(values: np.ndarray) -> tuple[float | None, float | None, float | None]:
     """The first value, and the middle 95 % of the others that are defined."""
-    first, *others = values
-    defined = [value for value in others if value is not None]
-    if first is None or not defined:
-        return first, None, None
+    defined = values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(values[0]) or not len(defined):
+        return (float(values[0]) if np.isfinite(values[0]) else None), None, None
     low, high = np.percentile(defined, [2.5, 97.5]).tolist()
-    return first, low, high
+    return float(values[0]), low, high
 
 
 def _figure(agreement: ReaderAgreement) -> Any:

@@ -43,9 +43,9 @@ function show() {
     current,
     lesions: volume ? all.map((each) => ({ ...each, fraction: volume.fraction(middle(each)) })) : [],
   });
-  const judged = all.filter((each) => each.verdict).length, reported = all.filter((each) => each.reported !== false);
+  const judged = all.filter((each) => each.verdict).length, reported = all.filter((each) => each.reported);
   const open = reported.filter((each) => !each.verdict).length;
-  element("progress").textContent = shown ? `${judged} of ${all.length} judged${open ? `, ${open} reported ones open` : ""}` : "";
+  element("progress").textContent = shown ? `${judged} judged, ${open} of ${reported.length} reported ones open` : "";
   element("lesion-title").textContent = own ? titled(own).name : "No candidate";
   element("lesion-text").textContent = own ? about(own) : "";
   for (const button of element("verdicts").children) {
@@ -58,7 +58,7 @@ function show() {
   element("remove").hidden = !own?.point;
   element("undo").disabled = !decisions?.state.can_undo;
   element("done").checked = decisions?.state.done ?? false;
-  element("add").setAttribute("aria-pressed", adding);
+  element("add").setAttribute("aria-pressed", Boolean(adding));
   if (cases[number]) {
     cases[number].done = decisions?.state.done ?? cases[number].done;
     element("cases").options[number].textContent = caseText(cases[number]);
@@ -277,12 +277,19 @@ const KEYS = [
   [["?"], "these keys", () => element("keys").showModal()],
 ];
 const ACTIONS = new Map(KEYS.flatMap(([keys, , act]) => keys.map((key) => [key, act])));
-const OWN_KEYS = { SELECT: /./, BUTTON: /^( |Enter)$/, INPUT: /^( |Arrow.*|Page.*|Home|End)$/ }; // what a control does with a key itself
+
+/** Whether a control does something with a key itself. */
+function takes({ tagName, type }, key) {
+  if (tagName === "SELECT") return true;
+  if (type === "range") return /^(Arrow.*|Page.*|Home|End)$/.test(key);
+  return (tagName === "BUTTON" && /^( |Enter)$/.test(key)) || (type === "checkbox" && key === " ");
+}
 
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
-  if (key === "Escape" && OWN_KEYS[target.tagName] && !adding) element("candidates").focus();
-  if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open || OWN_KEYS[target.tagName]?.test(key)) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || element("keys").open) return;
+  if (key === "Escape" && !adding && target.matches("select, input, button")) element("candidates").focus();
+  if (takes(target, key)) return;
   if (target.id === "candidates" && (key === "ArrowDown" || key === "ArrowUp")) {
     event.preventDefault();
     step(key === "ArrowDown" ? 1 : -1);

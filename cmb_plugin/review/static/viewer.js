@@ -203,6 +203,8 @@ export class Viewer {
     const { through } = PLANES[tile.plane], { volume } = this, { cursor, lesions, current, slab } = this.shared;
     const perMm = tile.width / Math.abs(tile.tile.fovMM[0]);
     for (const lesion of lesions) {
+      // Of up to a thousand weak candidates only the one that is looked at is marked: their rings would hide the scan.
+      if (lesion.reported === false && !lesion.verdict && lesion.lesion !== current) continue;
       const away = Math.abs(lesion.fraction[through] - cursor[through]) * volume.sides[through] * volume.spacing[through];
       const radius = Math.max(lesion.diameter_mm / 2, 1);
       if (away > (tile.projects ? slab / 2 : radius)) continue;

@@ -14,13 +14,16 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.phantom import (
+    DRAWN,
     ExampleOptions,
     ExampleReport,
     ExampleTask,
+    PhantomCase,
     PhantomConfig,
     VisitRow,
     is_healthy,
     make_case,
+    make_scans,
     make_visit,
     resolve_modalities,
     resolve_protocols,
@@ -51,6 +54,7 @@ class PhantomSettings:
     seed: int
     followup: int = 0
     followup_protocol: str = ""
+    scans: int = 1
 
     @classmethod
     def of(cls, options: ExampleOptions) -> PhantomSettings:
@@ -82,14 +86,25 @@ class PhantomSettings:
         if len(later) > 1 or (later[0] and not options.followup):
             remedy = "name one protocol, and how many later scans with --followup N"
             raise UserError(f"--followup-protocol {options.followup_protocol}: cannot be made", remedy=remedy)
-        return cls(train, test, healthy, protocols, modalities, names, options.seed, options.followup, later[0])
+        scans = options.scans
+        if scans < 1 or (scans > 1 and (options.followup or not set(protocols) <= set(DRAWN))):
+            remedy = f"give a number from 1, without --followup and with --protocol {' or '.join(DRAWN)}"
+            raise UserError(f"--scans-per-subject {scans}: cannot be made", remedy=remedy)
+        return cls(train, test, healthy, protocols, modalities, names, options.seed, options.followup, later[0], scans)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data by which a later call knows whether the phantoms are the same."""
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
         if not self.followup:  # folders made before there were later scans say nothing of them
             plain = {k: v for k, v in plain.items() if not k.startswith("followup")}
+        if self.scans == 1:
+            del plain["scans"]
         return {"recipe": RECIPE, **plain}
+
+    def case_id(self, index: int, number: int = 0) -> str:
+        """Name of the phantom with this number, or of a further scan of it."""
+        further = "scan" if self.scans > 1 else "visit"
+        return f"case_{index:03d}" + (f"_{further}{number}" if number else "")
 
 
 @register_task
@@ -112,29 +127,25 @@ class PhantomTask(ExampleTask):
         """
         _claim(task, settings, overwrite)
         cases = [place for subject in _subjects(settings) for place in subject]
-        missing = [place for place in cases if not _record(task, place).exists()]
-        outcomes = run_cases(
-            functools.partial(_write_case, task, settings), missing, workers=workers, description="Phantoms"
-        )
+        missing = [place for place in cases if not _record(task, settings, place).exists()]
+        make = _write_case if settings.scans == 1 else _write_subject
+        # All scans of a subject come from one simulation of its head.
+        work = missing if settings.scans == 1 else sorted({(split, i, 0) for split, i, _ in missing})
+        outcomes = run_cases(functools.partial(make, task, settings), work, workers=workers, description="Phantoms")
         if settings.followup:
             _write_tables(task, settings)
         return ExampleReport(task, outcomes, len(cases) - len(missing))
 
 
-def case_id(index: int, visit: int = 0) -> str:
-    """Name of the phantom with this number, or of a later scan of it."""
-    return f"case_{index:03d}" + (f"_visit{visit}" if visit else "")
-
-
 def _subjects(settings: PhantomSettings) -> list[list[Place]]:
     """The scans of each subject."""
     subjects = [("Tr" if i < settings.train else "Ts", i) for i in range(settings.train + settings.test)]
-    return [[(split, i, visit) for visit in range(settings.followup + 1)] for split, i in subjects]
+    return [[(split, i, scan) for scan in range(settings.followup + settings.scans)] for split, i in subjects]
 
 
-def _record(task: TaskFolder, place: Place) -> Path:
-    split, index, visit = place
-    return task.extra("lesions", split) / f"{case_id(index, visit)}.json"
+def _record(task: TaskFolder, settings: PhantomSettings, place: Place) -> Path:
+    split, index, number = place
+    return task.extra("lesions", split) / f"{settings.case_id(index, number)}.json"
 
 
 def _claim(task: TaskFolder, settings: PhantomSettings, overwrite: bool) -> None:
@@ -164,9 +175,9 @@ def _define(task: TaskFolder, settings: PhantomSettings) -> None:
     domain, patients = {}, {}
     for subject in _subjects(settings):
         for _, i, visit in subject:
-            name = case_id(i, visit)
+            name = settings.case_id(i, visit)
             domain[name] = (settings.followup_protocol if visit else "") or protocols[i % len(protocols)]
-            patients[name] = case_id(i)
+            patients[name] = settings.case_id(i)
     write_dataset(
         task,
         name="Phantom",
@@ -174,28 +185,54 @@ def _define(task: TaskFolder, settings: PhantomSettings) -> None:
         classes=settings.classes,
         test_labels=True,
         target_class=0,
-        session_id=patients if settings.followup else None,
+        session_id=patients if settings.followup or settings.scans > 1 else None,
         domain=domain,
         phantom=settings.to_json(),
     )
 
 
 def _write_case(task: TaskFolder, settings: PhantomSettings, place: Place) -> int:
-    """Simulates and writes one case; its lesion file comes last and marks it as finished."""
+    """Simulates and writes one case."""
     keep_freed_memory()
-    split, index, visit = place
-    first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
-    config = PhantomConfig(settings.protocols, settings.modalities, settings.classes)
-    healthy = is_healthy(index - first, cases, settings.healthy)
+    _, index, visit = place
+    config, healthy = _drawn_from(settings, place)
     extra: dict[str, Any] = {}
     if settings.followup:
         later = settings.followup_protocol
         made = make_visit(settings.seed, index, config, visit, settings.followup, healthy=healthy, protocol=later)
         case = made.case
-        extra = {"subject": case_id(index), "visit": visit, "course": made.lesions}
+        extra = {"subject": settings.case_id(index), "visit": visit, "course": made.lesions}
     else:
         case = make_case(settings.seed, index, config, healthy=healthy)
-    name = case_id(index, visit)
+    return _write_files(task, settings, place, case, extra)
+
+
+def _write_subject(task: TaskFolder, settings: PhantomSettings, place: Place) -> int:
+    """Simulates a subject and writes all its scans; returns the number of their lesions."""
+    keep_freed_memory()
+    split, index, _ = place
+    config, healthy = _drawn_from(settings, place)
+    lesions = 0
+    for number, case in enumerate(make_scans(settings.seed, index, config, settings.scans, healthy=healthy)):
+        extra = {"subject": settings.case_id(index)}
+        lesions += _write_files(task, settings, (split, index, number), case, extra)
+    return lesions
+
+
+def _drawn_from(settings: PhantomSettings, place: Place) -> tuple[PhantomConfig, bool]:
+    """What a subject's phantoms are made of, and whether it is healthy."""
+    split, index, _ = place
+    first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
+    config = PhantomConfig(settings.protocols, settings.modalities, settings.classes)
+    return config, is_healthy(index - first, cases, settings.healthy)
+
+
+def _write_files(
+    task: TaskFolder, settings: PhantomSettings, place: Place, case: PhantomCase, extra: dict[str, Any]
+) -> int:
+    """Writes one case; its lesion file comes last and marks it as finished."""
+    split, index, scan = place
+    name = settings.case_id(index, scan)
     for number, modality in enumerate(settings.modalities):
         write_image(task.images(split) / f"{name}_{number:04d}.nii.gz", case.images[modality], case.grid)
     write_image(task.labels(split) / f"{name}.nii.gz", case.mask, case.grid)
@@ -205,7 +242,7 @@ def _write_case(task: TaskFolder, settings: PhantomSettings, place: Place) -> in
     write_json(task.extra("mimics", split) / f"{name}.json", {"mimics": case.mimics})
     scanner = {"scanner": case.scanner} if case.scanner else {}
     record = {"protocol": case.protocol, **scanner, "lesions": case.lesions, **extra}
-    write_json(_record(task, place), record)
+    write_json(_record(task, settings, place), record)
     return len(case.lesions)
 
 
@@ -214,7 +251,7 @@ def _write_tables(task: TaskFolder, settings: PhantomSettings) -> None:
     for subject in _subjects(settings):
         for place in subject:
             split, index, visit = place
-            name = case_id(index, visit)
+            name = settings.case_id(index, visit)
             scans = tuple(task.images(split) / f"{name}_{n:04d}.nii.gz" for n in range(len(settings.modalities)))
-            rows.append(VisitRow(case_id(index), visit, name, scans, _record(task, place)))
+            rows.append(VisitRow(settings.case_id(index), visit, name, scans, _record(task, settings, place)))
     write_visits(task.root, rows)

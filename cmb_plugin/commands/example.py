@@ -17,13 +17,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --task Task101_Sharp --protocol cuhk        0.45 x 0.45 x 1 mm
         nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
         nndet_example --protocol random --train 100 --test 20     every scan from a scanner of its own
+        nndet_example --protocol wide --scans-per-subject 4       four scanners per subject, from one simulated head
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
         nndet_example --into healthy --test 4                     lesions put into your own scans without any
         nndet_example --train 0 --test 8 --followup 1             two scans of each subject, with new and grown lesions
         nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
 
     Protocols: demo, cuhk, csiro, ukb, valdo1, valdo2, valdo3, several separated by commas (cases take them in turn),
-    mixed (all but demo), or random (voxel, field, echo, noise and faults drawn anew for each scan).
+    mixed (all but demo), random (voxel, field, echo, noise and faults drawn anew for each scan), or wide (as random,
+    and slice gaps, vessels, phase masks, inverted QSM and other findings).
     Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
 
     --into DIR takes {case}.nii.gz, or {case}_0000.nii.gz, {case}_0001.nii.gz, ... in the order of --modalities (swi,
@@ -51,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--modalities", help="images of a case (default: swi,phase)")
     arguments.add_argument("--classes", default="cmb", help="cmb or cmb,iron (default: %(default)s)")
     arguments.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    arguments.add_argument(
+        "--scans-per-subject",
+        type=int,
+        default=1,
+        metavar="N",
+        help="scans of each subject by scanners of their own; --train and --test count subjects (default: %(default)s)",
+    )
     arguments.add_argument("--into", metavar="DIR", default="", help="put lesions into the scans of this folder")
     arguments.add_argument(
         "--copies", type=int, default=1, metavar="N", help="cases made of each of these scans (default: %(default)s)"
@@ -103,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.modalities,
         args.classes,
         args.seed,
+        scans=args.scans_per_subject,
         into=args.into,
         copies=args.copies,
         mimics=args.mimics,

@@ -5,9 +5,11 @@ from .example import ExampleOptions, ExampleReport, ExampleTask
 from .followup import Visit, VisitRow, make_visit, write_visits
 from .into import PlacedCase, place_lesions
 from .measured import MeasuredScan
-from .protocols import MODALITIES, PROTOCOLS, Protocol, resolve_modalities, resolve_protocols
+from .protocols import DRAWN, MODALITIES, PROTOCOLS, Protocol, resolve_modalities, resolve_protocols
+from .several import make_scans
 
 __all__ = [
+    "DRAWN",
     "MODALITIES",
     "PROTOCOLS",
     "ExampleOptions",
@@ -22,6 +24,7 @@ __all__ = [
     "VisitRow",
     "is_healthy",
     "make_case",
+    "make_scans",
     "make_visit",
     "place_lesions",
     "resolve_modalities",

@@ -8,39 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft, ndimage
 
-from .anatomy import COARSE, ORIGIN, to_index
+from .anatomy import COARSE, to_index
 from .deposits import AIR_CAVITIES, AIR_PPM
-from .physics import crop_kspace, dephasing, dipole_field, phase_of, spoiled_gradient_echo
+from .physics import averaged_slices, crop_kspace, dephasing, dipole_field, phase_of
 from .protocols import Protocol
 from .sources import Vessel, add_vessel
 from .subject import Lattice, Subject
+from .tissue import CHI_BONE, HEAD_MM, LATTICE_SOFT, SKULL_MM, Maps, TissueSlab, signal_of, tissue_slab
 
 SLAB = 8  # planes that are worked on at a time, to bound the memory
-
-CHI_WHITE, CHI_GREY, CHI_FLUID, CHI_BONE = -0.03, 0.015, 0.0, -1.2
-IRON_DECAY = 140.0
-"""R2* of iron in 1/s per ppm at 3 T (Langkammer et al. 2010)."""
-
-
-@dataclass(frozen=True)
-class Tissue:
-    """Relative proton density, T1 in ms, R2* in 1/s and T2 in ms."""
-
-    density: float
-    t1: float
-    decay: float
-    t2: float
-
-
-# Typical literature values; 1.5 T first, then 3 T.
-TISSUES: dict[str, tuple[Tissue, Tissue]] = {
-    "white": (Tissue(0.70, 600, 15, 75), Tissue(0.70, 830, 20, 70)),
-    "grey": (Tissue(0.82, 1000, 11, 95), Tissue(0.82, 1330, 15, 90)),
-    "fluid": (Tissue(1.00, 4000, 1, 1500), Tissue(1.00, 4000, 1.5, 1500)),
-    "blood": (Tissue(0.85, 1400, 18, 120), Tissue(0.85, 1600, 40, 60)),
-    "bone": (Tissue(0.12, 400, 60, 40), Tissue(0.12, 500, 90, 35)),
-    "scalp": (Tissue(0.80, 350, 30, 70), Tissue(0.75, 400, 45, 60)),
-}
 
 
 @dataclass
@@ -68,13 +44,16 @@ class Background:
     mni: np.ndarray
     white_signal: float
 
-    def scanned(self, values: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    def scanned(self, values: np.ndarray, shape: tuple[int, int, int], profile: tuple[int, int] = (0, 0)) -> np.ndarray:
         """``values`` on ``box`` as a scan of ``shape`` voxels over the same field of view measures them: cropped in
-        k-space."""
+        k-space, in the slices of a 2D scan averaged across them (``Protocol.profile``)."""
         cropped = [given != wanted for given, wanted in zip(self.shape, shape, strict=True)]
         for axis in np.flatnonzero(cropped):
             whole = np.zeros([*values.shape[:axis], self.shape[axis], *values.shape[axis + 1 :]], values.dtype)
             whole[(slice(None),) * axis + (self.box[axis],)] = values
+            if axis == 0 and profile[1]:
+                values = averaged_slices(whole, shape[0], profile)
+                continue
             values = crop_kspace(whole, tuple(shape[a] if a == axis else n for a, n in enumerate(whole.shape)))  # type: ignore[arg-type]
         if values.shape == shape:
             return values
@@ -91,24 +70,14 @@ class Background:
         return tuple(slice(a, b) for a, b in ends)  # type: ignore[return-value]
 
 
-def tissue(name: str, protocol: Protocol) -> Tissue:
-    """The constants of a tissue at the field strength of the protocol, of which 1.5 and 3 T are told apart."""
-    return TISSUES[name][int(protocol.field_tesla > 2)]
-
-
-def signal_of(name: str, protocol: Protocol) -> float:
-    """Gradient-echo signal of a tissue at the echo."""
-    t = tissue(name, protocol)
-    start = spoiled_gradient_echo(t.density, t.t1, protocol.repetition_ms, protocol.flip_deg)
-    return start * float(np.exp(-protocol.echo_ms * 1e-3 * t.decay))
-
-
 def fine_shape(protocol: Protocol) -> tuple[int, int, int]:
     """Samples of the fine grid over the protocol's field of view, never fewer than its voxels."""
     shape = [
         n if s <= f * 1.01 else fft.next_fast_len(int(np.ceil(n * s / f)))
         for n, s, f in zip(protocol.shape, protocol.spacing, protocol.fine, strict=True)
     ]
+    if protocol.profile[1]:
+        shape[0] = protocol.shape[0] * protocol.profile[1]
     return tuple(shape)  # type: ignore[return-value]
 
 
@@ -124,6 +93,87 @@ def build_background(
     """Simulates the head without microbleeds and other compact sources."""
     shape = fine_shape(protocol)
     spacing = tuple(n * s / m for n, s, m in zip(protocol.shape, protocol.spacing, shape, strict=True))
+    head = build_head(rng, subject, shape, spacing, vessels, protocol if not want_spin_echo else None)  # type: ignore[arg-type]
+    return head.background(protocol, want_susceptibility=want_susceptibility, want_spin_echo=want_spin_echo, once=True)
+
+
+@dataclass
+class Head:
+    """What is the same in all scans of a subject that lie alike: tissue and field on a fine grid.
+
+    Attributes:
+        spacing, shape, box, lattice: as those of ``Background``.
+        maps: smooth maps on the lattice.
+        slabs: tissue of every ``SLAB`` planes in ``box``; None where only ``magnitude`` is kept.
+        magnitude: float32 of one protocol, or None.
+        susceptibility: float32 ppm of tissue, iron and veins in ``box``.
+        field: float32 ppm, that of ``susceptibility``.
+    """
+
+    spacing: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    box: tuple[slice, slice, slice]
+    lattice: Lattice
+    maps: Maps
+    slabs: list[TissueSlab] | None
+    magnitude: np.ndarray | None
+    susceptibility: np.ndarray
+    field: np.ndarray
+
+    def background(
+        self, protocol: Protocol, *, want_susceptibility: bool, want_spin_echo: bool, once: bool = False
+    ) -> Background:
+        """The head in a scan whose fine grid is this one, or as many of its first planes as the protocol's slices need.
+
+        Args:
+            once: the head is not needed any more, and its arrays may go.
+        """
+        inner = self.susceptibility.shape
+        planes = protocol.shape[0] * protocol.profile[1] if protocol.profile[1] else self.shape[0]
+        depth = min(inner[0], planes - self.box[0].start)
+        magnitude = self.magnitude
+        spin_echo = np.empty(inner, np.float32) if want_spin_echo else None
+        if self.slabs is not None:
+            magnitude = np.empty(inner, np.float32)
+            for number, slab in enumerate(self.slabs):
+                planes_of = slice(number * SLAB, (number + 1) * SLAB)
+                magnitude[planes_of] = slab.magnitude(protocol)
+                if spin_echo is not None:
+                    spin_echo[planes_of] = slab.spin_echo(protocol)
+        assert magnitude is not None
+        kept = self.susceptibility if want_susceptibility else None
+        if once:
+            self.susceptibility = np.empty((0, 0, 0), np.float32)
+        mm = tuple(np.arange(part.start, part.stop) * s for part, s in zip(self.box, self.spacing, strict=True))
+        signal = _echo(magnitude[:depth], self.field[:depth], self.lattice, self.maps.field, mm, protocol)
+        white = signal_of("white", protocol)
+        box = (slice(self.box[0].start, self.box[0].start + depth), *self.box[1:])
+        return Background(
+            self.spacing,
+            (planes, *self.shape[1:]),
+            box,
+            signal,
+            (kept[:depth] if once else kept[:depth].copy()) if kept is not None else None,
+            spin_echo[:depth] if spin_echo is not None else None,
+            self.lattice,
+            self.maps.mni,
+            white,
+        )
+
+
+def build_head(
+    rng: np.random.Generator,
+    subject: Subject,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    vessels: Sequence[Vessel],
+    protocol: Protocol | None = None,
+) -> Head:
+    """Tissue and field of a subject on a fine grid of ``shape``.
+
+    Args:
+        protocol: of the only scan that will be made: its magnitude is kept in place of the tissue.
+    """
     lattice = Lattice.over(subject.grid)
     maps = _lattice_maps(rng, subject, lattice)
     box = _head_box(maps.head, lattice, spacing, shape)
@@ -134,28 +184,18 @@ def build_background(
     for vessel in vessels:
         add_vessel(susceptibility, spacing, replace(vessel, path=vessel.path - corner), vessel.susceptibility)
     venous = max((v.susceptibility for v in vessels), default=1.0)
-    magnitude = np.empty(inner, np.float32)
-    spin_echo = np.empty(inner, np.float32) if want_spin_echo else None
+    magnitude = np.empty(inner, np.float32) if protocol else None
+    slabs: list[TissueSlab] = []
     for start in range(0, inner[0], SLAB):
-        slab = slice(start, start + SLAB)
-        _fill_slab(
-            subject,
-            protocol,
-            lattice,
-            maps,
-            (mm[0][slab], mm[1], mm[2]),
-            magnitude,
-            susceptibility,
-            spin_echo,
-            slab,
-            venous,
-        )
+        planes = slice(start, start + SLAB)
+        slab = tissue_slab(subject.atlas, lattice, maps, (mm[0][planes], mm[1], mm[2]), susceptibility[planes], venous)
+        if magnitude is None or protocol is None:
+            slabs.append(slab)
+        else:
+            magnitude[planes] = slab.magnitude(protocol)
     field = dipole_field(susceptibility, spacing, subject.main_field, padding_mm=10)
-    kept = susceptibility if want_susceptibility else None
-    del susceptibility
-    signal = _echo(magnitude, field, lattice, maps.field, mm, protocol)
-    white = signal_of("white", protocol)
-    return Background(spacing, shape, box, signal, kept, spin_echo, lattice, maps.mni, white)  # type: ignore[arg-type]
+    kept = slabs if magnitude is None else None
+    return Head(spacing, shape, box, lattice, maps, kept, magnitude, susceptibility, field)
 
 
 def _head_box(
@@ -173,20 +213,7 @@ def _head_box(
     return tuple(ends)  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class _Maps:
-    """Smooth maps on the lattice, float32 [z, y, x]: MNI points [3, ...], distances in mm, air fraction, field of head
-    and air in ppm, texture of bone and scalp."""
-
-    mni: np.ndarray
-    head: np.ndarray
-    brain: np.ndarray
-    air: np.ndarray
-    field: np.ndarray
-    texture: np.ndarray
-
-
-def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> _Maps:
+def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> Maps:
     mni = subject.mm_to_mni(lattice.points())
     index = to_index(mni, COARSE)
     head, brain = (
@@ -210,7 +237,7 @@ def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) 
     chi = ndimage.gaussian_filter(AIR_PPM * air + CHI_BONE * bone, 0.9)
     field = _shimmed_field(chi, lattice, subject.main_field, head < 0)
     texture = _texture(rng, subject, lattice)
-    return _Maps(mni.T.reshape(3, *lattice.shape).astype(np.float32), head, brain, air, field, texture)
+    return Maps(mni.T.reshape(3, *lattice.shape).astype(np.float32), head, brain, air, field, texture)
 
 
 def _texture(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> np.ndarray:
@@ -226,11 +253,6 @@ def _texture(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> np
     return moved.reshape(lattice.shape).astype(np.float32)
 
 
-LATTICE_SOFT = 3.0
-SKULL_MM = 7.0
-HEAD_MM = 12.0
-
-
 def _shimmed_field(chi: np.ndarray, lattice: Lattice, main_field: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Field of the head's air and bone, less the second-order polynomial that shim coils would take away."""
     margin = 14
@@ -241,69 +263,6 @@ def _shimmed_field(chi: np.ndarray, lattice: Lattice, main_field: np.ndarray, in
     terms = np.stack([np.ones_like(z), z, y, x, z * y, y * x, z * x, z * z, y * y, x * x], axis=-1)
     weights, *_ = np.linalg.lstsq(terms[inside], field[inside], rcond=None)
     return (field - terms @ weights).astype(np.float32)
-
-
-def _fill_slab(
-    subject: Subject,
-    protocol: Protocol,
-    lattice: Lattice,
-    maps: _Maps,
-    mm: Sequence[np.ndarray],
-    magnitude: np.ndarray,
-    susceptibility: np.ndarray,
-    spin_echo: np.ndarray | None,
-    slab: slice,
-    venous: float,
-) -> None:
-    """Fills planes ``slab`` of magnitude, susceptibility (which holds the vessels so far) and spin echo."""
-    head, brain_mm, air, texture = (lattice.interpolate(m, mm) for m in (maps.head, maps.brain, maps.air, maps.texture))
-    atlas = subject.atlas
-    near = brain_mm < 2
-    mni = lattice.interpolate(maps.mni, mm)
-    index = [mni[i][near] - np.float32(o) for i, o in zip((2, 1, 0), ORIGIN, strict=True)]
-    grey, white, brain = (
-        ndimage.map_coordinates(m, index, order=1, output=np.float32) for m in (atlas.grey, atlas.white, atlas.brain)
-    )
-    iron = np.zeros(len(grey), np.float32)
-    nuclei = np.logical_and.reduce(
-        [(k > b.start) & (k < b.stop - 1) for k, b in zip(index, atlas.iron_box, strict=True)]
-    )
-    iron[nuclei] = ndimage.map_coordinates(atlas.iron, [k[nuclei] for k in index], order=1, output=np.float32)
-    iron *= 1 + np.float32(0.8) * texture[near]  # patchy, as nuclei are
-    fluid = np.clip(brain - grey - white, 0, 1)
-    echo = protocol.echo_ms * 1e-3
-    value = {name: signal_of(name, protocol) for name in TISSUES}
-
-    # Outside the brain: fluid that surrounds it, bone, scalp, air.
-    shell = np.clip((SKULL_MM - head) + 0.5, 0, 1)  # 1 inside the outer table of the skull
-    meninges = np.clip(2.5 - brain_mm, 0, 1)
-    around = meninges * value["fluid"] + (1 - meninges) * (shell * value["bone"] + (1 - shell) * value["scalp"]) * (
-        1 + texture
-    )
-    around *= 1 - air
-    inside = white * value["white"] + grey * value["grey"] + fluid * value["fluid"]
-    inside *= 1 + np.float32(0.07) * texture[near]
-    inside *= np.exp(-echo * IRON_DECAY * protocol.field_tesla / 3 * iron)
-    around[near] = around[near] * (1 - brain) + inside
-
-    vein = susceptibility[slab] / np.float32(venous)
-    np.clip(vein, 0, 1, out=vein)
-    magnitude[slab] = around * (1 - vein) + vein * value["blood"]
-    chi = white * CHI_WHITE + grey * CHI_GREY + fluid * CHI_FLUID + iron
-    susceptibility[slab][near] += chi * (1 - vein[near])
-    if spin_echo is not None:
-        late = {n: tissue(n, protocol).density * float(np.exp(-90 / tissue(n, protocol).t2)) for n in TISSUES}
-        weighted = meninges * late["fluid"] + (1 - meninges) * (shell * late["bone"] + (1 - shell) * late["scalp"]) * (
-            1 + texture
-        )
-        weighted *= 1 - air
-        iron_t2 = np.exp(-0.09 * 12 * iron)
-        weighted[near] = (
-            weighted[near] * (1 - brain)
-            + (white * late["white"] + grey * late["grey"]) * iron_t2
-            + fluid * late["fluid"]
-        )
-        spin_echo[slab] = weighted * (1 - 0.8 * vein)  # flow void
 
 
 def _echo(

@@ -11,14 +11,15 @@ import numpy as np
 from cmb_plugin.images.grid import Grid
 
 from .anatomy import load_atlas
-from .background import build_background
+from .background import Head, build_background
 from .deposits import Deposit, draw_air_cells, draw_calcifications, draw_iron, draw_microbleeds
+from .findings import draw_findings
 from .insertion import insert
 from .measure import measure
 from .outline import largest_piece, outline
-from .protocols import PROTOCOLS, Protocol
+from .protocols import DRAWN, Protocol
 from .records import air_records, blob_record, label_maps, lesion_record, vessel_record
-from .scanners import describe, draw_scanner
+from .scanners import describe, protocol_named
 from .sources import Blob, Vessel
 from .subject import Subject, draw_subject
 from .vessels import VesselPath, draw_vessels
@@ -120,29 +121,36 @@ def draw_scene(
     """What ``make_case`` scans, with the random numbers of the tissue and of the noise."""
     name = config.protocols[index % len(config.protocols)]
     # A stream per part, so that one more number drawn for the vessels leaves the noise as it was.
-    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(7))
-    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng, scanner_rng = streams
-    protocol = draw_scanner(scanner_rng) if name == "random" else PROTOCOLS[name]
+    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(8))
+    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng, scanner_rng, finding_rng = streams
+    protocol = protocol_named(name, scanner_rng)
     subject = draw_subject(subject_rng, protocol, load_atlas())
-    vessels = draw_vessels(vessel_rng, subject.atlas)
+    vessels = draw_vessels(vessel_rng, subject.atlas, protocol.vessels)
     count = 0 if healthy else _count(seed, index, protocol)
     deposits = _draw_deposits(lesion_rng, deposit_rng, subject, protocol, count)
+    if protocol.findings:
+        compact, paths = draw_findings(finding_rng, subject.atlas, protocol.findings)
+        bleeds = [d for d in deposits if d.kind == "cmb"]
+        deposits += [d for d in compact if all(np.linalg.norm(d.centre - m.centre) > d.axes.max() + 5 for m in bleeds)]
+        vessels += paths
     return Scene(name, protocol, subject, vessels, deposits), tissue_rng, noise_rng
 
 
 def scan(
-    scene: Scene, config: PhantomConfig, tissue_rng: np.random.Generator, noise_rng: np.random.Generator
+    scene: Scene,
+    config: PhantomConfig,
+    tissue_rng: np.random.Generator,
+    noise_rng: np.random.Generator,
+    head: Head | None = None,
 ) -> PhantomCase:
-    """Simulates the scan of a scene."""
+    """Simulates the scan of a scene; its ``head`` where other scans have it already (``several.make_scans``)."""
     protocol, subject = scene.protocol, scene.subject
-    vessels = _vessels(scene.vessels, subject)
-    background = build_background(
-        tissue_rng,
-        subject,
-        protocol,
-        vessels,
-        want_susceptibility="qsm" in config.modalities,
-        want_spin_echo="t2" in config.modalities,
+    vessels = vessels_in_scan(scene.vessels, subject)
+    qsm, t2 = "qsm" in config.modalities, "t2" in config.modalities
+    background = (
+        build_background(tissue_rng, subject, protocol, vessels, want_susceptibility=qsm, want_spin_echo=t2)
+        if head is None
+        else head.background(protocol, want_susceptibility=qsm, want_spin_echo=t2)
     )
     blobs = [_in_scan(deposit, subject) for deposit in scene.deposits]
     insertions = [i for i in (insert(b, background, protocol, subject.main_field) for b in blobs) if i is not None]
@@ -169,7 +177,7 @@ def scan(
     mimics += [record for record in (vessel_record(v, subject.grid) for v in vessels if v.kind != "sinus") if record]
     mimics += air_records(subject, brain)
     classes = {lesion["instance"]: config.classes.index(lesion["class"]) for lesion in lesions}
-    scanner = describe(protocol) if scene.name == "random" else {}
+    scanner = describe(protocol) if scene.name in DRAWN else {}
     return PhantomCase(
         subject.grid, scene.name, images, mask, classes, lesions, mimics, regions, brain, scanner, drawn_as
     )
@@ -197,7 +205,8 @@ def in_view(subject: Subject, centre: np.ndarray) -> bool:
     return bool(((voxel > 0) & (voxel < np.asarray(subject.grid.shape) - 1)).all())
 
 
-def _vessels(drawn: list[VesselPath], subject: Subject) -> list[Vessel]:
+def vessels_in_scan(drawn: list[VesselPath], subject: Subject) -> list[Vessel]:
+    """The vessels of a head at their places in its scan."""
     paths = np.split(
         subject.mni_to_mm(np.concatenate([v.path for v in drawn])), np.cumsum([len(v.path) for v in drawn])[:-1]
     )

@@ -21,6 +21,7 @@ class ExampleOptions:
         modalities: names separated by commas; lesions are outlined on the first; None where the task chooses.
         classes: names separated by commas.
         seed: the same seed gives the same files.
+        scans: scans of each subject, each from a scanner of its own.
         into: folder of measured scans that lesions are put into.
         copies: cases made of each of them, with lesions of their own.
         mimics: mean number of mimics put into each case.
@@ -36,6 +37,7 @@ class ExampleOptions:
     modalities: str | None = None
     classes: str = "cmb"
     seed: int = 0
+    scans: int = 1
     into: str = ""
     copies: int = 1
     mimics: float = 0.0

@@ -8,9 +8,16 @@ from scipy import fft, ndimage
 from .protocols import Finish
 
 
-def zero_filled(signal: np.ndarray, kept: float) -> np.ndarray:
-    """``signal`` [z, y, x] complex with only the middle part ``kept`` (0..1) of its in-plane k-space, the rest zero:
-    measured coarser than it is stored, with the ringing that follows."""
+def zero_filled(signal: np.ndarray, kept: float, kept_slices: float = 1.0) -> np.ndarray:
+    """``signal`` [z, y, x] complex with only the middle part ``kept`` (0..1) of its in-plane k-space, and
+    ``kept_slices`` across the slices, the rest zero: measured coarser than it is stored, with the ringing that
+    follows."""
+    if kept_slices < 1:
+        beyond = np.abs(np.fft.fftfreq(len(signal))) > kept_slices / 2
+        for start in range(0, signal.shape[1], 16):
+            spectrum = fft.fft(signal[:, start : start + 16], axis=0)
+            spectrum[beyond] = 0
+            signal[:, start : start + 16] = fft.ifft(spectrum, axis=0, overwrite_x=True)
     if kept >= 1:
         return signal
     outside = [np.abs(np.fft.fftfreq(n)) > kept / 2 for n in signal.shape[1:]]

@@ -15,8 +15,8 @@ from cmb_plugin.tabular import write_table
 
 from .case import PhantomCase, PhantomConfig, Scene, draw_scene, in_view, scan
 from .deposits import Deposit, draw_microbleeds
-from .protocols import PROTOCOLS, Lesions, Protocol
-from .scanners import draw_scanner
+from .protocols import Lesions, Protocol
+from .scanners import protocol_named
 from .subject import draw_visit
 
 STREAM = 0xF0  # keeps the random numbers of later scans apart from those of the first
@@ -95,7 +95,7 @@ def make_visit(
 def _later(first: Scene, protocol: str, place_rng: np.random.Generator, scanner_rng: np.random.Generator) -> Scene:
     scanner: Protocol = first.protocol
     if protocol:
-        scanner = draw_scanner(scanner_rng) if protocol == "random" else PROTOCOLS[protocol]
+        scanner = protocol_named(protocol, scanner_rng)
     subject = draw_visit(place_rng, first.subject, scanner)
     return dataclasses.replace(first, name=protocol or first.name, protocol=scanner, subject=subject)
 

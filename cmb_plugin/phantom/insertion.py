@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .background import Background
-from .physics import crop_kspace, dephasing, dipole_field, phase_of
+from .physics import averaged_slices, crop_kspace, dephasing, dipole_field, phase_of
 from .protocols import Protocol
 from .sources import Blob, blob_coverage
 from .subject import interpolate_axis
@@ -57,6 +57,11 @@ def insert(blob: Blob, background: Background, protocol: Protocol, main_field: n
     if (inner_high <= inner_low).any():
         return None
     factor = np.maximum(2, np.ceil(spacing / OVERSAMPLING_MM)).astype(int)
+    planes = 0  # of the fine grid that a slice of a 2D scan is the mean of
+    if protocol.profile[1]:
+        m, n = protocol.profile
+        odd = 1 if spacing[0] / n <= 1.2 * OVERSAMPLING_MM else 3
+        planes, factor[0] = m * odd, n * odd
     fine = tuple(int(n) for n in (high - low) * factor)
     mm = [(a + np.arange(n) / f) * s for a, n, f, s in zip(low, fine, factor, spacing, strict=True)]
     coverage = blob_coverage(blob, mm)
@@ -75,8 +80,10 @@ def insert(blob: Blob, background: Background, protocol: Protocol, main_field: n
     np.multiply(left, np.sin(phase), out=factor_map.imag)
     factor_map -= 1
     z, y, x = (int(n) for n in high - low)
-    change = crop_kspace(_sampled(background, mm) * factor_map, (z, y, x))
-    filled = crop_kspace(coverage, (z, y, x))
+    change, filled = _sampled(background, mm) * factor_map, coverage
+    if planes:
+        change, filled = (averaged_slices(v, z, (planes, int(factor[0]))) for v in (change, filled))
+    change, filled = (crop_kspace(v, (z, y, x)) for v in (change, filled))
     part = tuple(slice(a, b) for a, b in zip(inner_low - low, inner_high - low, strict=True))
     box = tuple(slice(int(a), int(b)) for a, b in zip(inner_low, inner_high, strict=True))
     susceptibility = filled[part] * np.float32(blob.susceptibility)

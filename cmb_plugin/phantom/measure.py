@@ -12,8 +12,10 @@ from .finish import finished, zero_filled
 from .insertion import Insertion
 from .physics import (
     GAMMA,
+    dipole_field,
     high_passed_phase,
     invert_phase_noise,
+    masked_side,
     phase_mask,
     susceptibility_weighted,
 )
@@ -31,7 +33,7 @@ class Patch:
         reference: float32, phase that the high-pass filter takes away, in radians.
         spin_echo: float32, T2-weighted signal without the source, or None.
         measured: float32, the first modality as measured, noise included, in the unit of ``appearance``.
-        mask_power: of the protocol.
+        mask_power, mask_side: of the protocol.
     """
 
     insertion: Insertion
@@ -40,14 +42,19 @@ class Patch:
     spin_echo: np.ndarray | None
     measured: np.ndarray
     mask_power: int = 4
+    mask_side: int = 1
 
 
-def appearance(modality: str, signal: np.ndarray, reference: np.ndarray, mask_power: int = 4) -> np.ndarray:
+def appearance(
+    modality: str, signal: np.ndarray, reference: np.ndarray, mask_power: int = 4, mask_side: int = 1
+) -> np.ndarray:
     """A noise-free signal as ``swi``, ``t2s`` or ``phase`` shows it, in the units of the signal or in radians."""
     if modality == "t2s":
         return np.abs(signal)
     phase = np.angle(signal * np.exp(-1j * reference))
-    return phase if modality == "phase" else np.abs(signal) * phase_mask(phase) ** mask_power
+    if modality == "phase":
+        return phase
+    return np.abs(signal) * phase_mask(masked_side(phase, mask_side)) ** mask_power
 
 
 def measure(
@@ -60,7 +67,7 @@ def measure(
     brain: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], list[Patch]]:
     """Images of all ``modalities`` by name, as ``PhantomCase.images`` describes them, and a patch per insertion."""
-    signal = background.scanned(background.signal, protocol.shape)
+    signal = background.scanned(background.signal, protocol.shape, protocol.profile)
     background.signal = np.empty((0, 0, 0), np.complex64)  # the largest array: not needed any more
     for insertion in insertions:
         signal[insertion.box] += insertion.change
@@ -73,7 +80,7 @@ def measure(
     for start in range(0, len(signal), SLAB):
         part = signal[start : start + SLAB]
         part += (rng.standard_normal((*part.shape, 2), np.float32) * np.float32(sigma)).view(np.complex64)[..., 0]
-    signal = zero_filled(signal, protocol.finish.kept)
+    signal = zero_filled(signal, protocol.finish.kept, protocol.finish.kept_slices)
     phase = high_passed_phase(signal, protocol.spacing, protocol.filter_mm)
     references = [np.angle(signal[i.box]) - phase[i.box] for i in insertions]
     magnitude = np.abs(signal)
@@ -82,14 +89,14 @@ def measure(
     images: dict[str, np.ndarray] = {}
     raw: dict[str, np.ndarray] = {"t2s": magnitude, "phase": phase}
     if "swi" in modalities:
-        raw["swi"] = susceptibility_weighted(magnitude, phase, protocol.mask_power)
+        raw["swi"] = susceptibility_weighted(magnitude, phase, protocol.mask_power, protocol.mask_side)
     if "qsm" in modalities:
         raw["qsm"] = _susceptibility_map(rng, subject, protocol, background, insertions, brain, magnitude, sigma)
     spin_echoes: list[np.ndarray | None] = [None] * len(insertions)
     if "t2" in modalities:
         raw["t2"], spin_echoes = _spin_echo(rng, protocol, background, insertions, coils)
     patches = [
-        Patch(i, c, r, s, raw[modalities[0]][i.box].copy(), protocol.mask_power)
+        Patch(i, c, r, s, raw[modalities[0]][i.box].copy(), protocol.mask_power, protocol.mask_side)
         for i, c, r, s in zip(insertions, clean, references, spin_echoes, strict=True)
     ]
     for name in modalities:
@@ -137,17 +144,25 @@ def _susceptibility_map(
     magnitude: np.ndarray,
     sigma: float,
 ) -> np.ndarray:
-    """QSM: the true susceptibility at the scan's voxels, blurred, plus what the inversion makes of the phase noise."""
+    """QSM: the true susceptibility at the scan's voxels, blurred, plus what the inversion makes of the phase noise; or,
+    where the protocol has a threshold, the inversion of the brain's noisy field, with its streaks."""
     assert background.susceptibility is not None
-    chi = background.scanned(background.susceptibility, protocol.shape)
+    chi = background.scanned(background.susceptibility, protocol.shape, protocol.profile)
     background.susceptibility = None
     for insertion in insertions:
         chi[insertion.box] += insertion.susceptibility
-    chi = ndimage.gaussian_filter(chi, 0.6)
+    if not protocol.inversion:
+        chi = ndimage.gaussian_filter(chi, 0.6)
     noise = rng.standard_normal(chi.shape, np.float32) * np.float32(sigma) / np.maximum(magnitude, np.float32(sigma))
     noise *= brain
     radians_per_ppm = GAMMA * protocol.field_tesla * protocol.echo_ms * 1e-3
-    chi += invert_phase_noise(noise, protocol.spacing, subject.main_field, radians_per_ppm)
+    if protocol.inversion:
+        # The brain's own field, as if that of air and skull had been taken away without a trace, and the noise.
+        noise += dipole_field(chi * brain, protocol.spacing, subject.main_field, 10.0) * np.float32(radians_per_ppm)
+        noise *= brain
+        chi = invert_phase_noise(noise, protocol.spacing, subject.main_field, radians_per_ppm, protocol.inversion)
+    else:
+        chi += invert_phase_noise(noise, protocol.spacing, subject.main_field, radians_per_ppm)
     chi *= brain
     return chi
 
@@ -158,7 +173,7 @@ def _spin_echo(
     """T2-weighted image: a spin echo refocuses the field, so a source only shows by its fewer protons and its own
     decay."""
     assert background.spin_echo is not None
-    image = background.scanned(background.spin_echo, protocol.shape)
+    image = background.scanned(background.spin_echo, protocol.shape, protocol.profile)
     image *= coils
     background.spin_echo = None
     without: list[np.ndarray | None] = []

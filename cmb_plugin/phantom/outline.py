@@ -20,6 +20,9 @@ VISIBLE_SHARE = 0.35
 SURROUNDINGS_MM = 4.0
 """Radius within which the image is compared with a lesion to tell how well it can be seen; 2.5 radii of a large one."""
 
+DARK_KINDS = ("cmb", "iron", "calcification", "air_sinus", "vein_straight")
+"""Compact sources that make an image darker at their middle; the others may make it brighter."""
+
 _TOUCHING = np.ones((3, 3, 3))
 
 
@@ -74,6 +77,8 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
     )
     squared = np.asarray(sum(o**2 for o in offsets))
     near = squared <= (3.5 * float(np.max(patch.insertion.blob.axes)) + max(spacing)) ** 2
+    if patch.insertion.blob.kind not in DARK_KINDS:  # bright or dark: what it changes is what can be seen of it
+        effect = np.abs(effect)
     total, effect = np.abs(effect), np.where(near, effect, 0)
     labels, count = ndimage.label(effect > VISIBLE_SHARE * effect.max(), structure=_TOUCHING)
     body = np.zeros(effect.shape, dtype=bool)
@@ -88,6 +93,8 @@ def outline(patch: Patch, modality: str, spacing: tuple[float, float, float]) ->
         for peak in ndimage.maximum_position(effect, labels, dark):
             steps = np.linspace(0, 1, 2 * int(np.abs(np.subtract(peak, middle)).max()) + 2)[:, None]
             voxels[tuple(np.round(middle + steps * np.subtract(peak, middle)).astype(int).T)] = True
+    if not voxels.any():  # a source of no effect at all
+        voxels[middle] = True
     voxels = ndimage.binary_fill_holes(voxels)
     widest = float(np.max(patch.insertion.blob.axes))
     around = (squared <= max(SURROUNDINGS_MM, 2.5 * widest) ** 2) & (total < 0.1 * total.max())
@@ -112,6 +119,7 @@ def _effect(patch: Patch, modality: str) -> np.ndarray:
     if modality == "t2":
         assert patch.spin_echo is not None
         return patch.spin_echo * np.clip(insertion.coverage, 0, 1) * (1 - 0.5 * insertion.blob.density)
-    present = appearance(modality, patch.signal, patch.reference, patch.mask_power)
-    absent = appearance(modality, patch.signal - insertion.change, patch.reference, patch.mask_power)
+    present = appearance(modality, patch.signal, patch.reference, patch.mask_power, patch.mask_side)
+    without = patch.signal - insertion.change
+    absent = appearance(modality, without, patch.reference, patch.mask_power, patch.mask_side)
     return np.abs(np.angle(np.exp(1j * (present - absent)))) if modality == "phase" else absent - present

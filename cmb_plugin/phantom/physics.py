@@ -123,6 +123,20 @@ def crop_kspace(signal: np.ndarray, shape: Triple) -> np.ndarray:
     return signal
 
 
+def averaged_slices(signal: np.ndarray, slices: int, profile: tuple[int, int]) -> np.ndarray:
+    """What excited slices measure: slice i is the mean of the m fine planes around plane i * n, of n for each slice.
+
+    Args:
+        signal: [slices * n, y, x].
+        slices: how many.
+        profile: (m, n), m odd: with m < n there are gaps.
+    """
+    m, n = profile
+    rolled = np.roll(signal, m // 2, axis=0).reshape(slices, n, *signal.shape[1:])
+    mean: np.ndarray = rolled[:, :m].mean(axis=1)
+    return mean
+
+
 def high_passed_phase(signal: np.ndarray, spacing: Sequence[float], sigma_mm: float = 3.0) -> np.ndarray:
     """Homodyne filter: the phase of each slice relative to its own low-pass filtered complex image (Haacke et al.
     2004).
@@ -150,9 +164,14 @@ def phase_mask(phase: np.ndarray) -> np.ndarray:
     return np.clip(1 - phase * np.float32(1 / np.pi), 0, 1)
 
 
-def susceptibility_weighted(magnitude: np.ndarray, phase: np.ndarray, power: int = 4) -> np.ndarray:
-    """SWI = magnitude * mask^power."""
-    mask = phase_mask(phase)
+def masked_side(phase: np.ndarray, side: int) -> np.ndarray:
+    """The phase as a mask sees it that darkens positive phase (1), negative (-1) or both (0)."""
+    return phase if side > 0 else np.abs(phase) if side == 0 else -phase
+
+
+def susceptibility_weighted(magnitude: np.ndarray, phase: np.ndarray, power: int = 4, side: int = 1) -> np.ndarray:
+    """SWI = magnitude * mask^power, the mask of the phase's ``side``."""
+    mask = phase_mask(masked_side(phase, side))
     if power == 4:
         mask *= mask
         mask *= mask

@@ -10,6 +10,9 @@ import numpy as np
 from cmb_plugin.errors import UserError
 from cmb_plugin.plugins import suggest
 
+DRAWN = ("random", "wide")
+"""Protocols that are drawn anew for every scan; ``wide`` knows more of what befalls scans and heads."""
+
 MODALITIES = ("swi", "phase", "t2s", "qsm", "t2")
 
 
@@ -55,6 +58,7 @@ class Finish:
         bits: of the export, or 0 for one without loss.
         clipped: share of the brain's brightest voxels that the export cuts.
         seed: of what is random in these.
+        kept_slices: part of k-space across the slices that was measured.
     """
 
     kept: float = 1.0
@@ -65,6 +69,7 @@ class Finish:
     bits: int = 0
     clipped: float = 0.0
     seed: int = 0
+    kept_slices: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,14 @@ class Protocol:
         filter_mm: width of the high-pass of the phase.
         phase_sign: 1, or -1 for a scanner that counts phase the other way (the SWI is the same).
         finish: what happens to magnitude and SWI afterwards.
+        profile: for 2D scans, (m, n): a slice is the mean of the middle m (odd) of the n fine planes that there are for
+            each slice; (0, 0) for a 3D scan, whose slices are phase encoded.
+        mask_side: phase that the mask of the SWI darkens: 1 that of veins, -1 the other, 0 both.
+        inversion: threshold of the k-space division that makes the QSM from the field; 0 blurs the true map instead.
+        vessels: factor of the number of small vessels.
+        venous_decay: factor of the R2* of venous blood; its oxygenation varies.
+        inflow: factor of the signal of blood that has just flown in.
+        findings: mean number of other findings (old infarcts, rims of haemosiderin, siderosis, ...).
     """
 
     spacing: tuple[float, float, float]
@@ -99,6 +112,13 @@ class Protocol:
     filter_mm: float = 3.0
     phase_sign: int = 1
     finish: Finish = Finish()
+    profile: tuple[int, int] = (0, 0)
+    mask_side: int = 1
+    inversion: float = 0.0
+    vessels: float = 1.0
+    venous_decay: float = 1.0
+    inflow: float = 1.0
+    findings: float = 0.0
 
 
 # Voxel and matrix are those of the data sets that docs/phantom.md lists. Field, echo and flip angle are typical
@@ -117,14 +137,14 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def resolve_protocols(words: str | Sequence[str]) -> tuple[str, ...]:
-    """Protocol names from ``demo``, ``mixed`` (all data sets), ``random`` (every scan its own) or a comma list; cases
-    take them in turn.
+    """Protocol names from ``demo``, ``mixed`` (all data sets), ``random`` and ``wide`` (every scan its own) or a comma
+    list; cases take them in turn.
 
     Raises:
         UserError: a name is unknown or there is none.
     """
     names = [word.strip() for word in (words.split(",") if isinstance(words, str) else words) if word.strip()]
-    known = [*PROTOCOLS, "mixed", "random"]
+    known = [*PROTOCOLS, "mixed", *DRAWN]
     for name in names:
         if name not in known:
             raise UserError(f"--protocol: unknown protocol '{name}'", remedy=suggest(name, known))

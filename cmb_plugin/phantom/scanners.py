@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
-from .protocols import CSIRO, CUHK, VALDO, Finish, Protocol
+from .protocols import CSIRO, CUHK, PROTOCOLS, VALDO, Finish, Protocol
 
 FINE_MM, FINE_SLICE_MM = 0.65, 0.8
 """The physics is computed on voxels no larger than this in the slice and across it."""
@@ -18,6 +18,12 @@ _FIELDS: dict[float, tuple[float, tuple[float, float], tuple[float, float]]] = {
     3.0: (0.55, (14, 32), (10, 35)),
     7.0: (0.15, (8, 20), (12, 35)),
 }
+
+
+def protocol_named(name: str, rng: np.random.Generator) -> Protocol:
+    """The protocol of this name; ``random`` and ``wide`` are drawn."""
+    draw = {"random": draw_scanner, "wide": draw_wide_scanner}.get(name)
+    return draw(rng) if draw else PROTOCOLS[name]
 
 
 def draw_scanner(rng: np.random.Generator) -> Protocol:
@@ -54,6 +60,32 @@ def draw_scanner(rng: np.random.Generator) -> Protocol:
     )
 
 
+def draw_wide_scanner(rng: np.random.Generator) -> Protocol:
+    """As ``draw_scanner``, with more of what tells scanners and heads apart: slice profiles and gaps of 2D scans,
+    slices filled with zeros, masks of the other side, an inversion's QSM, dark blood, inflow, other findings."""
+    base = draw_scanner(rng)
+    profile = (0, 0)
+    if base.repetition_ms > 200:  # a 2D scan: slices as they are excited, half with a gap of 20 to 40 %
+        n = int(np.clip(np.ceil(base.spacing[0] / FINE_SLICE_MM), 3, 7))
+        odd = [m for m in range(1, n + 1, 2) if m / n >= 0.59]
+        profile = (odd[int(rng.integers(len(odd)))], n)
+    kept_slices = float(rng.uniform(0.5, 0.9)) if not profile[1] and rng.random() < 0.35 else 1.0
+    magnitude = base.mask_power == 0
+    return replace(
+        base,
+        fine=(base.spacing[0] / profile[1], *base.fine[1:]) if profile[1] else base.fine,
+        profile=profile,
+        mask_side=int(rng.choice([1, -1, 0], p=[0.8, 0.06, 0.14])),
+        inversion=round(float(rng.uniform(0.08, 0.25)), 3),
+        # Without a phase mask only the blood's own decay, and the field around it, show a vessel.
+        vessels=round(float(np.exp(rng.uniform(*np.log((1.6, 3.2) if magnitude else (0.8, 2.0))))), 3),
+        venous_decay=round(float(rng.uniform(*((1.2, 3.0) if magnitude else (0.8, 2.2)))), 3),
+        inflow=round(float(rng.uniform(1.0, 1.8)), 3) if rng.random() < 0.25 else 1.0,
+        findings=4.0 if rng.random() < 0.6 else 0.0,
+        finish=replace(base.finish, kept_slices=round(kept_slices, 3)),
+    )
+
+
 def _divided(spacing: float, largest: float) -> float:
     return spacing / np.ceil(spacing / largest - 1e-6)
 
@@ -80,5 +112,15 @@ def _draw_finish(rng: np.random.Generator, two_dimensional: bool) -> Finish:
 
 def describe(protocol: Protocol) -> dict[str, Any]:
     """The drawn protocol as plain data, for the case's file; tuples are along z, y, x."""
-    known = asdict(protocol)
+    known = _told(protocol)
+    known["finish"] = _told(protocol.finish)
     return {k: known[k] for k in known if k not in ("lesions", "fine")} | {"snr": round(protocol.snr[0], 1)}
+
+
+_UNSAID = {"kept_slices", "profile", "mask_side", "inversion", "vessels", "venous_decay", "inflow", "findings"}
+"""Written down where they are not as usual; ``random`` never draws them."""
+
+
+def _told(values: Protocol | Finish) -> dict[str, Any]:
+    usual = {f.name: f.default for f in fields(values) if f.name in _UNSAID}
+    return {k: v for k, v in asdict(values).items() if k not in usual or v != usual[k]}

@@ -54,9 +54,9 @@ class VesselPath:
     site: str
 
 
-def draw_vessels(rng: np.random.Generator, atlas: Atlas) -> list[VesselPath]:
-    """All vessels of one subject. Oxygenation, and with it the susceptibility of venous blood, differs between
-    subjects."""
+def draw_vessels(rng: np.random.Generator, atlas: Atlas, more: float = 1.0) -> list[VesselPath]:
+    """All vessels of one subject, of the small ones ``more`` times the usual number. Oxygenation, and with it the
+    susceptibility of venous blood, differs between subjects."""
     ppm = rng.uniform(0.28, 0.44)
     vessels = [VesselPath("sinus", _smooth(np.array(p, float)), r, ppm, name) for name, (p, r) in _MIDLINE.items()]
     for name, (points, radius) in _PAIRED.items():
@@ -65,7 +65,7 @@ def draw_vessels(rng: np.random.Generator, atlas: Atlas) -> list[VesselPath]:
             path[1:-1] += rng.normal(0, 0.8, path[1:-1].shape)
             kind = "sinus" if name == "transverse" else "vein_curved"
             vessels.append(VesselPath(kind, _smooth(path), radius * rng.uniform(0.75, 1.2), ppm, name))
-    plenty = float(np.exp(rng.normal(0, 0.25)).clip(0.6, 1.6))
+    plenty = float(np.exp(rng.normal(0, 0.25)).clip(0.6, 1.6)) * more
     for draw, least, most in (
         (_deep_medullary, 90, 140),
         (_superficial_medullary, 480, 740),

@@ -86,7 +86,7 @@ def test_every_fault_does_what_it_is_named_for() -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch, **changes: object) -> Protocol:
     """Lets every random scan have the small protocol with these changes."""
     protocol = dataclasses.replace(PROTOCOLS["tiny"], **changes)  # type: ignore[arg-type]
-    monkeypatch.setattr(case_module, "draw_scanner", lambda rng: protocol)
+    monkeypatch.setattr(case_module, "protocol_named", lambda name, rng: protocol)
     return protocol
 
 

@@ -248,7 +248,7 @@ def quality_of(metrics: dict[str, Any]) -> dict[str, Any]:
         "quality": round(sum(reached.values()) / len(RATES), 4),
         "sensitivity": {rate: round(value, 4) for rate, value in reached.items()},
         "healthy_fp_per_scan": metrics["healthy"]["fp_per_scan"],
-        "protocols": metrics["strata"].get("domain", {}),
+        "protocols": metrics["strata"].get("domain") or {},
     }
 
 

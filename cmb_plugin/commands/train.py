@@ -25,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are CMBRetinaUNet and D3CMB_3d
         train=v001|fast|demo                     preset; v001 on a GPU, fast on a CPU when none is given
         train.mode=new|resume|overwrite          new refuses to touch a trained model
-        train.init=pretrained|FILE.cmb|CHECKPOINT|MODEL_DIR   weights to begin with, of the same network; the plan then
-                                                 comes from nndet_prep -o plan_from=..., and module and model_cfg are
-                                                 theirs
+        train.init=pretrained|FILE.cmb|CHECKPOINT|MODEL_DIR   weights to begin with, of the same network: plan for them
+                                                 with nndet_prep -o plan_from=...; module and model_cfg become theirs
         augment=domains                          more changes of resolution, contrast, sharpness, bias field, noise
         exp.fold, exp.tag, exp.seed              which split, a suffix of the model's name, the seed
         exp.fold=without:DOMAIN                  all but a domain, as {module}_{plan}_without-{domain}[_{tag}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
@@ -15,7 +15,9 @@ from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.settings import read_settings, typed
 
 from .operating_point import OperatingPoint
-from .seen import SeenScans
+
+if TYPE_CHECKING:  # only packed models know what they have seen
+    from .seen import SeenScans
 
 CHECKPOINTS = ("last", "best")
 PARTS = {"val": "Tr", "test": "Ts", "unseen": "Tr"}
@@ -82,7 +84,11 @@ class TrainedModel:
     def seen(self) -> SeenScans | None:
         """What the scans that a packed model learned from are like; None for models in folders of their own."""
         packed = self.packed
-        return None if packed is None else from_json(SeenScans, packed["seen"], packed["file"])
+        if packed is None:
+            return None
+        from .seen import SeenScans
+
+        return from_json(SeenScans, packed["seen"], packed["file"])
 
     def each(self) -> list[TrainedModel]:
         """Every fold alone."""

@@ -23,7 +23,6 @@ from cmb_plugin.dataset import (
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, read_json, write_json
 from cmb_plugin.images import read_scan
-from cmb_plugin.images.contrast import UNKNOWN
 from cmb_plugin.inference import InferenceConfig, predict_array
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.output import write_case
@@ -261,7 +260,7 @@ class _Run:
                         folder=folder,
                         case=outcome.item.case,
                         key=keys[case_id],
-                        contrast=self.contrasts.get(case_id, UNKNOWN),
+                        contrast=self.contrasts.get(case_id, ""),
                     )
                     done = run_cases(work, [outcome.result])[0]
                     if done.result:

@@ -15,7 +15,7 @@ from cmb_plugin.models.missing_modalities import channels_without, declared_doma
 from cmb_plugin.models.trained import PARTS, TrainedModel
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import Plan
-from cmb_plugin.preparation import ScanSource, input_cases, modality_polarity, prepared_cases
+from cmb_plugin.preparation import ScanSource, input_cases, prepared_cases
 
 if TYPE_CHECKING:  # what any other input needs is imported where there is one
     from cmb_plugin.intake import InputCase, InputOptions, InputRow
@@ -138,6 +138,8 @@ def plan_for_task(plan: Plan, task: TaskFolder) -> Plan:
     Raises:
         UserError: there are none such.
     """
+    from cmb_plugin.preparation import modality_polarity
+
     names = Dataset.load(task).modalities
     if {*plan.modalities} <= {*names}:
         return dataclasses.replace(plan, channels=tuple(names.index(name) for name in plan.modalities))

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 
-from cmb_plugin.anatomy.counts import SIDES, Lesion, burden, mars_rows, number, pattern
-from cmb_plugin.anatomy.regions import CODES, GROUPS, UNKNOWN, RegionMap
-from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.evaluation.listing import FALSE, Entry
-from cmb_plugin.images import Grid, Mapping
-from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, VERMILION
+from cmb_plugin.images import Mapping
 from cmb_plugin.reporting.gallery import PLANES, crop_planes, draw_plane, intensity_window
 
-COLOURS = {"lobar": BLUE, "deep": VERMILION, "infratentorial": GREEN, UNKNOWN: GREY}
-INK, SOFT, RULE, WARN = "#1d2433", "#697386", "#d5dae3", "#a61b1b"
-WARNING = "RESEARCH USE ONLY"
-FOOTER = (
-    "Research use only. This is no medical device: not for diagnosis or treatment. Every lesion needs a reader's eye."
+from .case_content import (
+    COLOURS,
+    FOOTER,
+    INK,
+    QUALITY,
+    RULE,
+    SOFT,
+    VIEW_MM,
+    WARN,
+    WARNING,
+    PageContent,
+    facts,
+    made_by,
+    mars_table,
+    place_of,
+    tiles,
 )
+from .glass_brain import draw_glass_brain
 
 # Inches
 WIDTH, HEIGHT, EDGE = 8.27, 11.69, 0.55
@@ -33,41 +36,6 @@ INNER = WIDTH - 2 * EDGE
 TILES, BRAINS, ROW, CAPTION, GAP = 0.74, 2.15, 0.168, 0.2, 0.03
 LONG = "deep and periventricular white matter"
 TITLE = 38  # characters of the title at its full size, left of the warning
-VIEW_MM = 30.0  # field of view of a lesion's planes
-GLASS_MM = 1.5  # voxels of the glass brain
-
-
-@dataclass(frozen=True)
-class PageContent:
-    """What the page shows.
-
-    Attributes:
-        predictions: of the scan, with the columns of ``locate`` and ``removed``.
-        certainty: [N] ``definite``, ``possible`` or "" for each detection.
-        lesions: those that count, in the order of the detections.
-        regions: where the places come from.
-        scan: array [z, y, x] and grid of the scan that is shown; None shows no planes.
-        brain: bool [z, y, x] on the grid of the predictions, for the glass brain; None draws none.
-        flags: what makes the counts doubtful, as sentences.
-    """
-
-    predictions: CasePredictions
-    certainty: Sequence[str]
-    lesions: Sequence[Lesion]
-    regions: RegionMap
-    scan: tuple[np.ndarray, Grid] | None = None
-    brain: np.ndarray | None = None
-    flags: Sequence[str] = ()
-
-    @property
-    def shown(self) -> list[int]:
-        """Rows of the detections that count, highest score first."""
-        return [row for row, word in enumerate(self.certainty) if word]
-
-    @property
-    def possible_known(self) -> bool:
-        """Whether a sweep said from which score on a lesion is possible."""
-        return (self.predictions.regions or {}).get("possible_score") is not None
 
 
 class _Sheet:
@@ -123,10 +91,8 @@ def _header(sheet: _Sheet, content: PageContent) -> float:
     case = predictions.case_id if len(predictions.case_id) <= 44 else f"...{predictions.case_id[-41:]}"
     title = f"Cerebral microbleeds: {case}"
     sheet.write(EDGE, 0.56, title, fontsize=15 * min(1.0, TITLE / len(title)), weight="bold")
-    model = predictions.model if len(predictions.model) <= 60 else f"{predictions.model[:57]}..."
-    own = f"cmb_plugin {version('cmb_plugin')}"
-    words = [own, model, f"reported from score {predictions.operating_point:.2f} on"]
-    sheet.write(EDGE, 0.82, "   ·   ".join(word for word in words if word), fontsize=7.5, color=SOFT)
+    words = [word if len(word) <= 60 else f"{word[:57]}..." for word in made_by(predictions)]
+    sheet.write(EDGE, 0.82, "   ·   ".join(words), fontsize=7.5, color=SOFT)
     sheet.box(WIDTH - EDGE - 1.62, 0.42, 1.62, 0.27, WARN)
     sheet.write(WIDTH - EDGE - 0.81, 0.558, WARNING, fontsize=8.5, color="white", weight="bold", ha="center")
     return 1.02
@@ -134,22 +100,15 @@ def _header(sheet: _Sheet, content: PageContent) -> float:
 
 def _tiles(sheet: _Sheet, content: PageContent, top: float) -> float:
     """Big numbers of definite microbleeds."""
-    lesions = content.lesions
-    tiles = [("microbleeds", number(lesions), INK)]
-    tiles += [(group, number(lesions, group), COLOURS[group]) for group in GROUPS]
-    if number(lesions, UNKNOWN):
-        tiles.append(("place unknown", number(lesions, UNKNOWN), GREY))
-    width = (INNER - 0.12 * (len(tiles) - 1)) / len(tiles)
-    for index, (name, count, colour) in enumerate(tiles):
+    shown = tiles(content)
+    width = (INNER - 0.12 * (len(shown) - 1)) / len(shown)
+    for index, tile in enumerate(shown):
         x = EDGE + index * (width + 0.12)
         sheet.box(x, top, width, TILES, "#f4f6f9")
-        sheet.box(x, top, 0.06, TILES, colour)
-        shown = str(count) if index == 0 or name not in GROUPS or content.regions.trusted else "–"
-        sheet.write(x + 0.2, top + 0.31, shown, fontsize=21, weight="bold", color=colour)
-        sheet.write(x + 0.2, top + 0.6, name, fontsize=8, color=SOFT)
-        if index == 0 and content.possible_known:
-            extra = f"+ {number(lesions, certainty='possible')} possible"
-            sheet.write(x + width - 0.1, top + 0.33, extra, fontsize=8, color=SOFT, ha="right")
+        sheet.box(x, top, 0.06, TILES, tile.colour)
+        sheet.write(x + 0.2, top + 0.31, tile.count, fontsize=21, weight="bold", color=tile.colour)
+        sheet.write(x + 0.2, top + 0.6, tile.name, fontsize=8, color=SOFT)
+        sheet.write(x + width - 0.1, top + 0.33, tile.remark, fontsize=8, color=SOFT, ha="right")
     return top + TILES + 0.24
 
 
@@ -161,57 +120,10 @@ def _glass_brains(sheet: _Sheet, content: PageContent, top: float) -> float:
         axes = sheet.axes(EDGE + index * width, top + 0.14, width, BRAINS)
         axes.set_axis_off()
         axes.set_aspect("equal")
-        _draw_glass(axes, content, turned, down, right)
+        draw_glass_brain(axes, content, turned, down, right)
         axes.text(0.5, 0.0, name, transform=axes.transAxes, ha="center", fontsize=7, color=SOFT)
         axes.text(0.0, 0.5, letter, transform=axes.transAxes, va="center", fontsize=7.5, color=SOFT)
     return top + 0.14 + BRAINS + 0.2
-
-
-def _draw_glass(axes: Axes, content: PageContent, turned: Mapping, down: int, right: int) -> None:
-    """The brain as a shadow, its deep and infratentorial parts tinted, the lesions as points."""
-    spacing = np.asarray(turned.oriented_spacing)
-    steps = [max(1, round(GLASS_MM / side)) for side in spacing]
-    thin = tuple(slice(None, None, step) for step in steps)
-    across = 3 - down - right
-    size = np.asarray(turned.oriented_shape) * spacing
-    extent = (0, size[right], size[down], 0)
-    low, high = np.zeros(3), size
-    if content.brain is not None and content.brain.any():
-        brain = turned.orient(content.brain)[thin]
-        depth = brain.sum(axis=across)
-        shade = np.sqrt(depth / depth.max())
-        axes.imshow(shade, extent=extent, cmap="Greys", vmin=0, vmax=3.2, interpolation="bilinear", aspect="equal",
-                    alpha=(depth > 0).astype(float))  # fmt: skip
-        middles = [
-            (np.arange(n) + 0.5) * size[axis] / n for axis, n in ((right, depth.shape[1]), (down, depth.shape[0]))
-        ]
-        if min(depth.shape) > 1:
-            closed = np.pad(depth > 0, 1)  # the outline runs along the edge of a scan that ends within the brain
-            around = [np.concatenate([[0.0], places, [end]]) for places, end in zip(middles, extent[1:3], strict=True)]
-            axes.contour(*around, closed, levels=[0.5], colors=SOFT, linewidths=0.8)
-            codes = turned.orient(content.regions.group_codes())[thin] if content.regions.trusted else None
-            for group in GROUPS[1:]:
-                part = (codes == CODES[group]).any(axis=across) if codes is not None else np.zeros_like(depth, bool)
-                if part.any() and not part.all():
-                    axes.contourf(*middles, part, levels=[0.5, 1.5], colors=[COLOURS[group]], alpha=0.10)
-        found = [np.flatnonzero(brain.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
-        low = np.array([a[0] for a in found]) * steps * spacing - 6
-        high = (np.array([a[-1] for a in found]) + 1) * steps * spacing + 6
-    rows = content.shown
-    places = turned.points_to_network(content.predictions.detections.centres[rows]) * spacing
-    for label, (row, lesion, place) in reversed(
-        list(enumerate(zip(rows, content.lesions, places, strict=True), start=1))
-    ):
-        colour, area = COLOURS[lesion.group], 5.0 * content.predictions.diameters_mm[row] ** 1.3
-        face = colour if lesion.certainty == "definite" else "none"
-        axes.scatter(place[right], place[down], s=area, facecolor=face, edgecolor=colour, linewidth=0.9, alpha=0.85)
-        if len(rows) <= 12:
-            axes.annotate(str(label), (place[right], place[down]), (3.2, 3.2), textcoords="offset points", fontsize=6,
-                          color=INK)  # fmt: skip
-        low, high = np.minimum(low, place - 4), np.maximum(high, place + 4)
-    axes.set_xlim(low[right], high[right])
-    # The turned array's first axis runs up, its second towards the back: down in the axial plane.
-    axes.set_ylim(*((high[down], low[down]) if down == 1 else (low[down], high[down])))
 
 
 def _tables(sheet: _Sheet, content: PageContent, top: float) -> float:
@@ -229,32 +141,20 @@ def _mars(sheet: _Sheet, content: PageContent, left: float, top: float, width: f
     for x, word in zip(ends, ("right", "left", "all", "possible"), strict=True):
         sheet.write(x, y, word, fontsize=7, color=SOFT, ha="right")
     y += 0.13
+    *rows, last = mars_table(content)
     previous = ""
-    for group, region in mars_rows(content.lesions, content.regions.sub_regions):
-        if group in GROUPS and not content.regions.trusted:
-            continue  # a row of zeros would say that there are none
-        if group != previous:
+    for row in rows:
+        if row.group != previous:
             sheet.line(left, y - ROW / 2 + 0.005, width)
-            sheet.write(left, y, group, fontsize=7, weight="bold", color=COLOURS[group])
-            previous = group
-        name = region or ("place unknown" if group == UNKNOWN else "sub-region not known")
-        name = name.replace(LONG, "deep, periventricular white m.")
-        sheet.write(left + 0.88, y, name, fontsize=7.3)
-        which = {"group": group, "region": region}
-        values = [number(content.lesions, side=side, **which) for side in SIDES[:2]]
-        cells: list[int | None] = [*values, number(content.lesions, **which)]
-        cells.append(number(content.lesions, certainty="possible", **which) if content.possible_known else None)
-        for x, value in zip(ends, cells, strict=True):
+            sheet.write(left, y, row.group, fontsize=7, weight="bold", color=COLOURS[row.group])
+            previous = row.group
+        sheet.write(left + 0.88, y, row.region.replace(LONG, "deep, periventricular white m."), fontsize=7.3)
+        for x, value in zip(ends, row.counts, strict=True):
             _number(sheet, x, y, value)
         y += ROW
     sheet.line(left, y - ROW / 2 + 0.005, width, INK)
-    sheet.write(left, y, "all", fontsize=7.5, weight="bold")
-    totals: list[int | None] = [number(content.lesions, side=side) for side in SIDES[:2]]
-    totals += [
-        number(content.lesions),
-        number(content.lesions, certainty="possible") if content.possible_known else None,
-    ]
-    for x, value in zip(ends, totals, strict=True):
+    sheet.write(left, y, last.group, fontsize=7.5, weight="bold")
+    for x, value in zip(ends, last.counts, strict=True):
         _number(sheet, x, y, value)
     return y + ROW / 2
 
@@ -268,34 +168,18 @@ def _number(sheet: _Sheet, x: float, y: float, value: int | None) -> None:
 
 
 def _facts(sheet: _Sheet, content: PageContent, left: float, top: float, width: float) -> float:
-    regions, lesions = content.regions, content.lesions
-    predictions = content.predictions
-    name, why = pattern(lesions)
-    gone = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())
-    quality = "" if regions.quality is None else f", quality {regions.quality:.2f}"
-    plural = "" if number(lesions) == 1 else "s"
-    facts = [
-        ("Burden", burden(number(lesions)), "of 0, 1, 2-4, >=5", INK),
-        ("Pattern (Boston 2.0)", name, why, INK),
-        ("ARIA-H", f"{number(lesions)} microhaemorrhage{plural}", "severity counts new ones: needs a baseline", INK),
-        ("Regions from", f"{regions.source}{quality}" if regions.trusted else "unknown", regions.why,
-         INK if regions.trusted else WARN),
-        ("Removed", f"{gone} in impossible places", "reasons stand in the report file" if gone else "", INK),
-    ]  # fmt: skip
-    if content.flags:
-        plural = "" if len(content.flags) == 1 else "s"
-        facts.append(("Quality", f"{len(content.flags)} doubt{plural}", " ".join(content.flags), WARN))
     sheet.heading(left, top, "What it amounts to")
     y = top + 0.26
-    for label, value, aside, colour in facts:
-        sheet.write(left, y, label.upper(), fontsize=6, color=SOFT)
-        for line in _wrapped(value, 38)[:2]:
+    for fact in facts(content):
+        colour = WARN if fact.doubtful else INK
+        sheet.write(left, y, fact.label.upper(), fontsize=6, color=SOFT)
+        for line in _wrapped(fact.value, 38)[:2]:
             y += 0.15
             sheet.write(left, y, line, fontsize=9, weight="bold", color=colour)
-        columns, most = (54, 8) if label == "Quality" else (58, 3)
-        for line in _wrapped(aside, columns)[:most]:
+        columns, most = (54, 8) if fact.label == QUALITY else (58, 3)
+        for line in _wrapped(" ".join(fact.remarks), columns)[:most]:
             y += 0.135
-            sheet.write(left, y, line, fontsize=7, color=SOFT if colour == INK else colour)
+            sheet.write(left, y, line, fontsize=7, color=WARN if fact.doubtful else SOFT)
         y += 0.215
     return y - 0.2
 
@@ -333,15 +217,10 @@ def _planes(sheet: _Sheet, content: PageContent, top: float) -> None:
         y = top + 0.12 + place // columns * (side + CAPTION + 0.06)
         lesion, row = content.lesions[index], rows[index]
         colour = COLOURS[lesion.group]
-        words = [
-            lesion.side,
-            lesion.region.replace(LONG, "deep white matter") or lesion.group,
-            "(possible)" if lesion.certainty == "possible" else "",
-        ]
         size, score = content.predictions.diameters_mm[row], content.predictions.detections.scores[row]
         sheet.write(x, y + CAPTION / 2, f"{index + 1}", fontsize=7.5, weight="bold", color=colour)
         offset = 0.06 + 0.07 * len(str(index + 1))
-        sheet.write(x + offset, y + CAPTION / 2, " ".join(word for word in words if word), fontsize=7)
+        sheet.write(x + offset, y + CAPTION / 2, place_of(lesion).replace(LONG, "deep white matter"), fontsize=7)
         sheet.write(
             x + 3 * side + 2 * GAP, y + CAPTION / 2, f"{size:.1f} mm  {score:.2f}", fontsize=6.5, color=SOFT, ha="right"
         )

@@ -1,4 +1,4 @@
-"""``{case}_report.json``, ``.png`` and ``.pdf`` per scan, ``cohort.tsv`` per run (docs/anatomy.md)."""
+"""``{case}_report.json``, ``.png``, ``.pdf`` and ``.html`` per scan, ``cohort.tsv`` per run (docs/anatomy.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cmb_plugin.anatomy.regions import CODES, GROUPS
 from cmb_plugin.dataset import CasePredictions, boxes_file, read_case_predictions
 from cmb_plugin.dataset.predictions import REMOVED, microbleed_labels
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import write_json
+from cmb_plugin.files import write_json, write_text
 from cmb_plugin.images import read_scan
 from cmb_plugin.tabular import write_table
 
@@ -61,9 +61,11 @@ def write_case_report(
     """
     from cmb_plugin.reporting.figures import save_figure
 
-    from .case_page import PageContent, case_page
+    from .case_content import PageContent
+    from .case_html import case_html
+    from .case_page import case_page
 
-    report, page, document = report_files(folder, predictions.case_id)
+    report, page, document, html = report_files(folder, predictions.case_id)
     words = certainty(predictions)
     lesions = lesions_of(predictions.detections, words)
     try:
@@ -75,9 +77,11 @@ def write_case_report(
         *predictions.warnings,
         *quality_flags(shown, brain, regions, spacing, sum(word == "definite" for word in words)),
     ]
-    figure = case_page(PageContent(predictions, words, lesions, regions, shown, brain, flags))
+    content = PageContent(predictions, words, lesions, regions, shown, brain, flags)
+    figure = case_page(content)
     save_figure(figure, page, dpi=200)
     save_figure(figure, document)
+    write_text(html, case_html(content))
     write_json(report, {**_content(predictions, words, lesions), "quality_flags": flags})
 
 

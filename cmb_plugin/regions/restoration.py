@@ -24,10 +24,10 @@ def maps_folder(predictions: Path) -> Path:
     return predictions / "regions"
 
 
-def report_files(folder: Path, case_id: str) -> tuple[Path, Path, Path]:
-    """The JSON of a case, and its page as a picture and as PDF."""
-    report, page, document = (folder / f"{case_id}_report{ending}" for ending in (".json", ".png", ".pdf"))
-    return report, page, document
+def report_files(folder: Path, case_id: str) -> tuple[Path, Path, Path, Path]:
+    """The JSON of a case, and its page as a picture, as PDF and as HTML."""
+    stem = f"{case_id}_report"
+    return folder / f"{stem}.json", folder / f"{stem}.png", folder / f"{stem}.pdf", folder / f"{stem}.html"
 
 
 def drawn_copy(folder: Path, case_id: str) -> Path:

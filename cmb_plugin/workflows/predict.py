@@ -319,7 +319,11 @@ class _Run:
 
 
 def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key: str, contrast: str) -> int:
-    """Predicts one scan and writes its files; returns how many detections were left out because there were too many."""
+    """Predicts one scan and writes its files.
+
+    Returns:
+        How many detections were left out because there were too many; 0 where only such were that are not reported.
+    """
     point, case_id = ensemble.operating_point, case.case_id
     try:
         prediction = predict_array(
@@ -344,7 +348,8 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key:
         warnings=_doubts(scan, ensemble, case, contrast),
         draw=_can_draw(),
     )
-    return prediction.dropped
+    scores = prediction.detections.scores
+    return prediction.dropped if len(scores) and scores.min() >= point.score else 0
 
 
 def _doubts(scan: Scan, ensemble: Ensemble, case: Case, contrast: str) -> list[str]:

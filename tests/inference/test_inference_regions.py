@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from html import escape
 
 import numpy as np
 import pytest
@@ -73,6 +74,11 @@ def test_lesions_get_places_and_impossible_ones_are_marked_not_deleted(parcellat
     assert [entry["reason"] for entry in report["removed"]] == [rows[1]["removed"]]
     assert (out / f"{CASE}_report.png").read_bytes()[:4] == b"\x89PNG"
     assert (out / f"{CASE}_report.pdf").read_bytes()[:5] == b"%PDF-"
+    page = (out / f"{CASE}_report.html").read_text(encoding="utf-8")
+    assert f"<td>{escape(rows[1]['removed'])}</td>" in page
+    assert "<strong>strictly lobar</strong>" in page
+    assert page.count("<img ") == 1 + 1  # the glass brain, and the lesion that counts
+    assert "http" not in page.replace("http-equiv", "")
     cohort = table(out / "cohort.tsv")
     assert [(row["case"], row["definite"], row["burden"], row["removed"]) for row in cohort] == [
         (CASE, "1", "1", "1"), (OTHER, "1", "1", "0")]  # fmt: skip

@@ -263,6 +263,10 @@ def test_a_scan_with_more_candidates_than_are_kept_is_named(task, tmp_path, caps
     assert predict_command(arguments) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert line.startswith("warning: sub-01_ses-2: 1 candidates beyond the strongest were left out")
+    for number in (0, 1):
+        write_json(model_folder(tmp_path).fold(number).operating_point, {"score": 1.0})
+    assert predict_command(arguments) == 0  # what is left out here would not be reported either
+    assert "left out" not in capsys.readouterr().err
     assert predict_command([*arguments[:-2], "--output", str(out)]) == 0
     assert "left out" not in capsys.readouterr().err
 

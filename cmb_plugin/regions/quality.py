@@ -9,10 +9,13 @@ import numpy as np
 from cmb_plugin.anatomy.regions import CODES, NOT_TISSUE, RegionMap
 from cmb_plugin.images import Grid, Mapping
 
+from .ghosts import ghost_strength
+
 COARSE = 1.5  # so many times the spacing of the training scans
 CUT_ABOVE, CUT_BELOW = 0.25, 0.35  # area of the brain in the last slice, as a share of its largest; below lies the stem
 DARK_VENTRICLES = 0.6  # of the brain's brightness: fluid is bright in T2*-weighted images, dark in T1 and FLAIR
 FEWEST_VOXELS = 200
+GHOSTS = 0.02  # of the brain's signal; phantoms without motion have at most 0.005
 MANY = 50
 
 
@@ -23,7 +26,7 @@ def quality_flags(
     spacing: Sequence[float] | None,
     reported: int,
 ) -> list[str]:
-    """Sentences on coverage, contrast, and what lies outside of the range of the training scans; none is good.
+    """Sentences on coverage, contrast, motion, and what lies outside of the range of the training scans; none is good.
 
     Args:
         scan: voxels [z, y, x] and grid; None where it cannot be read.
@@ -39,6 +42,8 @@ def quality_flags(
         flags += _cut(brain, regions.grid)
     if scan is not None and regions.trusted and scan[0].shape == regions.labels.shape:
         flags += _contrast(scan[0], regions)
+    if scan is not None and brain is not None and brain.shape == scan[0].shape and brain.any():
+        flags += _ghosts(scan[0], regions.grid, brain)
     if reported > MANY:
         flags.append(f"{reported} reported: veins or noise may be among them, look at the lowest scores.")
     return flags
@@ -63,6 +68,16 @@ def _cut(brain: np.ndarray, grid: Grid) -> list[str]:
     if areas[0] > CUT_BELOW * largest:
         flags.append("The scan ends within the brain below: cerebellum and brainstem are not whole.")
     return flags
+
+
+def _ghosts(scan: np.ndarray, grid: Grid, brain: np.ndarray) -> list[str]:
+    strength = ghost_strength(scan, grid, brain)
+    if strength is None or strength < GHOSTS:
+        return []
+    return [
+        f"Ghosts beside the head have {100 * strength:.0f} % of the brain's signal, as motion leaves them: within the "
+        "brain they may hide microbleeds or look like them."
+    ]
 
 
 def _contrast(scan: np.ndarray, regions: RegionMap) -> list[str]:

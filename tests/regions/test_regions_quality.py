@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from cmb_plugin.anatomy import Place, RegionMap
 from cmb_plugin.images import Grid
-from cmb_plugin.regions.quality import MANY, quality_flags
+from cmb_plugin.regions.ghosts import ghost_strength
+from cmb_plugin.regions.quality import GHOSTS, MANY, quality_flags
 
 SHAPE = (20, 24, 24)
 FEET_FIRST = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)
@@ -63,3 +65,40 @@ def test_very_many_are_doubted() -> None:
     scan, brain, regions = head()
     assert quality_flags(scan, brain, regions, None, MANY) == []
     assert "look at the lowest scores" in quality_flags(scan, brain, regions, None, MANY + 1)[0]
+
+
+def in_air(ghost: float, masked: bool = False):
+    """A head in the middle of much air with noise, a displaced copy of it along y, and its brain."""
+    grid = Grid((8, 96, 96), (3.0, 2.0, 2.0))
+    y, x = np.meshgrid(np.arange(96) - 47.5, np.arange(96) - 47.5, indexing="ij")
+    ball = np.hypot(y, x / 0.8)
+    scan = np.repeat(np.where(ball < 24, 100.0, 0.0)[None], 8, axis=0)
+    scan += ghost * np.roll(scan, 40, axis=1)
+    noise = np.random.default_rng(0).normal(0, 2, (2, *scan.shape))
+    scan = np.hypot(scan + noise[0], noise[1]).astype(np.float32)
+    brain = np.repeat((ball < 20)[None], 8, axis=0)
+    if masked:
+        scan[:, ball > 25] = 0
+    return scan, grid, brain
+
+
+def test_ghosts_are_measured_in_the_air_beside_the_head() -> None:
+    assert abs(ghost_strength(*in_air(0.0))) < 0.003
+    weak, strong = (ghost_strength(*in_air(ghost)) for ghost in (0.05, 0.1))
+    assert 0.01 < weak < GHOSTS < strong < 0.1
+    scan, grid, brain = in_air(0.1)
+    turned = ghost_strength(scan.swapaxes(1, 2), grid, brain.swapaxes(1, 2))
+    assert turned == pytest.approx(strong, abs=0.003)
+
+
+def test_ghosts_are_not_looked_for_where_the_air_was_masked() -> None:
+    assert ghost_strength(*in_air(0.1, masked=True)) is None
+
+
+def test_ghosts_are_told_in_words() -> None:
+    scan, grid, brain = in_air(0.1)
+    regions = RegionMap(brain.astype(np.uint16), grid, {0: Place("outside"), 1: Place("lobar")}, "test")
+    flags = quality_flags((scan, grid), brain, regions, None, 0)
+    assert any(flag.startswith("Ghosts beside the head") for flag in flags)
+    clean = quality_flags((in_air(0.0)[0], grid), brain, regions, None, 0)
+    assert not any(flag.startswith("Ghosts") for flag in clean)

@@ -128,7 +128,7 @@ def new_lesions_figure(person: str, lesions: Sequence[NewLesion], total: int) ->
         write(EDGE, top - 0.02, lesion.caption, fontsize=8.5, weight="bold")
         for column, (name, crop) in enumerate(zip(lesion.names, lesion.crops, strict=True)):
             x = EDGE + column * (group + BETWEEN)
-            if column or not number or lesion.names != lesions[number - 1].names:
+            if not number or lesion.names != lesions[number - 1].names:
                 label = f"{'now' if column else 'before'}: {name if len(name) <= 24 else f'...{name[-21:]}'}"
                 write(x + group, top - 0.02, label, fontsize=8, color="0.35", ha="right")
             for plane in range(len(PLANES)):

@@ -34,7 +34,7 @@ from cmb_plugin.phantom.followup import NEW, TRUTH
 
 MATCH_MM = 5.0
 RESAMPLES = 2000
-POINTS = np.round(np.concatenate([np.arange(0.06, 0.3, 0.02), np.arange(0.3, 0.9, 0.025)]), 4)
+POINTS = np.round(np.concatenate([np.arange(0.05, 0.3, 0.05), np.arange(0.3, 0.9, 0.05)]), 4)
 Method = Callable[["Pair", float, Rules], np.ndarray]
 TO_LPS = np.array([-1.0, -1.0, 1.0])
 
@@ -86,6 +86,8 @@ def read_pairs(task: Path, output: Path) -> list[Pair]:
     Raises:
         UserError: there are none.
     """
+    if not (task / TRUTH).is_file():
+        raise UserError(f"{task / TRUTH}: no such file", remedy="make the phantoms with nndet_example --followup 1")
     with (task / TRUTH).open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     pairs = []
@@ -218,16 +220,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for share in (0.1, 0.5, 0.75):
         other = replace(rules, evidence=share)
         rows.append((f"nndet_follow, evidence {share:g} of it", count(pairs, followed, point, other)))
-    for target in (rows[0][1].sensitivity, rows[1][1].sensitivity):
+    for target in sorted({rows[0][1].sensitivity, rows[1][1].sensitivity}):
         for name, curve in curves.items():
             best = fewest_false(curve, target)
             if best is not None:
                 rows.append((f"{name}, sensitivity at least {target:.3f}", best))
-    print(
-        "\n".join(
-            table_head(["method", "definite new lesions found", "false new ones per pair", "of them old lesions"])
-        )
-    )
+    print(table_head("method", "definite new lesions found", "false new ones per pair", "of them old lesions"))
     for name, counts in rows:
         low, high = interval(counts.found, counts.lesions)
         least, most = interval(counts.false, np.ones_like(counts.false))

@@ -88,7 +88,8 @@ def _stands(path: Path, key: str) -> bool:
 
 
 def _names(visit: Visit) -> dict[str, Any]:
-    return {"visit": visit.name, "case": visit.case, "scan": visit.scan, "predictions": visit.boxes}
+    files = {"scan": visit.scan.absolute(), "predictions": visit.boxes.absolute()}
+    return {"visit": visit.name, "case": visit.case, **files}
 
 
 def _entry(scan: Scan, status: str, alignment: Alignment | None = None) -> dict[str, Any]:

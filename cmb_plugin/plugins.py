@@ -1,4 +1,4 @@
-"""Registries of planners, trainers and tasks: found through entry points or a decorator, never imported by name."""
+"""Registries of planners, trainers, tasks, strategies: found by entry points or a decorator, never imported by name."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 from .errors import UserError
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=type | FunctionType)
 
 
 class Registry:
-    """Classes by name. An entry point is loaded only when its name is asked for.
+    """Classes, or functions, by name. An entry point is loaded only when its name is asked for.
 
     Args:
         kind: what the registry holds, in the singular, for messages.
@@ -30,7 +31,7 @@ class Registry:
         self._registered: dict[str, Any] = {}
 
     def register(self, cls: T) -> T:
-        """Class decorator: makes ``cls`` known under its own name. A later class of the same name replaces it."""
+        """Decorator: makes a class or function known under its own name. A later one of the same name replaces it."""
         self._registered[cls.__name__] = cls
         return cls
 
@@ -62,11 +63,13 @@ planners = Registry("planner", "cmb_plugin.planners")
 trainers = Registry("trainer", "cmb_plugin.trainers")
 tasks = Registry("task", "cmb_plugin.tasks")
 normalisations = Registry("normalisation scheme", "cmb_plugin.normalisations")
+strategies = Registry("strategy", "cmb_plugin.strategies")
 
 register_planner = planners.register
 register_trainer = trainers.register
 register_task = tasks.register
 register_normalisation = normalisations.register
+register_strategy = strategies.register
 
 
 _additional: dict[str, None] = {}

@@ -78,6 +78,7 @@ PUBLIC_PACKAGES = (
 PUBLIC_MODULES = (
     *("detections", "errors", "files", "paths", "plugins", "settings", "workers"),
     "reporting.figures",  # by its own name, because it costs matplotlib
+    *("active.evidence", "active.strategies"),  # for strategies, not for trainers: these lie below
 )
 THIRD_PARTY = ROOT / "tests" / "third_party"
 

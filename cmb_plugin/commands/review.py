@@ -27,8 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_review Task101_CMB                                     the test scans that its only model has predicted
         nndet_review 101 CMBRetinaUNet_D3CMB_3d 0 --test_split       the scans that fold 0 held out
         nndet_review 101 --predictions found                         what nndet_predict --output found wrote
+        nndet_review 101 --queue queue.json                          what nndet_active chose, in its order
         nndet_review 101 --reader second                             a second reader, who does not see the first
-        nndet_review 101 --export Task301_Reviewed                   scans that are done become training cases
+        nndet_review 101 --export Task301_Reviewed                   what is judged becomes training cases
 
         nndet_review 101 --agreement ann second                      how far two readers agree: numbers and a figure
 
@@ -45,9 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--test_split", action="store_true", help="scans that the folds held out, not test scans")
     arguments.add_argument("--unseen", action="store_true", help="scans of the domain that training left out")
     arguments.add_argument("--predictions", metavar="DIR", help="predictions of test scans elsewhere")
+    arguments.add_argument("--queue", metavar="FILE", help="scans that nndet_active chose, in its order")
     arguments.add_argument("--reader", help="who judges; your user name by default")
     arguments.add_argument("--port", type=int, default=0, help="of the server; any free one by default")
-    arguments.add_argument("--export", metavar="TASK", help="write a Task folder of what is done, and serve nothing")
+    arguments.add_argument("--export", metavar="TASK", help="write a Task folder of what is judged, and serve nothing")
+    arguments.add_argument(
+        "--done_only", action="store_true", help="leave out scans that nobody has looked at as a whole"
+    )
     arguments.add_argument("--agreement", nargs=2, metavar="READER", help="compare two readers, and serve nothing")
     arguments.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     args = arguments.parse_args(argv)
@@ -55,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.export:
         from cmb_plugin.review.export import export
 
-        report = export(session, new_task(args.export), overwrite=args.overwrite)
+        report = export(session, new_task(args.export), overwrite=args.overwrite, done_only=args.done_only)
         for case_id, reason in report.left_out.items():
             print(f"left out {case_id}: {reason}")
+        if report.in_places:
+            print(f"judged in places only: {', '.join(report.in_places)} (docs/active_learning.md)")
         print(f"{len(report.lesions)} scans with {sum(report.lesions.values())} lesions: {report.task.root}")
         return 0
     if args.agreement:
@@ -87,6 +94,13 @@ def _session(args: argparse.Namespace) -> ReviewSession:
     dataset = Dataset.load(find_task(args.task))
     split = split_named({"val": args.test_split, "unseen": args.unseen}, "test")
     reader = args.reader or re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
+    if args.queue is not None:
+        from cmb_plugin.review.queue import ReviewQueue
+
+        queue = ReviewQueue.load(Path(args.queue))
+        if queue.task != dataset.task.name:
+            raise UserError(f"{args.queue}: is of {queue.task}", remedy=f"run nndet_review {queue.task} --queue ...")
+        return ReviewSession.of_queue(dataset, queue, reader)
     if args.predictions is not None:
         folder = Path(args.predictions)
         cases = [case.case_id for case in dataset.cases(PARTS[split])]

@@ -19,7 +19,8 @@ from .operating_point import OperatingPoint
 if TYPE_CHECKING:  # only packed models know what they have seen
     from .seen import SeenScans
 
-CHECKPOINTS = ("last", "best")
+CHECKPOINTS = ("last", "best", "raw")
+"""``raw``: of the last one the weights before averaging, a further member of a committee (``cmb_plugin.active``)."""
 PARTS = {"val": "Tr", "test": "Ts", "unseen": "Tr"}
 """Where the scans of a split lie in the Task folder: ``imagesTr`` holds those that folds validate on, and those of the
 domain that a model was trained without."""
@@ -34,7 +35,7 @@ class TrainedModel:
     Attributes:
         folder: of the model.
         folds: numbers of the folds that are used, at least one.
-        checkpoint: ``last`` or ``best``, of each fold.
+        checkpoint: of each fold, one of ``CHECKPOINTS``.
         left_out: further folds, whose training has not finished.
         fp_per_scan: false positives per scan for which the operating point is taken; None for what the sweeps chose.
     """

@@ -17,6 +17,7 @@ from cmb_plugin.images import image_stem
 from cmb_plugin.preparation import modality_polarity
 
 from .decisions import CaseScope, Review, ReviewStore
+from .queue import ReviewQueue
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,31 @@ class ReviewSession:
                 f"{dataset.task.name}: no predicted scan to review", remedy=f"run nndet_predict {dataset.task.name}"
             )
         return cls(title, dataset, cases, _store(dataset, reader))
+
+    @classmethod
+    def of_queue(cls, dataset: Dataset, queue: ReviewQueue, reader: str) -> ReviewSession:
+        """The scans of a queue, in its order.
+
+        Args:
+            dataset: the Task that the queue is of.
+            queue: which scans.
+            reader: whose decisions are shown.
+
+        Raises:
+            UserError: a scan or its predictions are gone, or the reader's name cannot be a folder's.
+        """
+        cases = {}
+        for scan in queue.scans:
+            own = ReviewCase(scan.case(len(dataset.modalities)), boxes_file(scan.predictions, scan.case_id))
+            for path in (*own.case.present, own.predictions):
+                if not path.is_file():
+                    raise UserError(
+                        f"{path}: is gone, the queue names it", remedy="restore it, or run nndet_active again"
+                    )
+            cases[scan.case_id] = own
+        if not cases:
+            raise UserError("the queue is empty", remedy="run nndet_active again with more scans in --pool")
+        return cls(queue.title, dataset, cases, _store(dataset, reader))
 
     def read_by(self, reader: str) -> ReviewSession:
         """The same scans with the decisions of another reader.

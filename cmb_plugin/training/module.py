@@ -31,6 +31,9 @@ from .config import TrainerConfig
 from .patches import Batch, PatchDataset, Sample
 from .schedule import learning_rate
 
+RAW = "raw"
+"""Name of the checkpoint that is the last one with the weights as they were before averaging."""
+
 
 @dataclass
 class ModelConfig:
@@ -100,6 +103,9 @@ class TrainingModule(LightningModule, ABC):
 
     tolerates_missing: ClassVar[bool] = False
     """Whether it learns from, and predicts, scans that lack some of the plan's modalities; their channels are 0."""
+
+    leaves_out_unjudged: ClassVar[bool] = False
+    """Whether its losses look at ``Batch.judged``; others refuse cases that were judged in places only."""
 
     files: ClassVar[tuple[str, ...]] = ()
     """Names of its own files in the folder of a fold that prediction reads (``load``), such as ``after_training``
@@ -232,7 +238,7 @@ class TrainingModule(LightningModule, ABC):
         Args:
             fold: folder of the trained fold.
             device: where to put it.
-            checkpoint: ``last`` or ``best``.
+            checkpoint: ``last``, ``best``, or ``raw``: the last one's weights before averaging.
 
         Raises:
             UserError: a file is missing, or does not fit this trainer.
@@ -246,7 +252,7 @@ class TrainingModule(LightningModule, ABC):
             typed(TrainerConfig, settings.get("trainer_cfg", {}), str(fold.settings)),
         )
         path = fold.checkpoint(checkpoint)
-        weights = read_weights(path)
+        weights = read_weights(path, averaged=checkpoint != RAW)
         try:
             module.load_state_dict(weights)
         except RuntimeError as error:
@@ -293,14 +299,14 @@ class SegmentationModule(TrainingModule, PatchSegmenter):
             return self.probabilities(patches)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint that predict: averaged ones where training made them.
+def read_weights(path: Path, averaged: bool = True) -> dict[str, Tensor]:
+    """The weights of a checkpoint that predict: averaged ones where training made them and they are wanted.
 
     Raises:
         UserError: the file is missing or damaged.
     """
     content = read_checkpoint(path)
-    weights: dict[str, Tensor] = content.get("averaged_weights") or content["state_dict"]
+    weights: dict[str, Tensor] = (averaged and content.get("averaged_weights")) or content["state_dict"]
     return weights
 
 

@@ -90,6 +90,7 @@ class PredictOptions:
         workers: processes that preprocess while the network works; None chooses.
         overwrite: predict also what is finished.
         export: further forms in which the cases are written; None for none.
+        draw: write instance masks, where SimpleITK is installed.
     """
 
     config: InferenceConfig | None = None
@@ -99,6 +100,7 @@ class PredictOptions:
     workers: int | None = None
     overwrite: bool = False
     export: ExportTargets | None = None
+    draw: bool = True
 
 
 def predict(
@@ -160,7 +162,8 @@ def predict(
             localisation = Localisation.of(options.regions, sources[0].case.images[0].parent, ensemble)
             log(f"Regions: {localisation.source.name}; {localisation.rules.description}")
         contrasts = {case.case_id: case.volumes[0].contrast for case in selected.inputs if 0 in case.volumes}
-        run = _Run(ensemble, folder, workers, options.overwrite, contrasts)
+        draw = options.draw and _can_draw()
+        run = _Run(ensemble, folder, workers, options.overwrite, contrasts, draw)
         predicted = run.predict(sources, report)
         _localise(predicted, folder, localisation, report)
         run.write_tables(sources, report)
@@ -242,10 +245,11 @@ class _Run:
     workers: int
     overwrite: bool
     contrasts: Mapping[str, str]
+    draw: bool
 
     def predict(self, sources: Sequence[ScanSource], report: PredictReport) -> list[Case]:
         """Predicts what is not finished, adds what happened to ``report``, and returns the cases that stand."""
-        folder, draw = self.folder, _can_draw()
+        folder, draw = self.folder, self.draw
         keys = self._keys(sources)
         todo = [s for s in sources if self.overwrite or not self._stands(s, keys, draw)]
         failed = set()
@@ -261,6 +265,7 @@ class _Run:
                         case=outcome.item.case,
                         key=keys[case_id],
                         contrast=self.contrasts.get(case_id, ""),
+                        draw=draw,
                     )
                     done = run_cases(work, [outcome.result])[0]
                     if done.result:
@@ -318,7 +323,7 @@ class _Run:
         report.remarks += self.ensemble.remarks(done)
 
 
-def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key: str, contrast: str) -> int:
+def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key: str, contrast: str, draw: bool) -> int:
     """Predicts one scan and writes its files.
 
     Returns:
@@ -346,7 +351,7 @@ def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key:
         key=key,
         modalities=[name for channel, name in enumerate(ensemble.plan.modalities) if channel not in scan.missing],
         warnings=_doubts(scan, ensemble, case, contrast),
-        draw=_can_draw(),
+        draw=draw,
     )
     scores = prediction.detections.scores
     return prediction.dropped if len(scores) and scores.min() >= point.score else 0

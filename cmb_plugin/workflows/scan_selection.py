@@ -50,6 +50,8 @@ class ScanSelection:
         without: modalities to leave out of every case, by name, as if there were no file of them.
         options: how ``folder`` is read where it holds no files named as in a Task folder.
         echo: number of the echo to take of several; None takes that whose time suits best.
+        only: names of the cases of a split to predict; empty for all.
+        known: files, without links, whose cases in ``folder`` are passed over.
     """
 
     task: TaskFolder
@@ -58,6 +60,8 @@ class ScanSelection:
     without: tuple[str, ...] = ()
     options: InputOptions | None = None
     echo: int | None = None
+    only: tuple[str, ...] = ()
+    known: frozenset[Path] = frozenset()
 
     def __post_init__(self) -> None:
         if self.split not in PARTS:
@@ -103,12 +107,16 @@ class ScanSelection:
         if named and (self.options is None or not self.options.patterns):
             cases = [plan.case(case) for case in input_cases(folder, plan.n_files)]
             cases = [with_missing(case, left_out, tolerates) for case in cases]
-            sources = [ScanSource(case, tolerates_missing=tolerates) for case in cases]
+            sources = [ScanSource(case, tolerates_missing=tolerates) for case in cases if self._is_new(case)]
             return Selected(sources, _rows(folder, cases, plan.modalities))
         dark = turns_qsm and plan.polarity == ("dark",)
         channels = Channels(plan.modalities, tolerates, left_out, self.echo, turns_qsm=dark)
         intake = list_input(folder, channels, self.options)
-        return Selected(intake.sources((output or Path()) / SCANS), intake.rows, intake.cases)
+        sources = [source for source in intake.sources((output or Path()) / SCANS) if self._is_new(source.case)]
+        return Selected(sources, intake.rows, intake.cases)
+
+    def _is_new(self, case: Case) -> bool:
+        return not self.known or not any(path.resolve() in self.known for path in case.images)
 
     def _cases(self, model: TrainedModel, plan: Plan) -> list[Case]:
         part, count = PARTS[self.split], plan.n_files
@@ -119,6 +127,8 @@ class ScanSelection:
             ids = sorted(model.held_out_cases(self.task, self.split))
         else:
             ids = sorted({*known, *prepared_cases(self.task.prepared(plan.name, part))})
+        if self.only:
+            ids = [case_id for case_id in ids if case_id in self.only]
         if not ids:
             raise UserError(f"{images}: holds no scan to predict", remedy="add scans, or name a folder with --input")
         return [
@@ -178,7 +188,7 @@ def _rows(folder: Path, cases: Sequence[Case], modalities: Sequence[str]) -> lis
 
 
 def select_for(model: TrainedModel, scans: ScanSelection, output: Path | None = None) -> Selected:
-    """What ``predict`` would take into the folder ``output``, without loading the weights.
+    """What ``predict`` would take, or has taken, into the folder ``output``, without loading the weights.
 
     Raises:
         UserError: as ``ScanSelection.select``.

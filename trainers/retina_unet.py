@@ -88,6 +88,7 @@ class RetinaUNetV001(DetectionModule):
         "fast": {"model_cfg.segmentation_foreground_weight": 100.0},
         "demo": {"model_cfg.segmentation_foreground_weight": 100.0},
     }
+    leaves_out_unjudged = True
     model_config = RetinaConfig
     model_cfg: RetinaConfig
 
@@ -161,12 +162,13 @@ class RetinaUNetV001(DetectionModule):
 
     def output_losses(self, output: RetinaOutput, batch: Batch) -> dict[str, Tensor]:
         """The losses of what the network gives for a batch; a trainer that extends the family adds its own."""
-        logits, foreground = output.segmentation, batch.foreground
+        logits, foreground, judged = output.segmentation, batch.foreground, batch.judged
         if batch.outlined is not None and not self.model_cfg.segment_weak:
             logits, foreground = logits[batch.outlined], foreground[batch.outlined]
+            judged = None if judged is None else judged[batch.outlined]
         losses = self.assignment.losses(output, batch, self.step_generator())
         weight = self.model_cfg.segmentation_foreground_weight
-        return losses | {"segmentation": segmentation_loss(logits, foreground, weight)}
+        return losses | {"segmentation": segmentation_loss(logits, foreground, weight, judged=judged)}
 
     def find(self, images: Tensor) -> tuple[list[PatchDetections], Tensor | None]:
         """Detections of each patch, and the probability [B, Z, Y, X] that a voxel is a lesion's."""

@@ -209,7 +209,8 @@ def _compare_points(
     resamples: int,
 ) -> None:
     """The operating point carried over and chosen anew, on all training scans of the domain that was left out."""
-    cases = [case for case in dataset.cases("Tr") if (case.domain or UNNAMED) == row.without and case.label is not None]
+    whole = [case for case in dataset.cases("Tr") if case.label is not None and case.judged is None]
+    cases = [case for case in whole if (case.domain or UNNAMED) == row.without]
     if not cases:
         return
     patients = dataset.patients([case.case_id for case in cases])

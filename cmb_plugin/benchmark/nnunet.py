@@ -156,12 +156,17 @@ def export_task(target: NnunetTask, splits: Sequence[Mapping[str, Sequence[str]]
     Cases of the splits only; those that could not be prepared are in none. What is there already is kept.
 
     Raises:
-        UserError: a case has no readable label or scan.
+        UserError: a case has no readable label or scan, or was judged in places only.
     """
     dataset = Dataset.load(target.task)
     wanted = {case for split in splits for part in split.values() for case in part}
     train = [case for case in dataset.cases("Tr") if case.case_id in wanted]
     for case in train:
+        if case.judged is not None:
+            raise UserError(
+                f"{case.judged}: {case.case_id} was judged in places only, nnU-Net would take the rest for background",
+                remedy="leave nnunet out of --models, or leave such cases out (nndet_review --export --done_only)",
+            )
         _link_images(case, target.raw / "imagesTr")
         path = target.raw / "labelsTr" / f"{case.case_id}.nii.gz"
         if not path.is_file():

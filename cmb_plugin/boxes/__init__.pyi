@@ -1,7 +1,17 @@
 from .anchors import anchors_for_level, anchors_for_levels
 from .clustering import Clusters, weighted_box_clustering
 from .coding import decode, encode
-from .locations import cells_of, centre_map, decode_from, encode_from, flat_index, locations_near, middles_of, peaks
+from .locations import (
+    at_middles,
+    cells_of,
+    centre_map,
+    decode_from,
+    encode_from,
+    flat_index,
+    locations_near,
+    middles_of,
+    peaks,
+)
 from .matching import atss_match
 from .overlap import (
     box_area,
@@ -20,6 +30,7 @@ __all__ = [
     "Clusters",
     "anchors_for_level",
     "anchors_for_levels",
+    "at_middles",
     "atss_match",
     "batched_nms",
     "box_area",

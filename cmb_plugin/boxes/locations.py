@@ -46,6 +46,25 @@ def decode_from(codes: Tensor, locations: Tensor, reach: Sequence[float], sides:
     return torch.cat([centres - halves, centres + halves], dim=1)
 
 
+def at_middles(mask: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """A mask of voxels as the locations of a map see it: each by the voxel that its middle lies in.
+
+    Args:
+        mask: [B, Z, Y, X] of the patch.
+        shape: of the map, z, y, x.
+        stride: patch voxels per location.
+
+    Returns:
+        bool [B, *shape].
+    """
+    z, y, x = (
+        (torch.arange(count, device=mask.device) * step + step // 2).clamp(max=side - 1)
+        for count, step, side in zip(shape, stride, mask.shape[1:], strict=True)
+    )
+    seen: Tensor = mask[:, z[:, None, None], y[:, None], x] != 0
+    return seen
+
+
 def centre_map(
     boxes: Tensor,
     labels: Tensor,

@@ -13,7 +13,7 @@ from .predictions import (
     write_lesions,
     write_summary,
 )
-from .splits import make_splits, read_splits, validation_of_domains, without_domain
+from .splits import make_splits, read_splits, splits_around, validation_of_domains, without_domain
 from .truth import Truth, read_truth, truth_of_labels
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "read_splits",
     "read_truth",
     "split_modality",
+    "splits_around",
     "truth_of_labels",
     "validation_of_domains",
     "without_domain",

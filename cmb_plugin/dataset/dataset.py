@@ -67,8 +67,16 @@ class Case:
         return tuple(path for number, path in enumerate(self.images) if number not in self.missing)
 
     def extra(self, kind: str) -> Path | None:
-        """The case's file in an optional folder: ``mimics``, ``lesions``, ``regions`` or ``brain``; None without it."""
+        """The case's file in an optional folder: ``mimics``, ``lesions``, ``regions``, ``brain`` or ``judged``; None
+        without it."""
         return _existing(self.raw / f"{kind}{self.split}", self.case_id, (".json", *SUFFIXES))
+
+    @property
+    def judged(self) -> Path | None:
+        """Mask of the places that somebody has judged, ``judgedTr/{case}.nii.gz``; None where that is the whole scan.
+        Elsewhere an unlabelled voxel is not background: nobody has looked."""
+        path = self.extra("judged") if self.split else None
+        return None if path is None or path.suffix == ".json" else path
 
     def read_labels(self, n_classes: int | None = None) -> Labels:
         """Reads the instance mask and the classes of its instances.
@@ -108,7 +116,8 @@ class Dataset:
         classes: names by class index from 0.
         test_labels: whether the test cases are labelled.
         target_class: class index of most interest, None for all alike.
-        annotation_style: ``seg`` where masks were drawn by voxel, ``weak`` where they were made from points or boxes.
+        annotation_style: ``seg`` where masks were drawn by voxel, ``weak`` where they were made from points, boxes or
+            judged candidates (``Case.judged``).
         session_id: case -> patient, for the cases that have other sessions; those are never split.
         domain: case -> site, scanner or protocol, as the data set says; where ``nndet_prep`` derived domains, those.
         weak_cases: where masks were made from points or boxes in some cases only, those; otherwise empty.

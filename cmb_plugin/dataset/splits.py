@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -126,6 +126,36 @@ def make_splits(
         }
         for fold in dealt
     ]
+
+
+def splits_around(
+    judged: Set[str],
+    cases: Mapping[str, int],
+    groups: Mapping[str, str],
+    domains: Mapping[str, str] | None = None,
+) -> list[Split]:
+    """``make_splits`` of which no fold validates on cases that were judged in places only: what is found in them
+    elsewhere is neither right nor wrong. Each fold trains on those of patients that it does not validate on.
+
+    Args:
+        judged: cases that were judged in places only.
+        cases, groups, domains: as for ``make_splits``.
+
+    Returns:
+        the folds; one without validation cases where all cases are such.
+
+    Raises:
+        UserError: there is no case.
+    """
+    whole = {case: count for case, count in cases.items() if case not in judged}
+    if not whole and cases:
+        return [{"train": sorted(cases), "val": []}]
+    splits = make_splits(whole, groups, domains=domains)
+    for split in splits if len(whole) < len(cases) else []:
+        held_out = {groups.get(case, case) for case in split["val"]}
+        further = [case for case in cases if case in judged and groups.get(case, case) not in held_out]
+        split["train"] = sorted([*split["train"], *further])
+    return splits
 
 
 def validation_of_domains(splits: Sequence[Split], domains: Mapping[str, str]) -> list[str]:

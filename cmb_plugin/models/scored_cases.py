@@ -228,6 +228,9 @@ def _of_task(dataset: Dataset, cases: Sequence[Case], split: str) -> dict[str, A
         UserError: there is no case, or none with a label.
     """
     part = PARTS[split]
+    # Where nobody has looked, what is found is neither right nor wrong.
+    left_out = [case.case_id for case in cases if case.judged is not None]
+    cases = [case for case in cases if case.judged is None]
     if not cases:
         where = dataset.task.images(part)
         raise UserError(f"{where}: holds no {split} case", remedy="add scans, or evaluate another split")
@@ -240,6 +243,7 @@ def _of_task(dataset: Dataset, cases: Sequence[Case], split: str) -> dict[str, A
         "split": split,
         "dataset": dataset,
         "images": {case.case_id: case.present[0] for case in cases},
+        "notes": (f"left out, because they were judged in places only: {', '.join(left_out)}",) if left_out else (),
     }
 
 

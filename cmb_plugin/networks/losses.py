@@ -27,7 +27,7 @@ def sample_anchors(
     label errors.
 
     Args:
-        matches: [B, T] index of the matched lesion, or -1 for background.
+        matches: [B, T] index of the matched lesion, -1 for background, or any lower number for what is neither.
         scores: [B, T] highest class score of each anchor; only their order counts.
         per_image: anchors per image.
         positive_fraction: share of positives among them.
@@ -39,7 +39,7 @@ def sample_anchors(
     """
     flat = matches.reshape(-1)
     positives = (flat >= 0).nonzero().squeeze(1)
-    negatives = (flat < 0).nonzero().squeeze(1)
+    negatives = (flat == -1).nonzero().squeeze(1)
     full = per_image * matches.shape[0]
     n_positive = min(len(positives), int(full * positive_fraction))
     n_negative = int(max(1, n_positive) * (1 - positive_fraction) / positive_fraction) if n_positive else 0
@@ -63,13 +63,20 @@ def classification_loss(logits: Tensor, labels: Tensor, positives: Tensor, negat
         labels: [N] class index of each anchor's lesion; any value where it is background.
         positives: indices of positive anchors.
         negatives: indices of background anchors.
+
+    Returns:
+        a scalar; 0, with a path for gradients, without any anchor.
     """
+    if not len(positives) + len(negatives):
+        return logits.sum() * 0
     targets = torch.zeros(len(positives) + len(negatives), logits.shape[1], device=logits.device)
     targets[torch.arange(len(positives), device=logits.device), labels[positives]] = 1
     return F.binary_cross_entropy_with_logits(logits[torch.cat([positives, negatives])], targets)
 
 
-def centre_loss(logits: Tensor, target: Tensor, focus: float = 2.0, forgiveness: float = 4.0) -> Tensor:
+def centre_loss(
+    logits: Tensor, target: Tensor, focus: float = 2.0, forgiveness: float = 4.0, judged: Tensor | None = None
+) -> Tensor:
     """Focal loss of a map of centres (Law & Deng 2018, CornerNet), per lesion.
 
     A location that holds a centre (target 1) is a positive, every other one a negative, which counts the less the
@@ -81,12 +88,16 @@ def centre_loss(logits: Tensor, target: Tensor, focus: float = 2.0, forgiveness:
         target: y, the same shape, 0..1.
         focus: a, how little locations count that are right already.
         forgiveness: b, how little locations near a centre count.
+        judged: bool, broadcast to the same shape, False for locations that are left out; None takes all.
     """
     centre = target >= 1
     score = logits.sigmoid()
     hit = -(1 - score).pow(focus) * F.logsigmoid(logits)
     miss = -(1 - target).pow(forgiveness) * score.pow(focus) * F.logsigmoid(-logits)
-    return torch.where(centre, hit, miss).sum() / centre.sum().clamp(min=1)
+    each = torch.where(centre, hit, miss)
+    if judged is not None:
+        each, centre = torch.where(judged, each, 0), centre & judged
+    return each.sum() / centre.sum().clamp(min=1)
 
 
 def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:
@@ -102,8 +113,16 @@ def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     return (1 - paired_giou(boxes, targets)).mean()
 
 
+LEFT_OUT = -100
+"""Class of voxels that a cross entropy leaves out."""
+
+
 def segmentation_loss(
-    logits: Tensor, foreground: Tensor, foreground_weight: float = 1.0, smooth: float = 1e-5
+    logits: Tensor,
+    foreground: Tensor,
+    foreground_weight: float = 1.0,
+    smooth: float = 1e-5,
+    judged: Tensor | None = None,
 ) -> Tensor:
     """0.5 cross entropy + 0.5 soft Dice loss of the foreground, the Dice over the whole batch as in nnDetection.
 
@@ -117,13 +136,18 @@ def segmentation_loss(
             with weight 1 the network first learns to call everything background, where the Dice term has no gradient,
             and leaves that state only after thousands of steps.
         smooth: keeps the quotient defined.
+        judged: [B, Z, Y, X], not 0 for the voxels that count; None takes all. Without any the loss is 0.
     """
-    if len(logits) == 0:
+    if len(logits) == 0 or (judged is not None and not judged.any()):
         return logits.sum() * 0
     weights = logits.new_tensor([1.0, foreground_weight])
-    cross_entropy = F.cross_entropy(logits, foreground.long(), weights)
+    classes = foreground.long()
     probability = logits.softmax(dim=1)[:, 1]
     target = foreground.to(probability.dtype)
+    if judged is not None:
+        classes = classes.masked_fill(judged == 0, LEFT_OUT)
+        probability, target = (torch.where(judged != 0, part, 0) for part in (probability, target))
+    cross_entropy = F.cross_entropy(logits, classes, weights, ignore_index=LEFT_OUT)
     overlap = (probability * target).sum()
     dice = (2 * overlap + smooth) / (probability.sum() + target.sum() + smooth)
     has_lesion = (target.sum() > 0).to(probability.dtype)

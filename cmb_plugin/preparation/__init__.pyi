@@ -5,7 +5,7 @@ from .intensities import normalise, replace_nonfinite
 from .measurement import fingerprint_case
 from .modalities import brain_channel, modality_kind, modality_polarity
 from .phase import to_radians, wrap
-from .reading import read_brain, read_images, read_labels, read_regions, scan_files, source_files
+from .reading import read_brain, read_images, read_judged, read_labels, read_regions, scan_files, source_files
 from .recipe import DomainUnits, Normalisation, Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
 from .scans import Scan, ScanSource, input_cases, prepared_scans
@@ -41,6 +41,7 @@ __all__ = [
     "preprocess_case",
     "read_brain",
     "read_images",
+    "read_judged",
     "read_labels",
     "read_regions",
     "replace_nonfinite",

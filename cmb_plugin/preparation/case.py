@@ -30,6 +30,7 @@ class PreparedCase:
         redrawn: numbers of the instances that resampling alone would have lost.
         nonfinite: number of values that were NaN or infinite and became 0.
         outside: the same as ``truth``, of the lesions of which no voxel lies in the crop.
+        judged: int16 [Z, Y, X], 1 where somebody has judged, lesions included; None where that is everywhere.
     """
 
     data: np.ndarray
@@ -39,6 +40,7 @@ class PreparedCase:
     redrawn: tuple[int, ...] = ()
     nonfinite: int = 0
     outside: dict[int, np.ndarray] = field(default_factory=dict)
+    judged: np.ndarray | None = None
 
 
 def preprocess_case(
@@ -48,6 +50,7 @@ def preprocess_case(
     recipe: Preprocessing,
     brain: np.ndarray | None = None,
     regions: bool = False,
+    judged: np.ndarray | None = None,
 ) -> PreparedCase:
     """Orients, crops, normalises and resamples one case; nnU-Net's order, in which normalisation precedes resampling.
 
@@ -63,6 +66,7 @@ def preprocess_case(
         brain: [z, y, x] on the same grid, not 0 in the brain, where it is known; else it is estimated if the recipe
             names a modality for that.
         regions: ``instances`` are regions that fill the brain, not lesions.
+        judged: bool [z, y, x] on the same grid, where somebody has looked for lesions; None for everywhere.
 
     Returns:
         the case; every instance is in the array or among those ``outside``, of regions those that a voxel is left of.
@@ -100,7 +104,11 @@ def preprocess_case(
     lost = set(truth) - set(boxes_of_instances(resampled))
     if lost:
         raise RuntimeError(f"instances {sorted(lost)} were lost in resampling")
-    return PreparedCase(data, resampled, mapping, truth, redrawn, nonfinite, outside)
+    looked = None
+    if judged is not None:
+        looked = resample_regions(np.ascontiguousarray(mapping.crop(oriented.orient(judged.astype(np.uint8)))), shape)
+        looked[resampled > 0] = 1  # a lesion has been judged, however its voxels fell
+    return PreparedCase(data, resampled, mapping, truth, redrawn, nonfinite, outside, looked)
 
 
 def find_brain(

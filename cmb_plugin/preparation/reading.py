@@ -109,6 +109,23 @@ def read_brain(case: Case, grid: Grid) -> np.ndarray | None:
     return mask
 
 
+def read_judged(case: Case, grid: Grid) -> np.ndarray | None:
+    """bool [z, y, x]: what somebody has judged in a scan on ``grid``; None where that is all of it.
+
+    Raises:
+        UserError: the mask is unreadable or lies on another grid.
+    """
+    if case.judged is None:
+        return None
+    mask, own = read_mask(case.judged)
+    if not own.same_as(grid):
+        raise UserError(
+            f"{case.judged}: does not lie on the grid of {case.images[0].name}", remedy="resample it to that grid"
+        )
+    judged: np.ndarray = mask != 0
+    return judged
+
+
 def brain_file(case: Case) -> Path | None:
     """The brain mask of a case of a Task folder, if there is one."""
     path = case.extra("brain") if case.split else None
@@ -123,7 +140,8 @@ def source_files(case: Case, recipe: Preprocessing | None = None, brain: bool = 
         recipe: counts the brain mask if the recipe uses it.
         brain: counts the brain mask in any case.
     """
-    return [*_existing([*case.present, case.label, case.classes_file]), *_brain_files(case, recipe, brain)]
+    labels = [case.label, case.classes_file, case.judged]
+    return [*_existing([*case.present, *labels]), *_brain_files(case, recipe, brain)]
 
 
 def scan_files(case: Case, recipe: Preprocessing) -> list[Path]:

@@ -1,8 +1,9 @@
 """Prepared cases on disk: compressed arrays that are read patch by patch, and one JSON per case. No pickle, no
 SimpleITK.
 
-``{case}.b2nd`` holds the images, ``{case}_instances.b2nd`` the instance mask where there are labels, ``{case}.json``
-everything else. The JSON is written last, so where it stands the case is whole.
+``{case}.b2nd`` holds the images, ``{case}_instances.b2nd`` the instance mask where there are labels,
+``{case}_judged.b2nd`` where somebody has judged if that is not everywhere, ``{case}.json`` everything else. The JSON is
+written last, so where it stands the case is whole.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class StoredCase:
         outside_ids: numbers of the lesions of which no voxel lies in the crop.
         outside_boxes: float32 [M, 6] their boxes in network voxels, outside the array.
         outside_labels: int64 [M] their class indices.
+        judged_boxes: float32 [J, 6] boxes around the connected places that somebody has judged; None where that is the
+            whole scan.
 
     Example:
         >>> case = StoredCase.open(folder, "sub-01")                      # doctest: +SKIP
@@ -80,6 +83,7 @@ class StoredCase:
     outside_ids: tuple[int, ...] = ()
     outside_boxes: np.ndarray = field(default_factory=lambda: _boxes([]))
     outside_labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    judged_boxes: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: Path, case_id: str) -> StoredCase:
@@ -123,6 +127,7 @@ class StoredCase:
             outside_ids=tuple(int(n) for n in content.get("outside", {}).get("instance_ids", ())),
             outside_boxes=_boxes(content.get("outside", {}).get("boxes", ())),
             outside_labels=np.asarray(content.get("outside", {}).get("labels", ()), dtype=np.int64).reshape(-1),
+            judged_boxes=_boxes(content["judged_boxes"]) if "judged_boxes" in content else None,
         )
         lengths = {len(case.boxes), len(case.mask_boxes), len(case.truth), len(case.labels), len(case.instance_ids)}
         if len(lengths) > 1:
@@ -140,6 +145,11 @@ class StoredCase:
     def instances(self) -> Any:
         """int16 [Z, Y, X] with one number per lesion, slicing gives numpy; None for a scan without labels."""
         return _open_array(self.folder / f"{self.case_id}_instances.b2nd") if self.labelled else None
+
+    @cached_property
+    def judged(self) -> Any:
+        """int16 [Z, Y, X], 1 where somebody has judged, slicing gives numpy; None where that is the whole scan."""
+        return None if self.judged_boxes is None else _open_array(self.folder / f"{self.case_id}_judged.b2nd")
 
     @property
     def all_boxes(self) -> np.ndarray:
@@ -183,6 +193,8 @@ def save_case(
     _save_array(folder / f"{case_id}.b2nd", prepared.data, patch_size)
     if prepared.instances is not None:
         _save_array(folder / f"{case_id}_instances.b2nd", prepared.instances, patch_size)
+    if prepared.judged is not None:
+        _save_array(folder / f"{case_id}_judged.b2nd", prepared.judged, patch_size)
     numbers = sorted(prepared.truth)
     truth = np.array([prepared.truth[number] for number in numbers]).reshape(-1, 6)
     in_mask = boxes_of_instances(prepared.instances) if prepared.instances is not None else {}
@@ -211,6 +223,8 @@ def save_case(
             "boxes": np.round(prepared.mapping.boxes_to_network(beyond_boxes), 4),
         },
     }
+    if prepared.judged is not None:
+        content["judged_boxes"] = list(boxes_of_instances(_components(prepared.judged)).values())
     write_json(_json_path(folder, case_id), content)
 
 
@@ -239,6 +253,14 @@ def is_current(folder: Path, case_id: str, key: str) -> bool:
 
 def _json_path(folder: Path, case_id: str) -> Path:
     return Path(folder) / f"{case_id}.json"
+
+
+def _components(mask: np.ndarray) -> np.ndarray:
+    """int32 [Z, Y, X]: connected places of a mask, numbered from 1; voxels that touch at a corner are connected."""
+    from scipy import ndimage
+
+    numbered: np.ndarray = ndimage.label(mask, structure=np.ones((3, 3, 3)))[0]
+    return numbered
 
 
 def _boxes(values: Any) -> np.ndarray:

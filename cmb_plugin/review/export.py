@@ -13,7 +13,7 @@ from cmb_plugin.conversion import grow_points
 from cmb_plugin.dataset import CasePredictions, instances_file, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
-from cmb_plugin.images import image_stem, read_mask, read_scan, write_image
+from cmb_plugin.images import boxes_of_instances, image_stem, read_mask, read_scan, write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import modality_polarity
 
@@ -21,6 +21,8 @@ from .session import ReviewSession
 
 MARK = "reviewed.json"
 CERTAINTY = {"accept": "definite", "possible": "possible", "unsure": "possible"}
+AROUND_MM = 2.0
+"""How far around a candidate its verdict reaches: who judges it has seen that no other lesion lies so near."""
 
 
 @dataclass
@@ -30,28 +32,37 @@ class ExportReport:
     Attributes:
         task: the new Task folder.
         lesions: case -> number of lesions.
+        in_places: cases that were judged in places only.
         left_out: case -> why it is not there.
     """
 
     task: TaskFolder
     lesions: dict[str, int] = field(default_factory=dict)
+    in_places: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def export(session: ReviewSession, target: TaskFolder, *, overwrite: bool = False) -> ExportReport:
-    """Writes the scans that the reader has done as training cases of a Task: scans as links, lesions as masks.
+def export(
+    session: ReviewSession, target: TaskFolder, *, overwrite: bool = False, done_only: bool = False
+) -> ExportReport:
+    """Writes the scans that the reader has judged as training cases of a Task: scans as links, lesions as masks.
 
     A reported candidate is as the model outlined it; a weaker one, or one that the reader added, grows from its centre,
-    and its case is a weak one. Possible and unsure lesions are labelled as possible. Scans that are not done, or in
-    which a reported candidate was not judged, are left out: nobody has said what their background is.
+    and its case is a weak one. Possible and unsure lesions are labelled as possible.
+
+    In a scan that is not done, or in which a reported candidate was not judged, nobody has said what the background is.
+    It becomes a weak case that was judged in places only: ``judgedTr/{case}.nii.gz`` is 1 up to ``AROUND_MM`` around
+    what was accepted, rejected or called possible, and an unsure candidate is neither lesion nor background. A scan of
+    which nothing was judged is left out.
 
     Args:
         session: what was reviewed.
         target: the Task to write.
         overwrite: replace what an earlier export wrote there.
+        done_only: leave out what was judged in places only.
 
     Raises:
-        UserError: no scan is done, or ``target`` holds something else.
+        UserError: nothing is judged, or ``target`` holds something else.
     """
     if target.root.exists() and not ((target.root / MARK).is_file() and overwrite):
         remedy = "add --overwrite to replace it" if (target.root / MARK).is_file() else "choose another --export"
@@ -61,14 +72,19 @@ def export(session: ReviewSession, target: TaskFolder, *, overwrite: bool = Fals
     shutil.rmtree(making.root, ignore_errors=True)
     for case_id in session.cases:
         state = session.review(case_id).state()
-        if reason := _reason_against(session, case_id, state):
-            report.left_out[case_id] = reason
+        reason = _reason_against(session, case_id, state)
+        in_places = bool(reason) and not done_only and any(_is_judged(own) for own in state["lesions"].values())
+        if reason and not in_places:
+            report.left_out[case_id] = reason if done_only else "nothing is judged"
             continue
-        report.lesions[case_id], drawn = _write_case(session, case_id, state, making)
-        weak += [case_id] if drawn else []
+        report.lesions[case_id], drawn = _write_case(session, case_id, state, making, in_places)
+        report.in_places += [case_id] if in_places else []
+        weak += [case_id] if drawn or in_places else []
     if not report.lesions:
+        remedy = "tick 'looked at the whole scan' on the page for each"
+        what = "no scan is done" if done_only else "nothing is judged, and no scan is done"
         raise UserError(
-            f"{session.store.folder}: no scan is done", remedy="tick 'looked at the whole scan' on the page for each"
+            f"{session.store.folder}: {what}", remedy=remedy if done_only else f"judge candidates, or {remedy}"
         )
     _define(session, report, weak, making)
     write_json(making.root / MARK, {"task": session.dataset.task.name, "reader": session.store.reader})
@@ -88,10 +104,19 @@ def _reason_against(session: ReviewSession, case_id: str, state: dict[str, Any])
     return f"candidate {open_ones[0]} is not judged" if open_ones else ""
 
 
-def _write_case(session: ReviewSession, case_id: str, state: dict[str, Any], task: TaskFolder) -> tuple[int, bool]:
+def _is_judged(lesion: dict[str, Any]) -> bool:
+    """Whether the reader knows whether it is one."""
+    return lesion.get("verdict") in ("accept", "reject", "possible")
+
+
+def _write_case(
+    session: ReviewSession, case_id: str, state: dict[str, Any], task: TaskFolder, in_places: bool
+) -> tuple[int, bool]:
     """Writes a case; returns its number of lesions, and whether one was drawn from a point."""
     own, predictions = session.cases[case_id], session.cases[case_id].read()
     kept = {name: lesion for name, lesion in state["lesions"].items() if lesion.get("verdict") in CERTAINTY}
+    if in_places:
+        kept = {name: lesion for name, lesion in kept.items() if _is_judged(lesion)}
     mask, drawn = _mask(session, case_id, predictions, kept)
     for number, path in session.images(case_id).items():
         ending = path.name.removeprefix(image_stem(path) or "")
@@ -109,9 +134,45 @@ def _write_case(session: ReviewSession, case_id: str, state: dict[str, Any], tas
         lesions.append({**entry, "lesion": name, "verdict": lesion["verdict"]})
     write_image(task.labels("Tr") / f"{case_id}.nii.gz", mask, predictions.grid)
     write_json(task.labels("Tr") / f"{case_id}.json", {"instances": classes})
+    if in_places:
+        judged = judged_places(predictions, state["lesions"], mask)
+        write_image(task.extra("judged", "Tr") / f"{case_id}.nii.gz", judged, predictions.grid)
     content = {"reader": session.store.reader, "domain": own.case.domain, "lesions": lesions}
     write_json(task.extra("lesions", "Tr") / f"{case_id}.json", content)
     return len(kept), any(how != "model" for how in drawn)
+
+
+def judged_places(predictions: CasePredictions, lesions: dict[str, dict[str, Any]], mask: np.ndarray) -> np.ndarray:
+    """Where a reader has said what there is: around what was accepted, rejected or called possible, but not where a
+    candidate lies of which nothing was said.
+
+    Args:
+        predictions: the candidates.
+        lesions: what was decided, as ``Review.state`` has it.
+        mask: [z, y, x] the lesions that are labelled, not 0.
+
+    Returns:
+        uint8 [z, y, x], 1 where it was judged.
+    """
+    judged = np.zeros(mask.shape, np.uint8)
+    margin = AROUND_MM / np.asarray(predictions.grid.spacing, dtype=float)
+
+    def part(box: np.ndarray, grown: np.ndarray | float) -> tuple[slice, ...]:
+        """The voxels of a box [6], grown by so many voxels on each side."""
+        low = np.clip(np.floor(box[:3] - grown + 1e-4), 0, mask.shape).astype(int)
+        high = np.clip(np.ceil(box[3:] + grown - 1e-4), 0, mask.shape).astype(int)
+        return tuple(map(slice, low.tolist(), high.tolist()))
+
+    boxes = predictions.detections.boxes.astype(float)
+    known = {int(name) - 1 for name, lesion in lesions.items() if name.isdecimal() and _is_judged(lesion)}
+    for box in boxes[sorted(known)]:
+        judged[part(box, margin)] = 1
+    for box in boxes_of_instances(mask).values():
+        judged[part(np.asarray(box, dtype=float), margin)] = 1
+    for row in sorted(set(range(len(boxes))) - known):
+        judged[part(boxes[row], 0.0)] = 0
+    judged[mask > 0] = 1
+    return judged
 
 
 def _mask(

@@ -154,7 +154,9 @@ class Augmentation:
             return image, instances
         thickness, shift = np.random.uniform(*config.slice_mm), np.random.uniform()
         circular = self.circular or (False,) * len(image)
-        return with_thick_slices(image, instances, self.spacing, thickness, shift, circular)
+        image, drawn = with_thick_slices(image, instances, self.spacing, thickness, shift, circular)
+        # Negative numbers are no lesions, but places; what is 0 beside them is left out of the losses, if by a slice.
+        return image, torch.where((drawn == 0) & (instances < 0), instances, drawn)
 
     def _cropped(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         start = [(side - size) // 2 for side, size in zip(data["image"].shape[1:], self.patch_size, strict=True)]

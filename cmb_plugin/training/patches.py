@@ -32,6 +32,8 @@ class Batch:
             nothing; None for all True.
         places: int64 [B, 4] where each patch was read: number of the case, first voxel z, y, x; None if unknown.
         class_map: uint8 [B, Z, Y, X]: 0 background, else 1 + class index of the lesion or region; None if unknown.
+        judged: uint8 [B, Z, Y, X], 1 where somebody has judged, so that what is unlabelled is background; None for
+            everywhere. A trainer that gets such batches says so (``TrainingModule.leaves_out_unjudged``).
         extra: a trainer's own data, by the names that its samples give them, each [B, ...].
     """
 
@@ -43,13 +45,15 @@ class Batch:
     places: Tensor | None = None
     class_map: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    judged: Tensor | None = None
 
 
 @dataclass
 class Sample:
     """One patch: image [C, Z, Y, X], boxes [N, 6], labels [N], foreground [Z, Y, X], whether its lesions were
-    outlined by somebody, where it was read: number of the case, first voxel z, y, x, the class map [Z, Y, X], and a
-    trainer's own data: tensors of one shape in all patches."""
+    outlined by somebody, where it was read: number of the case, first voxel z, y, x, the class map [Z, Y, X], a
+    trainer's own data: tensors of one shape in all patches, and where somebody has judged [Z, Y, X], None for
+    everywhere."""
 
     image: Tensor
     boxes: Tensor
@@ -59,6 +63,12 @@ class Sample:
     place: tuple[int, ...] = (-1, 0, 0, 0)
     class_map: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    judged: Tensor | None = None
+
+
+JUDGED = -1
+"""In a mask that is augmented: background that somebody has judged, where a scan was judged in places only. Everything
+that is 0 there, also what lies beyond the scan's edge, is nobody's judgement."""
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -73,7 +83,14 @@ def collate(samples: Sequence[Sample]) -> Batch:
         torch.tensor([s.place for s in samples]),
         torch.stack(class_maps) if len(class_maps) == len(samples) else None,
         {name: torch.stack([s.extra[name] for s in samples]) for name in samples[0].extra},
+        _judged(samples),
     )
+
+
+def _judged(samples: Sequence[Sample]) -> Tensor | None:
+    if all(sample.judged is None for sample in samples):
+        return None
+    return torch.stack([torch.ones_like(s.foreground) if s.judged is None else s.judged for s in samples])
 
 
 class PatchDataset(Dataset[Sample]):
@@ -81,8 +98,8 @@ class PatchDataset(Dataset[Sample]):
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
     drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
-    anywhere. Scans are equally likely, or, the more so the larger ``domain_balance`` is, domains. A trainer with
-    another rule derives from it and overrides ``place``.
+    anywhere, in a case that was judged in places only around one of these. Scans are equally likely, or, the more so
+    the larger ``domain_balance`` is, domains. A trainer with another rule derives from it and overrides ``place``.
 
     Args:
         cases: prepared cases to draw from.
@@ -138,12 +155,18 @@ class PatchDataset(Dataset[Sample]):
         number, start = self.place(wants_lesion, size, rng)
         case = self.case(number)
         image = torch.from_numpy(read_region(case.data, start, size))
-        instances = torch.from_numpy(read_region(case.instances, start, size).astype(np.int16))
+        mask = read_region(case.instances, start, size).astype(np.int16)
+        if case.judged is not None:
+            mask[(read_region(case.judged, start, size) > 0) & (mask == 0)] = JUDGED
+        instances = torch.from_numpy(mask)
         if self.augmentation:
             image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
             for channel in case.missing:
                 image[channel] = 0  # noise would look like a modality
-        sample = _sample(image, instances, dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True)))
+        classes = dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True))
+        sample = _sample(image, instances.clamp(min=0), classes)
+        if case.judged is not None:
+            sample.judged = (instances != 0).to(torch.uint8)
         sample.outlined = not (case.weak and len(sample.boxes))
         first = start + (np.asarray(size) - self.patch_size) // 2
         sample.place = (number, *first.tolist())
@@ -165,8 +188,8 @@ class PatchDataset(Dataset[Sample]):
         chosen = rng.integers(len(numbers)) if shares is None else rng.choice(len(numbers), p=shares)
         number = int(numbers[chosen])
         lowest, highest = self.start_range(number)
-        if wants_lesion:
-            boxes = self.case(number).boxes
+        boxes = self.case(number).boxes if wants_lesion else self.case(number).judged_boxes
+        if boxes is not None and len(boxes):
             box = boxes[rng.integers(len(boxes))]
             where = rng.uniform(0.1, 0.9, size=3)  # in the patch, the lesion's centre comes to lie here
             centre = (box[:3] + box[3:]) / 2

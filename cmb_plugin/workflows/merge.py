@@ -19,7 +19,7 @@ from cmb_plugin.paths import TaskFolder
 from cmb_plugin.plugins import suggest
 
 SCHEMA = 1
-EXTRAS = ("mimics", "lesions", "regions", "brain")
+EXTRAS = ("mimics", "lesions", "regions", "brain", "judged")
 
 
 @dataclass(frozen=True)

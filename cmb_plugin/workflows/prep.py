@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cmb_plugin.dataset import Case, Dataset, check_dataset, make_splits, read_splits
+from cmb_plugin.dataset import Case, Dataset, check_dataset, read_splits, splits_around
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import voxels_of_instances
@@ -30,6 +30,7 @@ from cmb_plugin.preparation import (
     preprocess_case,
     read_brain,
     read_images,
+    read_judged,
     read_labels,
     read_regions,
     save_case,
@@ -313,7 +314,8 @@ def _preprocess_case(item: Item, dataset: Dataset, plan: Plan) -> PreparedSummar
     mask = None if labels is None else labels.mask
     brain = read_brain(case, grid) if plan.preprocessing.brain_channel is not None else None
     recipe = plan.preprocessing.of_domain(case.domain)
-    prepared = preprocess_case(images, grid, mask, recipe, brain, regions)
+    judged = read_judged(case, grid) if split == "Tr" and not regions else None
+    prepared = preprocess_case(images, grid, mask, recipe, brain, regions, judged)
     classes = {} if labels is None else labels.classes
     weak = dataset.is_weak(case.case_id)
     save_case(folder, case.case_id, prepared, classes, patch_size=plan.patch_size, key=key, weak=weak)
@@ -379,7 +381,8 @@ def _write_splits(dataset: Dataset, lesions: Dictionary[str, int]) -> list[str]:
         known = {case_id for fold in read_splits(path) for part in ("train", "val") for case_id in fold[part]}
         if known >= set(lesions):
             return []
-    write_json(path, make_splits(lesions, dataset.patients(list(lesions)), domains=dataset.domain))
+    judged = {case.case_id for case in dataset.cases("Tr") if case.judged is not None}
+    write_json(path, splits_around(judged, lesions, dataset.patients(list(lesions)), dataset.domain))
     if known:
         return [f"{path}: made anew, because there are new cases; models trained before have seen other folds"]
     return []

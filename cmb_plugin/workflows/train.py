@@ -236,7 +236,7 @@ def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
             f"{run.task.prepared(run.plan.name, 'Tr')}: no prepared case of fold {run.settings['exp'].fold}",
             remedy=f"run nndet_prep {run.task.name}",
         )
-    _check_modalities(run, [*train_ids, *val_ids])
+    _check_cases(run, [*train_ids, *val_ids])
     return train_ids, val_ids
 
 
@@ -270,18 +270,32 @@ def folds_of(run: TrainingRun) -> list[Split]:
             f"{run.task.name}: all patients have scans of {exp.without}",
             remedy="leave another domain out; no scan of them may be trained on",
         )
-    return [{**split, "unseen": [case for case, domain in domains.items() if domain == exp.without]}]
+    whole = {
+        case.case_id for case in dataset.cases("Tr") if case.judged is None
+    }  # what is found elsewhere has no truth
+    return [{**split, "unseen": [case for case, name in domains.items() if name == exp.without and case in whole]}]
 
 
-def _check_modalities(run: TrainingRun, case_ids: Sequence[str]) -> None:
-    if run.trainer.tolerates_missing:
-        return
-    folder = run.task.prepared(run.plan.name, "Tr")
-    lacking = [case_id for case_id in case_ids if StoredCase.open(folder, case_id).missing]
-    if lacking:
+def _check_cases(run: TrainingRun, case_ids: Sequence[str]) -> None:
+    """Refuses cases that the trainer cannot learn from.
+
+    Raises:
+        UserError: one lacks a modality, or was judged in places only, and the trainer cannot do with that.
+    """
+    folder, module = run.task.prepared(run.plan.name, "Tr"), run.settings["module"]
+    cases = {case_id: StoredCase.open(folder, case_id) for case_id in case_ids}
+    incomplete = [case_id for case_id, case in cases.items() if case.missing]
+    if incomplete and not run.trainer.tolerates_missing:
         raise UserError(
-            f"{run.settings['module']} needs every modality, {lacking[0]} lacks some ({len(lacking)} cases do)",
+            f"{module} needs every modality, {incomplete[0]} lacks some ({len(incomplete)} cases do)",
             remedy="add the scans, remove the cases, or choose a trainer that can do without (docs/predictions.md)",
+        )
+    judged = [case_id for case_id, case in cases.items() if case.judged_boxes is not None]
+    if judged and not run.trainer.leaves_out_unjudged:
+        raise UserError(
+            f"{module} takes what is not labelled for background, {judged[0]} was judged in places only "
+            f"({len(judged)} cases were)",
+            remedy="train CMBRetinaUNet or RetinaUNetV001, or leave these cases out (nndet_review --done_only)",
         )
 
 

@@ -8,7 +8,7 @@ from cmb_plugin.commands.review import main as nndet_review
 from cmb_plugin.conversion import grow_points
 from cmb_plugin.dataset import Dataset, boxes_file, read_truth
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import read_scan
+from cmb_plugin.images import read_mask, read_scan
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.review.decisions import BadEventError, CaseScope, Review, checked_event
 from cmb_plugin.review.export import export
@@ -200,7 +200,7 @@ def test_decisions_become_labels(client, session):
         verdict = "possible" if revision == 0 else "accept"
         decide(client, {"kind": "judge", "lesion": str(revision + 1), "verdict": verdict, "location": "deep"}, revision)
     with pytest.raises(UserError, match="no scan is done"):
-        export(session, TaskFolder(task.root.with_name("Task901_Reviewed")))
+        export(session, TaskFolder(task.root.with_name("Task901_Reviewed")), done_only=True)
     decide(client, {"kind": "add", "point": [10.5, 18.5, 18.5]}, n - 1)
     decide(client, {"kind": "done", "done": True}, n)
     assert nndet_review(["900", "--predictions", str(task.root.parent / "found"), "--reader", "ann",
@@ -216,4 +216,24 @@ def test_decisions_become_labels(client, session):
     assert boxes_file(task.root.parent / "found", "sub-51").is_file()
     with pytest.raises(UserError, match="--overwrite"):
         export(session, made.task)
-    assert export(session, made.task, overwrite=True).left_out == {"sub-52": "not done"}
+    assert made.cases("Tr")[0].judged is None
+    assert export(session, made.task, overwrite=True, done_only=True).left_out == {"sub-52": "not done"}
+    assert export(session, made.task, overwrite=True).left_out == {"sub-52": "nothing is judged"}
+
+
+def test_without_a_search_for_missed_lesions_only_judged_places_are_labelled(client, session):
+    case_id, found = "sub-51", session.cases["sub-51"].read().detections
+    decide(client, {"kind": "judge", "lesion": "1", "verdict": "reject"}, 0)
+    decide(client, {"kind": "judge", "lesion": "2", "verdict": "accept"}, 1)
+    report = export(session, TaskFolder(session.dataset.task.root.with_name("Task901_Reviewed")))
+    assert report.in_places == [case_id]
+    made = Dataset.load(report.task)
+    (case,) = made.cases("Tr")
+    assert made.is_weak(case_id)
+    judged, labels = read_mask(case.judged)[0], case.read_labels(1)
+    assert len(labels.classes) == 1
+    middles = np.floor(found.centres).astype(int)
+    assert [int(judged[tuple(place)]) for place in middles[:2]] == [1, 1]
+    assert not any(judged[tuple(place)] for place in middles[2:])  # of them nothing was said
+    assert 0 < judged.mean() < 0.2
+    assert labels.mask[tuple(middles[0])] == 0

@@ -12,7 +12,10 @@ from cmb_plugin.networks import DetectionHead, RetinaOutput, classification_loss
 from cmb_plugin.planning import Architecture
 from cmb_plugin.training import Batch
 
-from .assignment import Assignment, boxes_of_lesions
+from .assignment import Assignment, boxes_of_lesions, judged_anchors
+
+UNJUDGED = -2
+"""Match of an anchor that is neither a lesion nor, as far as anybody has judged, background."""
 
 
 class AnchorAssignment(Assignment):
@@ -45,16 +48,26 @@ class AnchorAssignment(Assignment):
 
     def anchors(self, output: RetinaOutput) -> tuple[Tensor, list[int], int]:
         """Anchors of a batch's maps [T, 6] in patch voxels, their number per level, and how many share a location."""
-        strides = [self.architecture.stride_of(level) for level in self.architecture.detection_levels]
-        return anchors_for_levels(output.map_shapes, strides, self.plan.anchors.sizes, device=output.logits.device)
+        return anchors_for_levels(
+            output.map_shapes, self._strides, self.plan.anchors.sizes, device=output.logits.device
+        )
+
+    @property
+    def _strides(self) -> list[tuple[int, int, int]]:
+        """Patch voxels per location of each detection level."""
+        return [self.architecture.stride_of(level) for level in self.architecture.detection_levels]
 
     def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Classification over sampled anchors and GIoU over the positives among them."""
+        """Classification over sampled anchors and GIoU over the positives among them. What nobody has judged is not
+        drawn."""
         config = self.config
         anchors, per_level, per_location = self.anchors(output)
         matches = torch.stack(
             [atss_match(boxes, anchors, per_level, per_location, config.matcher_candidates) for boxes in batch.boxes]
         )
+        judged = judged_anchors(output, batch, self._strides, per_location)
+        if judged is not None:
+            matches = torch.where((matches < 0) & ~judged, UNJUDGED, matches)
         positives, negatives = sample_anchors(
             matches,
             output.logits.max(dim=2).values,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from cmb_plugin.boxes import at_middles
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import RetinaOutput
 from cmb_plugin.planning import Architecture, Plan
@@ -56,6 +58,24 @@ class Assignment(ABC):
     def select(self, output: RetinaOutput, image: int) -> tuple[PatchDetections, Tensor]:
         """The detections of one patch of the batch, best first, and for each the point [N, 3] in patch voxels that it
         was seen from."""
+
+
+def judged_anchors(
+    output: RetinaOutput, batch: Batch, strides: Sequence[Sequence[int]], per_location: int = 1
+) -> Tensor | None:
+    """bool [B, T] whether somebody has judged what lies in the middle of each anchor's location; None for all.
+
+    Args:
+        output: of the network.
+        batch: that it saw.
+        strides: patch voxels per location of each detection level.
+        per_location: anchors that share a location.
+    """
+    if batch.judged is None:
+        return None
+    levels = zip(output.map_shapes, strides, strict=True)
+    seen = [at_middles(batch.judged, shape, stride).flatten(1) for shape, stride in levels]
+    return torch.cat(seen, dim=1).repeat_interleave(per_location, dim=1)
 
 
 def boxes_of_lesions(batch: Batch, image: Tensor, lesion: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, light_tow
 from cmb_plugin.planning import Architecture, Centres, default_centres
 from cmb_plugin.training import Batch
 
-from .assignment import Assignment, boxes_of_lesions
+from .assignment import Assignment, boxes_of_lesions, judged_anchors
 
 PEAK_MM = 2.0
 """A peak is the highest location within this distance along each axis; lesions nearer to each other are one."""
@@ -85,7 +85,8 @@ class CentreAssignment(Assignment):
         return reach, [side / mm for side, mm in zip(self.centres.sides_mm, spacing, strict=True)]
 
     def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Focal loss over all locations; L1 of codes and GIoU of boxes over those near a centre."""
+        """Focal loss over all locations; L1 of codes and GIoU of boxes over those near a centre. What nobody has judged
+        is left out."""
         spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
         targets = [
             centre_map(
@@ -96,10 +97,16 @@ class CentreAssignment(Assignment):
         near = [locations_near(boxes, shape, self.stride, spacing, self.centres.reach_mm) for boxes in batch.boxes]
         image = torch.cat([torch.full_like(lesion, index) for index, (_, lesion) in enumerate(near)])
         location, lesion = (torch.cat(parts) for parts in zip(*near, strict=True))
+        target = torch.stack(targets).transpose(1, 2)
+        judged = judged_anchors(output, batch, [self.stride])
+        if judged is not None:
+            judged = judged | (target >= 1).any(dim=2)  # a lesion has been judged, wherever its location's middle lies
+            kept = judged[image, location]
+            image, location, lesion = image[kept], location[kept], lesion[kept]
         boxes, _ = boxes_of_lesions(batch, image, lesion)
         points = middles_of(torch.stack(torch.unravel_index(location, shape), dim=1), self.stride)
         return {
-            "classification": centre_loss(output.logits, torch.stack(targets).transpose(1, 2)),
+            "classification": centre_loss(output.logits, target, judged=None if judged is None else judged[..., None]),
             "regression": self.box_loss(output.deltas[image, location], boxes, points),
         }
 

@@ -12,7 +12,7 @@ from lightning import Callback
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cmb_plugin.boxes import box_centres, cells_of
+from cmb_plugin.boxes import at_middles, box_centres, cells_of
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import LOCAL_NORMS, RetinaOutput, RetinaUNet
@@ -205,6 +205,8 @@ class CMBRetinaUNet(RetinaUNetV001):
         """The prototype loss of lesions and mined mimics, weighted; 0 in the start-up phase."""
         config, features = self.model_cfg, output.features[0]
         scores = self.score_map(output, len(batch.boxes))
+        if batch.judged is not None:  # what nobody has judged is no mimic, however much it looks like one
+            scores = scores.masked_fill(~at_middles(batch.judged, scores.shape[1:], self.stride), -torch.inf)
         # In the start-up phase scores say nothing, and nothing is remembered.
         self.hardness = scores.flatten(1).amax(dim=1) if self.is_mining else None
         places, classes = self.lesion_places(batch, features.shape[2:])

@@ -213,13 +213,17 @@ def peaks_near(scores: Tensor, places: Tensor) -> Tensor:
     """The highest-scoring location among each place's 27 nearest.
 
     Args:
-        scores: [B, Z, Y, X].
+        scores: [B, Z, Y, X]; -inf where there is no place.
         places: int64 [N, 4] ``(image, z, y, x)`` inside the map.
 
     Returns:
         int64 [N, 4].
     """
     scores = scores.detach().float()
+    places_with_score = scores > -torch.inf
+    if not places_with_score.all():  # -inf is no place: below all others, but so that these still differ
+        least = scores[places_with_score].amin() - 1 if places_with_score.any() else scores.new_zeros(())
+        scores = torch.where(places_with_score, scores, least)
     above = scores - scores.amin() + 1 if scores.numel() else scores  # beyond the map ``windows`` holds 0: below all
     best = windows(above[:, None], places, 3).argmax(dim=1) if len(places) else places[:, 0]
     steps = torch.stack(torch.unravel_index(best, (3, 3, 3)), dim=1) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ class Replay(Callback):
         if hardness is None or batch.places is None:
             return
         for boxes, place, value in zip(batch.boxes, batch.places.tolist(), hardness.tolist(), strict=True):
-            if not len(boxes):
+            if not len(boxes) and value > -math.inf:  # nobody has judged anything in the patch
                 self._visits.append((place, value))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

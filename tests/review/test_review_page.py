@@ -213,7 +213,7 @@ def test_a_second_tab_is_told_and_does_not_overwrite(tabs, served):
     second.route(re.compile(r"/api/cases/0$"), lambda route: route.abort())  # it does not look anew by itself
     press(first, "a")
     settled(first, 1)
-    press(second, "r", "r", "r")  # made on what this tab shows, which is no longer so
+    press(second, "r")  # made on what this tab shows, which is no longer so
     says(second, "another tab")
     settled(second, 1)
     assert events(session) == [{"kind": "judge", "lesion": "1", "verdict": "accept"}]

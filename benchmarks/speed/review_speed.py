@@ -38,11 +38,11 @@ DRAWN = """() => {
 }"""
 
 
-def make_case(task: TaskFolder, case_id: str, shape: Sequence[int], candidates: int) -> None:
+def make_case(task: TaskFolder, case_id: str, shape: tuple[int, int, int], candidates: int) -> None:
     """A test scan of noise with dark spots, and its candidates."""
     rng = np.random.default_rng(0)
     spacing = (0.8, 0.45, 0.45)
-    grid = Grid(tuple(shape), spacing, (0.0, 0.0, 0.0), tuple(np.diag([-1.0, -1.0, 1.0]).ravel().tolist()))
+    grid = Grid(shape, spacing, (0.0, 0.0, 0.0), tuple(np.diag([-1.0, -1.0, 1.0]).ravel().tolist()))
     array = rng.integers(500, 700, size=shape, dtype=np.int16)
     centres = np.stack([rng.integers(4, side - 4, size=candidates) for side in shape], axis=1)
     for z, y, x in centres:
@@ -54,7 +54,7 @@ def make_case(task: TaskFolder, case_id: str, shape: Sequence[int], candidates: 
     write_case_predictions(task.root / "found", CasePredictions(case_id, detections, grid, ("cmb",), 0.5))
 
 
-def make_session(root: Path, shape: Sequence[int], candidates: int) -> ReviewSession:
+def make_session(root: Path, shape: tuple[int, int, int], candidates: int) -> ReviewSession:
     """A small scan and a large one, made once."""
     task = TaskFolder(root / "Task800_Speed")
     if not (task.root / "dataset.json").is_file():

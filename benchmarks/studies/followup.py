@@ -103,7 +103,7 @@ def read_pairs(task: Path, output: Path) -> list[Pair]:
         matrix = np.array(registration.get("matrix_lps", np.eye(4)))
         known = [registration.get(name, 0.0) for name in ("agreement", "error_mm", "overlap", "blocks")]
         alignment = Alignment(matrix, known[0], known[1], known[2], int(known[3]))
-        before, now = _places(first.values()), _places(second.values())
+        before, now = _places(list(first.values())), _places(list(second.values()))
         new = np.array([row["status"] == NEW for row in second.values()], dtype=bool)
         definite = np.array([row["certainty"] == "definite" for row in second.values()], dtype=bool)
         there = np.array([row["status"] != "absent" for row in first.values()], dtype=bool)

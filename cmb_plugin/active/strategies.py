@@ -40,7 +40,7 @@ class Ranking:
     values: np.ndarray
 
     @classmethod
-    def by(cls, values: Sequence[float], rng: np.random.Generator) -> Ranking:
+    def by(cls, values: Sequence[float] | np.ndarray, rng: np.random.Generator) -> Ranking:
         """The highest value first; among equal ones chance decides."""
         array = np.asarray(values, dtype=float)
         shuffled = rng.permutation(len(array))

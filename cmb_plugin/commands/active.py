@@ -120,7 +120,8 @@ def _simulate(args: argparse.Namespace) -> int:
     from cmb_plugin.workflows.train import resolve
 
     task = find_task(args.task)
-    first, later = (resolve(task, Overrides.parse([*args.overrides, *more])) for more in ([], args.later))
+    first = resolve(task, Overrides.parse(args.overrides))
+    later = resolve(task, Overrides.parse([*args.overrides, *args.later]))
     config = SimulationConfig(
         strategies=tuple(name for name in args.strategies.split(",") if name),
         rounds=args.rounds,

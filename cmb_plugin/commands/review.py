@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.agreement:
         from cmb_plugin.review.agreement import agreement_text, compare_readers, write_agreement
 
-        agreement = compare_readers(*map(session.read_by, args.agreement))
+        first, second = map(session.read_by, args.agreement)
+        agreement = compare_readers(first, second)
         figure = write_agreement(agreement, session.store.folder.parent / "agreement")
         print(f"{agreement_text(agreement)}\n{figure}")
         return 0

@@ -120,8 +120,8 @@ def _lesion(
         own = track.place if visit == 0 else alignments[visit - 1].to_other(track.place[None])[0]
         if row is not None:
             own = scan.grid.to_world(detections.centres[row : row + 1])[0]
-        place = {name: detections.columns[name][row] for name in ("region_group", "region", "side")
-                 if row is not None and name in detections.columns}  # fmt: skip
+        named = [name for name in ("region_group", "region", "side") if name in detections.columns]
+        place: dict[str, Any] = {} if row is None else {name: detections.columns[name][row] for name in named}
         visits.append(
             {
                 "visit": entry["visit"],

@@ -108,7 +108,7 @@ class Scan:
 def covered(image: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
     """[N] True where world points [N, 3] lie at least a voxel within a scan, and not where it was filled with zeros."""
     edges = grid.from_world(points)
-    inside = ((edges >= 1) & (edges <= np.asarray(grid.shape) - 1)).all(axis=1)
+    inside = np.asarray(((edges >= 1) & (edges <= np.asarray(grid.shape) - 1)).all(axis=1))
     for number in np.flatnonzero(inside):
         low = np.floor(edges[number]).astype(int) - 1
         around = image[tuple(slice(a, a + 3) for a in low)]

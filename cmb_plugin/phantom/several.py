@@ -74,10 +74,10 @@ def _within(protocol: Protocol, fine: Protocol) -> Protocol:
         shape[0], spacing[0] = fine.shape[0] // n, n * fine.spacing[0]
     return dataclasses.replace(
         protocol,
-        spacing=tuple(spacing),
-        shape=tuple(shape),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        shape=(shape[0], shape[1], shape[2]),
         fine=fine.spacing,
-        profile=profile,  # type: ignore[arg-type]
+        profile=profile,
     )
 
 

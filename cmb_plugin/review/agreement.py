@@ -155,9 +155,11 @@ def _rows(
     shared = [name for name in own if "point" not in own[name] and "verdict" in own[name]]
     pairs = [(name, name) for name in shared if "verdict" in other.get(name, {})]
     added, others = ([name for name, lesion in lesions.items() if "point" in lesion] for lesions in (own, other))
-    boxes = [np.array([[*lesions[n]["point"], *lesions[n]["point"]] for n in names]).reshape(-1, 6)
-             for lesions, names in ((own, added), (other, others))]  # fmt: skip
-    matched = match_by_distance(*boxes, tuple(spacing), distance).tolist()
+    first, second = (
+        np.array([[*lesions[n]["point"], *lesions[n]["point"]] for n in names]).reshape(-1, 6)
+        for lesions, names in ((own, added), (other, others))
+    )
+    matched = match_by_distance(first, second, tuple(spacing), distance).tolist()
     pairs += [(name, others[match] if match >= 0 else "") for name, match in zip(added, matched, strict=True)]
     pairs += [("", name) for i, name in enumerate(others) if i not in matched]
     absent = {"verdict": ABSENT, "location": ABSENT}
@@ -209,5 +211,6 @@ def _figure(agreement: ReaderAgreement) -> Any:
         axes.set_xticks(range(len(names)), names, rotation=20)
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel=agreement.readers[1], ylabel=agreement.readers[0])
-        axes.set_title(f"{key}, kappa {show_interval(*numbers[f'{key}_kappa'], decimals=2)}", fontsize="medium")
+        kappa, low, high = numbers[f"{key}_kappa"]
+        axes.set_title(f"{key}, kappa {show_interval(kappa, low, high, decimals=2)}", fontsize="medium")
     return figure

@@ -44,7 +44,8 @@ def make_scans(
     for number in range(scans):
         scanner_rng, noise_rng = (np.random.default_rng(s) for s in streams[2 * number : 2 * number + 2])
         protocol = first.protocol if number == 0 else protocol_named(first.name, scanner_rng)
-        protocol = _within(dataclasses.replace(protocol, lesions=first.protocol.lesions), fine)
+        own = {name: getattr(first.protocol, name) for name in ("lesions", "vessels", "findings")}  # the subject's
+        protocol = _within(dataclasses.replace(protocol, **own), fine)
         scene = dataclasses.replace(first, protocol=protocol, subject=_on(first.subject, protocol))
         yield scan(scene, config, tissue_rng, noise_rng, head)
 

@@ -1,10 +1,11 @@
 """Two scans of one head laid over each other: rigid registration, how far it may be off, and whether to believe it.
 
 Mutual information (Mattes et al. 2003) is followed from several first positions, because a scan may cover part of the
-head only, and its header may place it anywhere. Whether the two show one head at one place is then asked of the fine
-structure, which the registration did not follow alone: block by block of the brain, where in the neighbourhood the
-other scan fits best, and how well. Sulci and veins of the same head correlate at the place itself; those of another
-head, or of the same one a few millimetres off, do not.
+head only, and its header may place it anywhere. Then blocks of the brain are looked for in the other scan, each around
+its place, and moved together (block matching, Ourselin et al. 2000). How well they fit at the end, and how far from
+their places they fit best, says whether the two scans show one head at one place: sulci and veins of the same head do,
+those of another one do not. Blocks are compared by the edges in them, because a fluid that is dark in one contrast may
+be bright in another.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from scipy import ndimage
 from cmb_plugin.images import Grid, to_itk
 from cmb_plugin.preparation import estimate_brain
 
-VERSION = 1
+VERSION = 2
 """Of this module: kept results of another version are made anew."""
 
 COARSE_MM, FINE_MM, LAST_MM = 6.0, 3.0, 2.0  # voxels of the stages
@@ -31,7 +32,8 @@ TURNS_DEG = ((0, 0, 0), (15, 0, 0), (-15, 0, 0), (0, 0, 15), (0, 0, -15), (0, 15
 
 BLOCK_MM, BLOCK_STEP_MM, REACH_MM = 28.0, 20.0, 8.0
 """Side of a block, distance of their middles, and how far around its place a block is looked for."""
-DETAIL_MM = (1.5, 7.0)  # widths of the Gaussians between which structure is fine structure
+DETAIL_MM = (1.5, 7.0)  # widths of the Gaussians of the edges, and of the surroundings that they are relative to
+ROUNDS = 4  # of block matching, at most
 FILLED = 0.6  # share of a block that brain must fill in both scans
 
 MIN_AGREEMENT = 0.35  # see Alignment.agreement and docs/followup.md
@@ -46,7 +48,7 @@ class Alignment:
 
     Attributes:
         matrix: float64 [4, 4], rigid: world x, y, z of the first scan (LPS mm) -> of the other.
-        agreement: median over the blocks of the correlation of their fine structure at the place itself, -1..1.
+        agreement: median over the blocks of the correlation of their edges at the place itself, -1..1.
         error_mm: median over the blocks of the distance from there to where they correlate best: how far apart the two
             scans of one place may typically be.
         overlap: share of the first scan's brain that the other one covers, or the other way round: the larger one.
@@ -118,7 +120,7 @@ def align(first: Head, other: Head) -> Alignment:
     for starts in _starts(first, other):
         fits = [_followed(first, other, start, (COARSE_MM,)) for start in starts]
         start = min(fits, key=lambda matrix: _metric(first, other, matrix))
-        found = measure(first, other, _followed(first, other, start, (FINE_MM, LAST_MM)))
+        found = _refined_by_blocks(first, other, _followed(first, other, start, (FINE_MM, LAST_MM)))
         if best is None or (not found.why_not, found.agreement) > (not best.why_not, best.agreement):
             best = found
         if not best.why_not:
@@ -195,8 +197,55 @@ def _overlap(first: Head, other: Head, matrix: np.ndarray) -> float:
     return float(both * np.prod(mask.GetSpacing()) / max(smaller, 1.0))
 
 
-def measure(first: Head, other: Head, matrix: np.ndarray) -> Alignment:
-    """How well a matrix fits."""
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of the first scan's brain: centres and the shifts at which the other scan fits best, [N, 3] world mm; the
+    correlation [N] at no shift and at that one."""
+
+    centres: np.ndarray
+    shifts: np.ndarray
+    here: np.ndarray
+    best: np.ndarray
+
+    @property
+    def error_mm(self) -> float:
+        """Median length of the shifts."""
+        return float(np.median(np.linalg.norm(self.shifts, axis=1))) if len(self.shifts) else REACH_MM
+
+    def motion(self) -> np.ndarray:
+        """Matrix [4, 4] of the rigid motion of the better half of the blocks, far outliers left out (Kabsch 1976)."""
+        kept = self.best >= np.median(self.best)
+        for _ in range(2):
+            one, two = self.centres[kept], (self.centres + self.shifts)[kept]
+            u, _, v = np.linalg.svd((one - one.mean(axis=0)).T @ (two - two.mean(axis=0)))
+            turn = v.T @ np.diag([1.0, 1.0, np.sign(np.linalg.det(v.T @ u.T))]) @ u.T
+            matrix = np.eye(4)
+            matrix[:3, :3], matrix[:3, 3] = turn, two.mean(axis=0) - turn @ one.mean(axis=0)
+            rest = np.linalg.norm(self.centres @ turn.T + matrix[:3, 3] - self.centres - self.shifts, axis=1)
+            kept &= rest <= max(2 * float(np.median(rest[kept])), 0.5)
+        return matrix
+
+
+def _refined_by_blocks(first: Head, other: Head, matrix: np.ndarray) -> Alignment:
+    """Moves a matrix to where the blocks fit, as long as that brings them nearer to their places."""
+    blocks = _match_blocks(first, other, matrix)
+    for _ in range(ROUNDS):
+        if len(blocks.best) < MIN_BLOCKS:
+            break
+        moved = matrix @ blocks.motion()
+        again = _match_blocks(first, other, moved)
+        if len(again.best) < MIN_BLOCKS or again.error_mm >= blocks.error_mm:
+            break
+        small = blocks.error_mm - again.error_mm < 0.05
+        matrix, blocks = moved, again
+        if small:
+            break
+    agreement = float(np.median(blocks.here)) if len(blocks.here) else 0.0
+    return Alignment(matrix, agreement, blocks.error_mm, _overlap(first, other, matrix), len(blocks.here))
+
+
+def _match_blocks(first: Head, other: Head, matrix: np.ndarray) -> _Blocks:
+    """Looks for each block of the first scan in the other one, as ``matrix`` lays it over the first."""
     import SimpleITK as sitk
 
     reference = _even(first.brain)
@@ -204,48 +253,34 @@ def measure(first: Head, other: Head, matrix: np.ndarray) -> Alignment:
     one = sitk.GetArrayFromImage(sitk.Resample(first.stages[LAST_MM], reference))
     two = sitk.GetArrayFromImage(sitk.Resample(other.stages[LAST_MM], reference, transform))
     mask = sitk.GetArrayFromImage(sitk.Resample(first.brain, reference)) > 0.5
-    seen = sitk.GetArrayFromImage(sitk.Resample(other.brain + 1, reference, transform)) > 0
-    mask &= seen
-    shifts, values = _block_shifts(_detail(one, mask), _detail(two, mask), mask)
-    overlap = _overlap(first, other, matrix)
-    if not len(values):
-        return Alignment(matrix, 0.0, REACH_MM, overlap, 0)
-    error = float(np.median(np.linalg.norm(shifts, axis=1)))
-    return Alignment(matrix, float(np.median(values)), error, overlap, len(values))
-
-
-def _detail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Fine structure: the image smoothed, relative to its surroundings, which takes the coils' brightness away."""
-    fine, wide = (s / LAST_MM for s in DETAIL_MM)
-    inside = mask.astype(np.float32)
-    weight = np.maximum(ndimage.gaussian_filter(inside, wide), 1e-3)
-    around = ndimage.gaussian_filter(image * inside, wide) / weight
-    detail = ndimage.gaussian_filter(np.where(mask, image, around), fine) / np.maximum(around, 1e-3) - 1
-    return np.where(mask, detail, 0).astype(np.float32)
-
-
-def _block_shifts(one: np.ndarray, two: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each block of ``one`` the shift in mm at which ``two`` fits it best, and the correlation at no shift.
-
-    Args:
-        one, two: float [z, y, x] on voxels of ``LAST_MM``.
-        mask: where both are known.
-
-    Returns:
-        [N, 3] and [N].
-    """
+    mask &= sitk.GetArrayFromImage(sitk.Resample(other.brain + 1, reference, transform)) > 0
+    one, two = _edges(one, mask), _edges(two, mask)
     side, step, reach = (round(mm / LAST_MM) for mm in (BLOCK_MM, BLOCK_STEP_MM, REACH_MM))
-    shifts, values = [], []
+    corners, shifts, here, best = [], [], [], []
     for corner in product(*(range(reach, n - side - reach + 1, step) for n in mask.shape)):
         inner = tuple(slice(c, c + side) for c in corner)
         if mask[inner].mean() < FILLED:
             continue
-        outer = tuple(slice(c - reach, c + side + reach) for c in corner)
-        scores = _correlations(one[inner], two[outer])
+        scores = _correlations(one[inner], two[tuple(slice(c - reach, c + side + reach) for c in corner)])
         peak = np.unravel_index(int(scores.argmax()), scores.shape)
-        shifts.append((_refined(scores, peak) - reach) * LAST_MM)
-        values.append(float(scores[reach, reach, reach]))
-    return np.array(shifts).reshape(-1, 3), np.array(values)
+        corners.append(corner)
+        shifts.append(_between_voxels(scores, peak) - reach)
+        here.append(float(scores[reach, reach, reach]))
+        best.append(float(scores.max()))
+    axes = np.reshape(reference.GetDirection(), (3, 3)) * LAST_MM  # columns: x, y, z of the array in the world
+    index = np.array(corners, dtype=float).reshape(-1, 3)[:, ::-1] + (side - 1) / 2
+    moves = np.array(shifts, dtype=float).reshape(-1, 3)[:, ::-1]
+    return _Blocks(index @ axes.T + np.asarray(reference.GetOrigin()), moves @ axes.T, np.array(here), np.array(best))
+
+
+def _edges(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Strength of the edges, relative to the brightness around, which takes the coils' sensitivity away."""
+    fine, wide = (s / LAST_MM for s in DETAIL_MM)
+    weight = np.maximum(ndimage.gaussian_filter(mask.astype(np.float32), wide), 1e-3)
+    around = ndimage.gaussian_filter(image * mask, wide) / weight
+    even = np.where(mask, image, around) / np.maximum(around, 1e-3)
+    edges = ndimage.gaussian_gradient_magnitude(even.astype(np.float32), fine)
+    return np.where(mask, edges, 0).astype(np.float32)
 
 
 def _correlations(block: np.ndarray, around: np.ndarray) -> np.ndarray:
@@ -262,7 +297,7 @@ def _correlations(block: np.ndarray, around: np.ndarray) -> np.ndarray:
     return scores
 
 
-def _refined(scores: np.ndarray, peak: tuple[Any, ...]) -> np.ndarray:
+def _between_voxels(scores: np.ndarray, peak: tuple[Any, ...]) -> np.ndarray:
     """The peak between voxels, by a parabola along each axis."""
     place = np.array(peak, dtype=float)
     for axis, index in enumerate(peak):

@@ -1,5 +1,6 @@
 # make setup   a virtual environment in .venv with the package, its dependencies and the developers' tools
-# make demo    the main job from nothing: phantoms -> preparation -> training -> prediction -> evaluation
+# make demo    the package's own model on fresh phantoms: prediction, a report page per scan, what was found of the lesions
+# make demo-train  the whole way from nothing: phantoms -> preparation -> training -> prediction -> evaluation
 # make pretrained  the weights of the package, in rounds of fresh phantoms (hours; may be interrupted and run again)
 # make test    all tests
 # make lint    format, style, types, and the order of the layers
@@ -18,7 +19,7 @@ READY := $(VENV)/ready
 # -qq: pip's warnings about what lies beside its index are no concern of somebody who installs this package.
 INSTALL := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check -c constraints.txt $(PIP_OPTIONS)
 
-.PHONY: setup demo pretrained test lint
+.PHONY: setup demo demo-train pretrained test lint
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -39,6 +40,9 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 
 demo: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tools/demo.sh
+
+demo-train: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tools/demo_train.sh
 
 # The recipe of the package's weights (docs/pretrained.md). Another size: make pretrained ROUNDS=2 SCANS=40 STEPS=1000
 PRETRAINING ?= pretraining

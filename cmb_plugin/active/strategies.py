@@ -51,6 +51,7 @@ def needs(*what: str) -> Callable[[F], F]:
     """Decorator: notes what a strategy needs; one without needs ``POOL``."""
 
     def note(strategy: F) -> F:
+        """Keeps the needs as an attribute of the strategy."""
         strategy.needs = frozenset(what)  # type: ignore[attr-defined]
         return strategy
 

@@ -37,7 +37,7 @@ ROUNDS = 4  # of block matching, at most
 FILLED = 0.6  # share of a block that brain must fill in both scans
 
 MIN_AGREEMENT = 0.35  # see Alignment.agreement and docs/followup.md
-MAX_ERROR_MM = 2.5
+MAX_ERROR_MM = 1.5
 MIN_BLOCKS = 8
 MIN_OVERLAP = 0.25  # of the brain of the smaller scan that both scans must show
 

@@ -135,7 +135,8 @@ def _starts(first: Head, other: Head) -> list[list[np.ndarray]]:
     for end in (0, 1):  # slabs: their brains begin, or end, at the same height
         shifts.append(np.array([*(other.centre - first.centre)[:2], other.ends[end] - first.ends[end]]))
     plain = [_start(first.centre, (0, 0, 0), shift) for shift in shifts]
-    turned = [_start(first.centre, turn, shift) for turn, shift in product(TURNS_DEG[1:], (shifts[0], *shifts[2:]))]
+    turned = [_start(first.centre, turn, shifts[0]) for turn in TURNS_DEG[1:]]
+    turned += [_start(first.centre, turn, shift) for turn, shift in product(TURNS_DEG[1:3], shifts[2:])]  # nodding
     return [plain, turned]
 
 

@@ -1,9 +1,10 @@
-"""Further scans of a subject, on the small protocol ``tiny``."""
+"""Further scans of a subject, on a protocol even smaller than ``tiny``."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,18 @@ from cmb_plugin.dataset import Dataset
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.phantom import PROTOCOLS, PhantomConfig, Visit, make_case, make_visit
 
-CONFIG = PhantomConfig(("tiny",), ("swi",), ("cmb",))
+CONFIG = PhantomConfig(("small",), ("swi",), ("cmb",))
+SMALL = dataclasses.replace(PROTOCOLS["tiny"], spacing=(4.0, 3.0, 3.0), shape=(38, 74, 62), fine=(2.8, 2.1, 2.1))
+THICK = dataclasses.replace(SMALL, spacing=(6.0, 3.0, 3.0), shape=(25, 74, 62))
 SEED, INDEX = 0, 5  # a subject with many lesions, some of which grow, and new ones
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _protocols() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, "small", SMALL)
+        patch.setitem(PROTOCOLS, "thick", THICK)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +68,19 @@ def test_an_instance_lies_where_the_course_says(visits: list[Visit]) -> None:
             assert drawn[number]["centre"] == lesion["centre"]
 
 
-def test_another_protocol_scans_the_same_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    thick = dataclasses.replace(PROTOCOLS["tiny"], spacing=(5.0, 2.0, 2.0), shape=(30, 110, 92))
-    monkeypatch.setitem(PROTOCOLS, "thick", thick)
+def test_another_protocol_scans_the_same_head(visits: list[Visit]) -> None:
     visit = make_visit(SEED, INDEX, CONFIG, 1, 1, protocol="thick")
-    assert visit.case.grid.spacing == (5.0, 2.0, 2.0)
+    assert visit.case.grid.spacing == THICK.spacing
     assert visit.case.protocol == "thick"
     assert visit.case.lesions
+    places = [np.array([lesion["centre_lps_mm"] for lesion in v.lesions if lesion["status"] != "new"])
+              for v in (visits[1], visit)]  # fmt: skip
+    np.testing.assert_allclose(pdist(places[0]), pdist(places[1]), atol=0.05)
 
 
 def test_the_command_writes_all_scans_and_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("det_data", str(tmp_path))
-    words = ["--protocol", "tiny", "--train", "1", "--test", "0", "--seed", "4", "--modalities", "swi", "-np", "0"]
+    words = ["--protocol", "small", "--train", "1", "--test", "0", "--seed", "4", "--modalities", "swi", "-np", "0"]
     assert main(["--task", "Task101_Later", *words, "--followup", "1"]) == 0
     task = TaskFolder(tmp_path / "Task101_Later")
     dataset = Dataset.load(task)

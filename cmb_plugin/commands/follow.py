@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli import add_overrides, command, parser
-from .names import device_named, find_folds, find_model, region_choice, task_of_models
+from .names import device_named, find_folds, model_of, region_choice
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Tell new microbleeds from those that were there before, in two or more scans of a person.
 
     Examples:
-        nndet_follow visit1.nii.gz visit2.nii.gz --task Task101_CMB --output out   two scans of one person
+        nndet_follow visit1.nii.gz visit2.nii.gz --model pretrained --output out   two scans of one person, no Task
         nndet_follow dicom_2024 dicom_2025 dicom_2026 --task 101 --output out      three DICOM examinations
         nndet_follow my_bids --task 101 --output out                               all sessions of a BIDS data set
         nndet_follow visits.tsv --task 101 --output out                            a cohort in a table
@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     arguments.add_argument("--task", help="number, name or path of the Task whose model predicts the scans")
-    arguments.add_argument("--model", help="model folder, name or path; may be left out when there is only one")
+    arguments.add_argument("--model", help="model folder, name or path; pretrained or FILE.cmb needs no --task")
+    arguments.add_argument("--fp-per-scan", dest="fp_per_scan", type=float, metavar="RATE", help="as in nndet_predict")
     arguments.add_argument("-f", "--fold", type=int, default=-1, help="fold; -1 takes all trained folds (default)")
     arguments.add_argument("--predictions", metavar="DIR", help="predictions of the scans in a table of visits")
     arguments.add_argument("--scans", nargs="+", default=[], metavar="DIR", help="scans of each predictions folder")
@@ -132,15 +133,20 @@ def _persons(args: argparse.Namespace, output: Path) -> list[Person]:
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
+    import dataclasses
+
     from cmb_plugin.errors import UserError
+    from cmb_plugin.models.shipped import is_packed_name
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.follow import Predictor
     from cmb_plugin.workflows.predict import PredictOptions
 
-    if args.task is None:
-        raise UserError("--task is missing", remedy="name the Task whose trained model predicts, as in nndet_predict")
-    task = task_of_models(args.task, args.model)
-    model = find_folds(find_model(task, args.model), args.fold)
+    if args.task is None and not is_packed_name(args.model):
+        remedy = "name the Task whose trained model predicts, as in nndet_predict, or --model pretrained"
+        raise UserError("--task is missing", remedy=remedy)
+    named, model_name = (args.model, None) if args.task is None else (args.task, args.model)
+    task, own = model_of(named, model_name, has_input=True)
+    model = dataclasses.replace(find_folds(own, args.fold), fp_per_scan=args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
     options = PredictOptions(config, device_named(args.device), None, region_choice(args.regions, task))
     return Predictor(task, model, options, print)

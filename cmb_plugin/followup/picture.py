@@ -126,11 +126,12 @@ def new_lesions_figure(person: str, lesions: Sequence[NewLesion], total: int) ->
     for number, lesion in enumerate(lesions):
         top = TITLE + number * (CAPTION + SIDE + 0.06)
         write(EDGE, top - 0.02, lesion.caption, fontsize=8.5, weight="bold")
-        for column, (name, crop) in enumerate(zip(lesion.names, lesion.crops, strict=True)):
+        if not number or lesion.names != lesions[number - 1].names:
+            before, now = (name if len(name) <= 24 else f"...{name[-21:]}" for name in lesion.names)
+            label = f"left: {before}    right: {now}"  # the caption needs the left half for itself
+            write(width - EDGE, top - 0.02, label, fontsize=8, color="0.35", ha="right")
+        for column, crop in enumerate(lesion.crops):
             x = EDGE + column * (group + BETWEEN)
-            if not number or lesion.names != lesions[number - 1].names:
-                label = f"{'now' if column else 'before'}: {name if len(name) <= 24 else f'...{name[-21:]}'}"
-                write(x + group, top - 0.02, label, fontsize=8, color="0.35", ha="right")
             for plane in range(len(PLANES)):
                 left, bottom = x + plane * (SIDE + GAP), height - (top + CAPTION / 2 + SIDE)
                 axes = figure.add_axes((left / width, bottom / height, SIDE / width, SIDE / height))

@@ -1,4 +1,4 @@
-"""Dataclasses from plain JSON data, names and types checked on the way."""
+"""Dataclasses from plain JSON data, names and types checked on the way; and the sentence that documents carry."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from .plugins import suggest
 
 T = TypeVar("T")
 LARGEST = sys.float_info.max
+
+RESEARCH_USE_ONLY = "Research use only: no medical device, not for diagnosis or treatment."
+"""Stands in every file that somebody may read as a finding."""
 
 
 def from_json(kind: type[T], data: Any, where: str) -> T:

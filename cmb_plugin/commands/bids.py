@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .cli import add_overrides, command, parser
-from .names import device_named, find_folds, model_of, region_choice
+from .names import device_named, predicting_model, region_choice
 
 LEVELS = ("participant", "group")
 
@@ -47,12 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("-npp", "--num_processes_preprocessing", type=int, metavar="N", help="as in nndet_predict")
     add_overrides(arguments)
     args = arguments.parse_args(argv)
-    import dataclasses
     from pathlib import Path
 
     from cmb_plugin.errors import UserError
     from cmb_plugin.exchange.bids import GROUP_TABLE, write_group
-    from cmb_plugin.models.shipped import is_packed_name
 
     raw, out = Path(args.bids_dir).resolve(), Path(args.output_dir).resolve()
     if not raw.is_dir() or not any(raw.glob("sub-*/")):
@@ -60,10 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.level == "group":
         print(f"{write_group(out)} scans: {out / GROUP_TABLE}.tsv")
         return 0
-    packed = is_packed_name(args.model)
-    if args.task is None and not packed:
-        remedy = "name the Task whose trained model predicts, as in nndet_predict, or --model pretrained"
-        raise UserError("--task is missing", remedy=remedy)
     from cmb_plugin.intake import InputOptions
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.export import ExportTargets
@@ -72,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from .predict import show_input, show_report
 
-    named, model_name = (args.model, None) if args.task is None else (args.task, args.model)
-    task, own = model_of(named, model_name, has_input=True)
-    model = dataclasses.replace(find_folds(own, args.fold), fp_per_scan=args.fp_per_scan)
+    task, model = predicting_model(args.task, args.model, args.fold, args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
     labels = tuple(label.removeprefix("sub-") for label in args.participant_label)
     scans = ScanSelection(task, folder=raw, options=InputOptions(participants=labels), echo=args.echo)

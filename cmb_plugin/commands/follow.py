@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .cli import add_overrides, command, parser
-from .names import device_named, find_folds, model_of, region_choice
+from .names import device_named, predicting_model, region_choice
 
 if TYPE_CHECKING:
     import argparse
@@ -133,20 +133,11 @@ def _persons(args: argparse.Namespace, output: Path) -> list[Person]:
 
 
 def _predictor(args: argparse.Namespace) -> Predictor:
-    import dataclasses
-
-    from cmb_plugin.errors import UserError
-    from cmb_plugin.models.shipped import is_packed_name
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.follow import Predictor
     from cmb_plugin.workflows.predict import PredictOptions
 
-    if args.task is None and not is_packed_name(args.model):
-        remedy = "name the Task whose trained model predicts, as in nndet_predict, or --model pretrained"
-        raise UserError("--task is missing", remedy=remedy)
-    named, model_name = (args.model, None) if args.task is None else (args.task, args.model)
-    task, own = model_of(named, model_name, has_input=True)
-    model = dataclasses.replace(find_folds(own, args.fold), fp_per_scan=args.fp_per_scan)
+    task, model = predicting_model(args.task, args.model, args.fold, args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
     options = PredictOptions(config, device_named(args.device), None, region_choice(args.regions, task))
     return Predictor(task, model, options, print)

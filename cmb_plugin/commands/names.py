@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,22 @@ def model_of(task: str, model: str | None, has_input: bool) -> tuple[TaskFolder,
         return TaskFolder(data_root() / folder.name), folder
     found = task_of_models(task, model) if has_input else find_task(task)
     return found, find_model(found, model)
+
+
+def predicting_model(
+    task: str | None, model: str | None, fold: int, fp_per_scan: float | None
+) -> tuple[TaskFolder, TrainedModel]:
+    """Task and folds of a command that predicts an input, by ``--task``, ``--model``, ``-f`` and ``--fp-per-scan``.
+
+    Raises:
+        UserError: one of them is not there, or no Task is named and the model is no packed one.
+    """
+    if task is None and not is_packed_name(model):
+        remedy = "name the Task whose trained model predicts, as in nndet_predict, or --model pretrained"
+        raise UserError("--task is missing", remedy=remedy)
+    named, model_name = (str(model), None) if task is None else (task, model)
+    found, folder = model_of(named, model_name, has_input=True)
+    return found, replace(find_folds(folder, fold), fp_per_scan=fp_per_scan)
 
 
 def find_folds(folder: ModelFolder, fold: int | None = None, checkpoint: str = "last") -> TrainedModel:

@@ -77,6 +77,11 @@ class CasePredictions:
         """[N] True where the score reaches the operating point and no rule removed the detection."""
         return self.reached(self.operating_point) & ~self.removed
 
+    @property
+    def withheld(self) -> np.ndarray:
+        """[N] True where the score reaches the operating point, but a rule removed the detection."""
+        return self.reached(self.operating_point) & self.removed
+
     def reached(self, score: float) -> np.ndarray:
         """[N] True where the score is at least so high."""
         # The file holds decimals, scores are float32: 0.7 must count as reaching 0.7.

@@ -14,6 +14,7 @@ import numpy as np
 from cmb_plugin.anatomy.counts import burden
 from cmb_plugin.anatomy.regions import GROUPS
 from cmb_plugin.dataset import CasePredictions
+from cmb_plugin.documents import RESEARCH_USE_ONLY
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json, write_text
 from cmb_plugin.images import write_image
@@ -22,7 +23,6 @@ from cmb_plugin.tabular import write_table
 from .case import ExportedCase, reported_lesions
 
 BIDS_VERSION = "1.10.0"
-WARNING = "Research use only: no medical device, not for diagnosis or treatment."
 DESCRIPTION = "cmb"
 MASK, LESIONS = f"desc-{DESCRIPTION}_dseg", f"desc-{DESCRIPTION}_lesions"
 GROUP_TABLE = "group_microbleeds"
@@ -100,7 +100,7 @@ def write_description(root: Path, model: str, raw: Path | None = None) -> None:
     write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(
         root / "README.md",
-        f"# Cerebral microbleeds\n\nFound by cmb_plugin {own}, {model}. {WARNING}\n\n"
+        f"# Cerebral microbleeds\n\nFound by cmb_plugin {own}, {model}. {RESEARCH_USE_ONLY}\n\n"
         f"- `*_{MASK}.nii.gz`: the reported lesions, numbered, on the grid of the scan.\n"
         f"- `*_{LESIONS}.tsv`: a row for each; the JSON beside it describes the columns.\n"
         f"- `{GROUP_TABLE}.tsv`: a row for each scan, written by `nndet_bids ... group`.\n",
@@ -126,7 +126,7 @@ def write_case(root: Path, case: ExportedCase, scores: Mapping[str, str], raw: P
     sources = _sources(case, raw)
     write_json(
         stem.with_name(f"{stem.name}_{MASK}.json"),
-        {"Description": f"Reported cerebral microbleeds, numbered. {WARNING}", **sources},
+        {"Description": f"Reported cerebral microbleeds, numbered. {RESEARCH_USE_ONLY}", **sources},
     )
     known = {name: text for name, text in scores.items() if name in predictions.detections.columns}
     table = stem.with_name(f"{stem.name}_{LESIONS}.tsv")

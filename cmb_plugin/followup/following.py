@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_plugin.documents import RESEARCH_USE_ONLY
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, read_json, write_json
 
@@ -18,7 +19,6 @@ from .visits import Person, Scan, Visit
 
 SCHEMA = 1
 ENDING = "_followup.json"
-WARNING = "Research use only: no medical device, not for diagnosis or treatment."
 BASELINE, COMPARED, REFUSED, FAILED = "baseline", "compared", "refused", "failed"
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -75,7 +75,7 @@ def follow_person(person: Person, folder: Path, rules: Rules) -> bool:
             entry |= _counts(tracks, number)
     lesions = [_lesion(number, track, scans, alignments, compared) for number, track in enumerate(tracks, start=1)]
     _draw(folder, person, scans, alignments, tracks)
-    content = {"schema": SCHEMA, "warning": WARNING, "key": key, "person": person.name}
+    content = {"schema": SCHEMA, "warning": RESEARCH_USE_ONLY, "key": key, "person": person.name}
     write_json(path, {**content, "rules": rules, "visits": visits, "lesions": lesions})
     return True
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cmb_plugin.documents import from_json
+from cmb_plugin.documents import RESEARCH_USE_ONLY, from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, digest, read_json, write_json, write_text
 from cmb_plugin.paths import ModelFolder
@@ -36,7 +36,6 @@ from .shipped import ENDING
 from .trained import PACKED, TrainedModel
 
 FORMAT = 1
-WARNING = "Research use only: no medical device, not for diagnosis or treatment."
 
 _KEY = "cmb_plugin"
 _SETTINGS = ("module", "plan", "additional_imports", "model_cfg", "trainer_cfg", "inference_cfg", "versions")
@@ -76,7 +75,7 @@ class PackedHeader:
     parameters: int = 0
     weights_sha256: str = ""
     aliases: dict[str, str] = field(default_factory=dict)
-    warning: str = WARNING
+    warning: str = RESEARCH_USE_ONLY
 
     @property
     def seen_scans(self) -> SeenScans:

@@ -143,7 +143,7 @@ def facts(content: PageContent) -> list[Fact]:
     regions, lesions = content.regions, content.lesions
     predictions = content.predictions
     name, why = pattern(lesions)
-    gone = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())
+    gone = int(predictions.withheld.sum())
     quality = "" if regions.quality is None else f", quality {regions.quality:.2f}"
     source = f"{regions.source}{quality}" if regions.trusted else "unknown"
     result = [

@@ -107,7 +107,7 @@ def _pictures(content: PageContent) -> list[Picture]:
 
 def _removed(content: PageContent) -> PageTable:
     predictions, world = content.predictions, _world(content)
-    gone = np.flatnonzero(predictions.removed & predictions.reached(predictions.operating_point)).tolist()
+    gone = np.flatnonzero(predictions.withheld).tolist()
     rows = []
     for row in gone:
         size, score = f"{predictions.diameters_mm[row]:.1f}", f"{predictions.detections.scores[row]:.2f}"

@@ -13,6 +13,7 @@ from cmb_plugin.anatomy.counts import COHORT_COLUMNS, Lesion, cohort_row, lesion
 from cmb_plugin.anatomy.regions import CODES, GROUPS
 from cmb_plugin.dataset import CasePredictions, boxes_file, read_case_predictions
 from cmb_plugin.dataset.predictions import REMOVED, microbleed_labels
+from cmb_plugin.documents import RESEARCH_USE_ONLY
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json, write_text
 from cmb_plugin.images import read_scan
@@ -22,7 +23,6 @@ from .quality import quality_flags
 from .restoration import COHORT_FILE, report_files
 
 SCHEMA = 1
-WARNING = "Research use only: no medical device, not for diagnosis or treatment."
 
 
 def certainty(predictions: CasePredictions) -> list[str]:
@@ -113,10 +113,10 @@ def _content(predictions: CasePredictions, words: Sequence[str], lesions: Sequen
 
     borders = found.columns["border_mm"].astype(float)
     rows = [row for row, word in enumerate(words) if word]
-    gone = np.flatnonzero(predictions.removed & predictions.reached(predictions.operating_point))
+    gone = np.flatnonzero(predictions.withheld)
     return {
         "schema": SCHEMA,
-        "warning": WARNING,
+        "warning": RESEARCH_USE_ONLY,
         "case": predictions.case_id,
         "model": predictions.model,
         "folds": list(predictions.folds),
@@ -152,7 +152,7 @@ def write_cohort(folder: Path, case_ids: Sequence[str]) -> Path:
         counts = cohort_row(counted_lesions(predictions), regions.get("sub_regions", ()), possible_known)
         if not regions.get("trusted"):  # a zero would say that there are none
             counts |= dict.fromkeys((*GROUPS, "right", "left"))
-        removed = int((predictions.removed & predictions.reached(predictions.operating_point)).sum())
+        removed = int(predictions.withheld.sum())
         rows.append(
             {
                 "case": case_id,

@@ -157,7 +157,7 @@ def _nothing(grid: Grid, source: str, why: str) -> RegionMap:
 
 def _erase_removed(folder: Path, placed: CasePredictions, mask: np.ndarray) -> None:
     """Takes removed lesions out of the mask; a copy of the mask as it was drawn is kept beside the map."""
-    gone = 1 + np.flatnonzero(placed.removed & placed.reached(placed.operating_point))
+    gone = 1 + np.flatnonzero(placed.withheld)
     if not len(gone):
         return
     drawn, copy = instances_file(folder, placed.case_id), drawn_copy(folder, placed.case_id)

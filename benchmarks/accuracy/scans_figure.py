@@ -1,7 +1,7 @@
 """Draws a slice of each of many scans side by side, to see how much they differ.
 
-    nndet_example --task Task151_Wide --protocol wide --scans-per-subject 3 --train 4 --test 0 --modalities swi
-    python -m benchmarks.accuracy.scans_figure Task151_Wide --output docs/images/random_scans.png
+nndet_example --task Task151_Wide --protocol wide --scans-per-subject 3 --train 4 --test 0 --modalities swi
+python -m benchmarks.accuracy.scans_figure Task151_Wide --output docs/images/random_scans.png
 """
 
 from __future__ import annotations

@@ -72,15 +72,16 @@ class SeenScans:
             lesion_mm=tuple(np.percentile(diameters, (5, 50, 95)).round(2).tolist()) if len(diameters) else (),
         )
 
-    def doubts(self, grid: Grid, values: np.ndarray | None = None, contrast: str = UNKNOWN) -> list[str]:
+    def doubts(self, grid: Grid, negative: float | None = None, contrast: str = UNKNOWN) -> list[str]:
         """Sentences on what is unlike every scan that the model has seen; none is good.
 
         Args:
             grid: of the scan.
-            values: voxels of the first channel; None leaves them alone.
+            negative: share of the first channel's values that are negative (``Scan.negative``); None where nobody
+                knows.
             contrast: what the scan shows, where that is known.
         """
-        return [*self._of_spacing(grid), *self._of_extent(grid), *self._of_values(values, contrast)]
+        return [*self._of_spacing(grid), *self._of_extent(grid), *self._of_values(negative, contrast)]
 
     def _of_spacing(self, grid: Grid) -> list[str]:
         _, pixel, thick = sorted(grid.spacing)
@@ -104,14 +105,10 @@ class SeenScans:
                 )
         return sentences
 
-    def _of_values(self, values: np.ndarray | None, contrast: str) -> list[str]:
+    def _of_values(self, negative: float | None, contrast: str) -> list[str]:
         if contrast == QSM and self.polarity == "dark" and QSM not in self.contrasts:
             return ["A map of susceptibility, turned dark for iron; the model has seen none: look at every lesion."]
-        if values is None or contrast == QSM or self.polarity != "dark":
-            return []
-        sample = values[np.isfinite(values) & (values != 0)]
-        negative = float((sample < 0).mean()) if sample.size else 0.0
-        if negative < NEGATIVE:
+        if negative is None or negative < NEGATIVE or contrast == QSM or self.polarity != "dark":
             return []
         return [
             f"{100 * negative:.0f} % of its values are negative, as in phase, QSM or scans that were normalised "

@@ -32,11 +32,14 @@ class Scan:
         data: [C, Z, Y, X] float32, numpy or blosc2.
         mapping: the way from the scan's voxels to the array's.
         missing: channels of modalities that it does without: they hold 0.
+        negative: share of the first channel's values, as the file has them and 0 left out, that are negative; None
+            where it is missing or was prepared before.
     """
 
     data: Any
     mapping: Mapping
     missing: tuple[int, ...] = ()
+    negative: float | None = None
 
 
 @dataclass(frozen=True)
@@ -156,8 +159,15 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
         source.fetch()
     images, grid = read_images(source.case)
     brain = read_brain(source.case, grid) if recipe.brain_channel is not None else None
+    negative = None if 0 in source.case.missing else _negative(images[0, ::2, ::2, ::2])
     prepared = preprocess_case(images, grid, None, recipe.of_domain(source.case.domain), brain)
-    return Scan(prepared.data, prepared.mapping, source.case.missing)
+    return Scan(prepared.data, prepared.mapping, source.case.missing, negative)
+
+
+def _negative(values: np.ndarray) -> float:
+    """Share of finite values other than 0 that are negative."""
+    sample = values[np.isfinite(values) & (values != 0)]
+    return float((sample < 0).mean()) if sample.size else 0.0
 
 
 def _check_missing(source: ScanSource, missing: Sequence[int]) -> None:

@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,14 @@ from cmb_plugin.dataset import (
 )
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, read_json, write_json
-from cmb_plugin.images import read_scan
-from cmb_plugin.inference import InferenceConfig, predict_array
+from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
-from cmb_plugin.models.output import write_case
 from cmb_plugin.models.trained import TrainedModel
-from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
+from cmb_plugin.preparation import ScanSource
 from cmb_plugin.regions.restoration import forget_case, restore_cases
-from cmb_plugin.workers import Outcome, default_workers, failures, progress, run_cases
+from cmb_plugin.workers import Outcome, default_workers, failures, progress
 
+from .case_prediction import CaseJob, CasePredictor
 from .scan_selection import ScanSelection
 
 if TYPE_CHECKING:  # what regions and other input need is imported where they are asked for
@@ -249,47 +247,38 @@ class _Run:
 
     def predict(self, sources: Sequence[ScanSource], report: PredictReport) -> list[Case]:
         """Predicts what is not finished, adds what happened to ``report``, and returns the cases that stand."""
-        folder, draw = self.folder, self.draw
+        folder = self.folder
         keys = self._keys(sources)
-        todo = [s for s in sources if self.overwrite or not self._stands(s, keys, draw)]
+        jobs = [CaseJob(s, keys[s.case.case_id], self.contrasts.get(s.case.case_id, "")) for s in sources]
+        todo = [job for job in jobs if self.overwrite or not self._stands(job)]
         failed = set()
-        scans = prepared_scans(todo, self.ensemble.plan.preprocessing, self.workers)
-        with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(scans):
-            for outcome in scans:
-                case_id = outcome.item.case.case_id
-                if outcome.result is not None:
-                    work = partial(
-                        _predict_scan,
-                        ensemble=self.ensemble,
-                        folder=folder,
-                        case=outcome.item.case,
-                        key=keys[case_id],
-                        contrast=self.contrasts.get(case_id, ""),
-                        draw=draw,
-                    )
-                    done = run_cases(work, [outcome.result])[0]
-                    if done.result:
-                        report.remarks.append(
-                            f"{case_id}: {done.result} candidates beyond the strongest were left out: raise "
-                            "inference_cfg.max_detections (-o) if they may be lesions"
-                        )
-                    outcome = Outcome(outcome.item, error=done.error, is_bug=done.is_bug, details=done.details)
-                if outcome.error:
+        stream = CasePredictor.of(self.ensemble, folder, self.draw).stream(todo, self.workers)
+        with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(stream):
+            for outcome in stream:
+                case_id = outcome.item.case_id
+                if outcome.result is None:
                     failed.add(case_id)
-                    report.failures.append(outcome)
+                    report.failures.append(
+                        Outcome(outcome.item.source, None, outcome.error, outcome.is_bug, outcome.details)
+                    )
                     boxes_file(folder, case_id).unlink(missing_ok=True)  # of an earlier run: no longer true
                     instances_file(folder, case_id).unlink(missing_ok=True)
                     forget_case(folder, case_id)
+                elif outcome.result.left_out:
+                    report.remarks.append(
+                        f"{case_id}: {outcome.result.left_out} candidates beyond the strongest were left out: raise "
+                        "inference_cfg.max_detections (-o) if they may be lesions"
+                    )
                 advance()
         report.folders.append(folder)
         report.predicted += len(todo) - len(failed)
         report.kept += len(sources) - len(todo)
         return [source.case for source in sources if source.case.case_id not in failed]
 
-    def _stands(self, source: ScanSource, keys: dict[str, str], draw: bool) -> bool:
+    def _stands(self, job: CaseJob) -> bool:
         """Whether a case is finished, and the scan that was made for it is still there to be looked at."""
-        made = source.fetch is None or all(path.is_file() for path in source.case.present)
-        return made and _is_finished(self.folder, source.case.case_id, keys, draw)
+        made = job.source.fetch is None or all(path.is_file() for path in job.source.case.present)
+        return made and _is_finished(self.folder, job, self.draw)
 
     def _keys(self, sources: Sequence[ScanSource]) -> dict[str, str]:
         """Writes ``run.json`` and returns for every case a key that changes with the models, the settings and its
@@ -323,56 +312,12 @@ class _Run:
         report.remarks += self.ensemble.remarks(done)
 
 
-def _predict_scan(scan: Scan, ensemble: Ensemble, folder: Path, case: Case, key: str, contrast: str, draw: bool) -> int:
-    """Predicts one scan and writes its files.
-
-    Returns:
-        How many detections were left out because there were too many; 0 where only such were that are not reported.
-    """
-    point, case_id = ensemble.operating_point, case.case_id
-    try:
-        prediction = predict_array(
-            ensemble.members, scan.data, ensemble.settings, ensemble.device, ranking=point.ranking
-        )
-    except torch.cuda.OutOfMemoryError:
-        remedy = "try -o inference_cfg.batch_size=1 or inference_cfg.tile_voxels=2000000, or --device cpu"
-        raise UserError(f"{case_id}: does not fit into the GPU's memory", remedy=remedy) from None
-    prediction.detections = point.apply(prediction.detections)
-    forget_case(folder, case_id)
-    write_case(
-        folder,
-        case_id,
-        prediction,
-        scan.mapping,
-        classes=ensemble.plan.classes,
-        operating_point=point.score,
-        model=ensemble.model.name,
-        folds=ensemble.model.folds,
-        key=key,
-        modalities=[name for channel, name in enumerate(ensemble.plan.modalities) if channel not in scan.missing],
-        warnings=_doubts(scan, ensemble, case, contrast),
-        draw=draw,
-    )
-    scores = prediction.detections.scores
-    return prediction.dropped if len(scores) and scores.min() >= point.score else 0
-
-
-def _doubts(scan: Scan, ensemble: Ensemble, case: Case, contrast: str) -> list[str]:
-    """What about a scan is unlike all that a packed model has seen."""
-    seen = ensemble.model.seen
-    if seen is None:
-        return []
-    path = case.images[0]
-    values = read_scan(path)[0][::2, ::2, ::2] if path.is_file() and 0 not in scan.missing else None
-    return seen.doubts(scan.mapping.source, values, contrast)
-
-
-def _is_finished(folder: Path, case_id: str, keys: dict[str, str], draw: bool) -> bool:
-    path = boxes_file(folder, case_id)
-    if not path.is_file() or (draw and not instances_file(folder, case_id).is_file()):
+def _is_finished(folder: Path, job: CaseJob, draw: bool) -> bool:
+    path = boxes_file(folder, job.case_id)
+    if not path.is_file() or (draw and not instances_file(folder, job.case_id).is_file()):
         return False
     try:
-        return read_case_predictions(path).key == keys[case_id]
+        return read_case_predictions(path).key == job.key
     except UserError:  # a damaged file: the case is predicted again
         return False
 

@@ -230,18 +230,18 @@ def grid(spacing, extent=(150, 220, 200)) -> Grid:
 
 
 @pytest.mark.parametrize(
-    ("seen_grid", "values", "contrast", "expected"),
+    ("seen_grid", "negative", "contrast", "expected"),
     [
-        (grid((1.5, 0.6, 0.6)), np.full((5, 5, 5), 100.0), "swi", []),
+        (grid((1.5, 0.6, 0.6)), 0.0, "swi", []),
         (grid((5.0, 0.6, 0.6)), None, "swi", ["Slices of 5 mm; the model has seen 0.8 to 3 mm"]),
         (grid((1.5, 1.3, 1.3)), None, "swi", ["Pixels of 1.3 mm"]),
         (grid((1.5, 0.6, 0.6), (60, 220, 200)), None, "swi", ["The scan covers 60 mm from neck to top"]),
-        (grid((1.5, 0.6, 0.6)), np.linspace(-1, 1, 125), "unknown", ["50 % of its values are negative"]),
-        (grid((1.5, 0.6, 0.6)), np.linspace(-1, 1, 125), "qsm", ["A map of susceptibility, turned dark"]),
+        (grid((1.5, 0.6, 0.6)), 0.5, "unknown", ["50 % of its values are negative"]),
+        (grid((1.5, 0.6, 0.6)), 0.5, "qsm", ["A map of susceptibility, turned dark"]),
     ],
 )
-def test_a_scan_unlike_all_that_were_seen_is_doubted_in_words(seen_grid, values, contrast, expected):
-    doubts = SEEN.doubts(seen_grid, values, contrast)
+def test_a_scan_unlike_all_that_were_seen_is_doubted_in_words(seen_grid, negative, contrast, expected):
+    doubts = SEEN.doubts(seen_grid, negative, contrast)
     assert len(doubts) == len(expected)
     assert all(doubt.startswith(start) for doubt, start in zip(doubts, expected, strict=True))
 

@@ -1,16 +1,19 @@
 """Trains the weights of the package in rounds, each on phantoms that no round has seen. `make pretrained` runs this.
 
     python -m benchmarks.pretraining.rounds pretraining --rounds 4 --train 240 --steps 12000 --ship
-    python -m benchmarks.pretraining.rounds pretraining --rounds 6 --ship --page docs/studies/pretrained.md
+    python -m benchmarks.pretraining.rounds pretraining --rounds 2 --start pretrained --ship
+    python -m benchmarks.pretraining.rounds pretraining --anatomy head.nii.gz:tissues.tsv
 
-A round draws phantoms with a seed of its own, half of them in the protocols of data sets and half with a random scanner
-each, plans for the weights of the round before (the first round plans by itself), trains on from them, and is measured
-on a validation pool that is the same in all rounds and that nothing is trained on. Weights replace the best ones, and
-with --ship those in the package, if their mean sensitivity at 0.25, 0.5, 1 and 2 false positives per scan on the pool
-is higher. Run it again at any time: what is finished is not done twice, and a training goes on where it was.
+A round draws phantoms with a seed of its own: half of them in the protocols of data sets, half with scanners drawn
+anew, several for each subject; with --anatomy half of these have that head. It plans for the weights of the round
+before (the first round plans by itself, or for those of --start), trains on from them, and is measured on a validation
+pool that is the same in all rounds and that nothing is trained on. Weights replace the best ones, and with --ship those
+in the package, if their mean sensitivity at 0.25, 0.5, 1 and 2 false positives per scan on the pool is higher. Run it
+again at any time: what is finished is not done twice, and a training goes on where it was.
 
-In FOLDER: data and models, as ${det_data} and ${det_models}; round_{N}.cmb and round_{N}.json of finished rounds, and
-best.cmb. A finished round's scans are removed unless --keep is given.
+In FOLDER: data and models, as ${det_data} and ${det_models}; start.json, what --start reaches on the pool;
+round_{N}.cmb and round_{N}.json of finished rounds, and best.cmb. A finished round's scans are removed unless --keep is
+given.
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tools.markdown import add_page, put_between_markers, table_head, table_row
+from benchmarks.tools.markdown import add_page, put_between_markers
 from benchmarks.tools.measured_on import measured_on
-from cmb_plugin.commands import example, pack, prep, train
+from cmb_plugin.commands import eval as evaluate
+from cmb_plugin.commands import example, pack, predict, prep, train
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.dataset.dataset import SPLITS
 from cmb_plugin.errors import UserError
@@ -37,60 +41,12 @@ from cmb_plugin.files import atomic, read_json, write_json
 from cmb_plugin.models.packed import read_header
 from cmb_plugin.models.shipped import SHIPPED_MB, SHIPPED_PARAMETERS, pretrained_file
 from cmb_plugin.paths import ModelFolder, TaskFolder
-from cmb_plugin.tabular import show_number
 
-POOL_SEED = 900_000
-"""Of the validation pool; rounds have other seeds, so that no scan of it is ever trained on."""
-PROTOCOLS = ",".join(["mixed", *["random"] * 6])
-"""Six protocols of data sets in turn, then six random scanners."""
-RATES = ("0.25", "0.5", "1", "2")
+from .recipe import POOL_SEED, Recipe, seed_of
+from .results import quality_of, table
+
+POOL = "Task700_Pool"
 POOL_PREFIX = "pool_"
-TRAINER = "CMBRetinaUNet"
-
-
-def seed_of(number: int) -> int:
-    """Of a round's phantoms and of its training: 1000, 2000, ..."""
-    return 1000 * (number + 1)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How large a round is.
-
-    Attributes:
-        scans: training phantoms of a round.
-        pool: phantoms of the validation pool.
-        healthy: share without lesions.
-        steps: optimisation steps of a round; a tenth of them averages weights.
-        epochs: into which the steps are divided.
-        modality: the one channel.
-        protocol: of ``nndet_example``.
-        prep, train: further overrides of ``nndet_prep`` in the first round, and of ``nndet_train``.
-    """
-
-    scans: int = 240
-    pool: int = 48
-    healthy: float = 0.3
-    steps: int = 12_000
-    epochs: int = 20
-    modality: str = "swi"
-    protocol: str = PROTOCOLS
-    prep: tuple[str, ...] = ()
-    train: tuple[str, ...] = ()
-
-    def overrides(self, number: int) -> list[str]:
-        """Those of ``nndet_train`` in a round."""
-        averaging = max(1, self.epochs // 10)
-        return [
-            f"module={TRAINER}",
-            "train=fast",
-            f"exp.seed={seed_of(number)}",
-            f"trainer_cfg.epochs={max(1, self.epochs - averaging)}",
-            f"trainer_cfg.swa_epochs={averaging}",
-            f"trainer_cfg.steps_per_epoch={max(1, self.steps // self.epochs)}",
-            f"trainer_cfg.validate_every={self.epochs}",
-            *self.train,
-        ]
 
 
 @dataclass(frozen=True)
@@ -103,6 +59,7 @@ class Rounds:
         also: Task folders whose training cases are learned from in each round too.
         keep: leave the scans of finished rounds.
         processes: that make and prepare scans; None takes every core.
+        start: packed weights that the first round begins with.
         log: is given a line on each step.
     """
 
@@ -111,6 +68,7 @@ class Rounds:
     also: tuple[Path, ...] = ()
     keep: bool = False
     processes: int | None = None
+    start: Path | None = None
     log: Callable[[str], None] = print
 
     def packed(self, number: int) -> Path:
@@ -123,9 +81,14 @@ class Rounds:
         return self.folder / "best.cmb"
 
     def results(self) -> list[dict[str, Any]]:
-        """What the finished rounds brought, in order."""
+        """What the weights at the start (round -1) and the finished rounds brought, in order."""
+        start = [read_json(self._start_result)] if self._start_result.is_file() else []
         paths = sorted(self.folder.glob("round_*.json"), key=lambda path: int(path.stem.partition("_")[2]))
-        return [read_json(path) for path in paths]
+        return start + [read_json(path) for path in paths]
+
+    @property
+    def _start_result(self) -> Path:
+        return self.folder / "start.json"
 
     def run(self, number: int) -> dict[str, Any]:
         """Does one round, or what is left of it.
@@ -139,10 +102,13 @@ class Rounds:
         begun, task = time.time(), f"Task{710 + number}_Round"
         with _environment(self.folder):
             data, models = self.folder / "data", self.folder / "models"
-            self._phantoms("Task700_Pool", self.recipe.pool, POOL_SEED)
-            self._phantoms(task, self.recipe.scans, seed_of(number))
-            self._compose(TaskFolder(data / task), TaskFolder(data / "Task700_Pool"))
-            start = self.packed(number - 1) if number else None
+            pool = self._pool()
+            parts = [TaskFolder(data / f"{task}{part.name}") for part in self.recipe.parts]
+            for place, (folder, part) in enumerate(zip(parts, self.recipe.parts, strict=True)):
+                words = ["--train", str(part.subjects), "--test", "0", *part.words]
+                self._phantoms(folder.name, words, seed_of(number) + place)
+            self._compose(parts[0], pool, [*self.also, *(folder.root for folder in parts[1:])])
+            start = self.packed(number - 1) if number else self._measured_start(pool)
             if start is not None:  # one name in all rounds, which plans are named after
                 shutil.copyfile(start, self.folder / "weights.cmb")
             before = [f"plan_from={self.folder / 'weights.cmb'}"] if start is not None else list(self.recipe.prep)
@@ -163,7 +129,8 @@ class Rounds:
         result["kept"] = self._keep_if_better(number, result["quality"])
         write_json(done, result)
         if not self.keep:
-            shutil.rmtree(data / task)
+            for folder in parts:
+                shutil.rmtree(folder.root)
         return dict(read_json(done))
 
     def describe(self, number: int) -> str:
@@ -171,35 +138,71 @@ class Rounds:
         own = self.recipe
         also = f", and the scans of {', '.join(path.name for path in self.also)}" if self.also else ""
         seeds = ", ".join(str(seed_of(earlier)) for earlier in range(number + 1))
+        begun = ""
+        if self.start is not None:
+            header = read_header(self.folder / "start.cmb")
+            begun = f" Begun with {header.name}: {header.recipe.rstrip('. ')}."
         return (
-            f"Round {number} of benchmarks/pretraining: in each of {number + 1} rounds {own.scans} phantoms of "
-            f"protocols {own.protocol} (seeds {seeds}){also}, {own.steps} steps; "
-            f"measured and swept on {own.pool} phantoms of seed {POOL_SEED}"
+            f"Round {number} of benchmarks/pretraining: in each of {number + 1} rounds {own.description} "
+            f"(seeds {seeds}){also}, {own.steps} steps; "
+            f"measured and swept on {own.pool} phantoms of seed {POOL_SEED}.{begun}"
         )
 
-    def _phantoms(self, task: str, count: int, seed: int) -> None:
+    def _phantoms(self, task: str, words: Sequence[str], seed: int) -> None:
         own = self.recipe
-        words = ["--task", task, "--train", str(count), "--test", "0", "--healthy", str(own.healthy)]
-        words += ["--protocol", own.protocol, "--modalities", own.modality, "--seed", str(seed)]
-        self._do(example.main, *words, *self._processes)
+        fixed = ["--healthy", str(own.healthy), "--modalities", own.modality, "--seed", str(seed)]
+        self._do(example.main, "--task", task, *words, *fixed, *self._processes)
+
+    def _pool(self) -> TaskFolder:
+        """The scans that measure all rounds."""
+        own = self.recipe
+        words = ["--train", "0", "--test", str(own.pool), "--protocol", own.pool_protocol]
+        self._phantoms(POOL, words, POOL_SEED)
+        return TaskFolder(self.folder / "data" / POOL)
+
+    def _measured_start(self, pool: TaskFolder) -> Path | None:
+        """The weights that the first round begins with; what they reach on the pool, any round has to surpass."""
+        if self.start is None:
+            return None
+        copy = self.folder / "start.cmb"
+        if not copy.is_file():
+            copy_whole(self.start, copy)
+        if not self._start_result.is_file():
+            found, measured = self.folder / "start", self.folder / "start_results"
+            self._do(predict.main, pool.name, str(copy), "--output", str(found))
+            words = ["--test", "--predictions", str(found), "--output", str(measured)]
+            self._do(evaluate.main, pool.name, *words)
+            quality = quality_of(read_json(measured / "metrics.json"))
+            copy_whole(copy, self.best)
+            recipe = {**asdict(self.recipe), "scans": 0, "steps": 0}
+            result = {"round": -1, "seed": 0, "recipe": recipe, "hours": 0.0, **quality, "kept": True}
+            write_json(self._start_result, {**result, "machine": measured_on("cmb_plugin", "torch")})
+        return copy
 
     @property
     def _processes(self) -> list[str]:
         return [] if self.processes is None else ["-np", str(self.processes)]
 
-    def _compose(self, task: TaskFolder, pool: TaskFolder) -> None:
+    def _compose(self, task: TaskFolder, pool: TaskFolder, further: Sequence[Path]) -> None:
         """Links the pool, and what else is learned from, into the round's Task: one fold, which validates on the pool.
 
         ``nndet_prep`` leaves a split that covers all cases as it is.
         """
-        for source, prefix in ((pool, POOL_PREFIX), *((TaskFolder(path), f"{path.name}_") for path in self.also)):
-            for file in sorted(source.raw.glob(f"*{SPLITS[0]}/*")):
-                link = task.raw / file.parent.name / f"{prefix}{file.name}"
+        learned = [(TaskFolder(path), f"{path.name}_", SPLITS[0]) for path in further]
+        description = read_json(task.root / "dataset.json")
+        domains = dict(description.get("domain", {}))
+        for source, prefix, split in ((pool, POOL_PREFIX, SPLITS[1]), *learned):
+            for file in sorted(source.raw.glob(f"*{split}/*")):
+                link = task.raw / f"{file.parent.name.removesuffix(split)}{SPLITS[0]}" / f"{prefix}{file.name}"
                 link.parent.mkdir(parents=True, exist_ok=True)
                 if not link.exists():
                     link.symlink_to(file.resolve())
-        ending = f"_0000{''.join(next(pool.images('Tr').iterdir()).suffixes)}"
-        cases = sorted(path.name.removesuffix(ending) for path in task.images("Tr").glob(f"*{ending}"))
+            own = read_json(source.root / "dataset.json").get("domain", {})
+            domains |= {f"{prefix}{name}": domain for name, domain in own.items()}
+        if domains:
+            write_json(task.root / "dataset.json", {**description, "domain": domains})
+        ending = f"_0000{''.join(next(pool.images(SPLITS[1]).iterdir()).suffixes)}"
+        cases = sorted(path.name.removesuffix(ending) for path in task.images(SPLITS[0]).glob(f"*{ending}"))
         held_out = [name for name in cases if name.startswith(POOL_PREFIX)]
         write_json(task.splits, [{"train": [name for name in cases if name not in held_out], "val": held_out}])
 
@@ -236,22 +239,6 @@ class Rounds:
         return True
 
 
-def quality_of(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What decides, the mean sensitivity at ``RATES``, and the sensitivities themselves.
-
-    Args:
-        metrics: the content of ``metrics.json``.
-    """
-    froc = metrics["froc"]
-    reached = {rate: froc[rate] or 0.0 for rate in RATES}
-    return {
-        "quality": round(sum(reached.values()) / len(RATES), 4),
-        "sensitivity": {rate: round(value, 4) for rate, value in reached.items()},
-        "healthy_fp_per_scan": metrics["healthy"]["fp_per_scan"],
-        "protocols": metrics["strata"].get("domain") or {},
-    }
-
-
 def ship(path: Path, target: Path | None = None) -> Path:
     """Puts packed weights into the package.
 
@@ -273,42 +260,6 @@ def copy_whole(source: Path, target: Path) -> None:
     """Copies a file, so that the target is the old or the new one."""
     with atomic(target) as temporary:
         shutil.copyfile(source, temporary)
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """What each round brought, in Markdown."""
-    lines = [
-        table_head(
-            *("round", "seed", "scans", "steps", "hours", "mean"), *(f"at {rate} FP" for rate in RATES), "replaced"
-        )
-    ]
-    for result in results:
-        recipe = result["recipe"]
-        lines.append(
-            table_row(
-                *(result["round"], result["seed"], recipe["scans"], recipe["steps"], f"{result['hours']:.2f}"),
-                f"{result['quality']:.3f}",
-                *(f"{result['sensitivity'][rate]:.3f}" for rate in RATES),
-                "yes" if result["kept"] else "no",
-            )
-        )
-    best = [result for result in results if result["kept"]][-1]
-    lines += [
-        "",
-        f"Round {best['round']} by protocol, at its operating point:",
-        "",
-        table_head("protocol", "scans", "definite lesions", "sensitivity", "false positives per scan"),
-    ]
-    for name, own in best["protocols"].items():
-        reached = (show_number(own[key], 3) for key in ("sensitivity", "fp_per_scan"))
-        lines.append(table_row(name, own["n_cases"], own["n_lesions"], *reached))
-    last = results[-1]
-    lines += [
-        "",
-        f"Sensitivity on {last['recipe']['pool']} phantoms of seed {POOL_SEED}, on which operating points are chosen "
-        f"too. Last round: {last['machine']}.",
-    ]
-    return "\n".join(lines)
 
 
 @contextmanager
@@ -336,7 +287,10 @@ def options() -> argparse.ArgumentParser:
     arguments.add_argument("--pool", type=int, default=own.pool, help="phantoms to validate on (default: %(default)s)")
     arguments.add_argument("--steps", type=int, default=own.steps, help="of a round (default: %(default)s)")
     arguments.add_argument("--epochs", type=int, default=own.epochs, help="of a round (default: %(default)s)")
-    arguments.add_argument("--protocol", default=own.protocol, help="of nndet_example (default: %(default)s)")
+    arguments.add_argument("--protocol", default=own.protocol, help="of data sets (default: %(default)s)")
+    arguments.add_argument("--drawn", default=own.drawn, help="of drawn scanners (default: %(default)s)")
+    arguments.add_argument("--anatomy", default=own.anatomy, metavar="FILE:TABLE", help="head of half of the latter")
+    arguments.add_argument("--start", metavar="FILE", help="packed weights to begin with, or pretrained")
     arguments.add_argument("--modality", default=own.modality, help="the one channel (default: %(default)s)")
     arguments.add_argument("--prep", nargs="+", default=[], metavar="KEY=VALUE", help="of nndet_prep in round 0")
     arguments.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of nndet_train")
@@ -358,12 +312,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps=args.steps,
         epochs=args.epochs,
         protocol=args.protocol,
+        drawn=args.drawn,
+        anatomy=args.anatomy,
         modality=args.modality,
         prep=tuple(args.prep),
         train=tuple(args.set),
     )
     folder = args.folder.resolve()
-    rounds = Rounds(folder, recipe, tuple(path.resolve() for path in args.also), args.keep, args.num_processes)
+    start = None if args.start is None else pretrained_file() if args.start == "pretrained" else Path(args.start)
+    also = tuple(path.resolve() for path in args.also)
+    rounds = Rounds(folder, recipe, also, args.keep, args.num_processes, start)
     for number in range(args.rounds):
         result = rounds.run(number)
         print(json.dumps({key: result[key] for key in ("round", "quality", "sensitivity", "kept", "hours")}))

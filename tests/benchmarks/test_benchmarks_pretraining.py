@@ -9,7 +9,8 @@ import pytest
 from tiny_task import make_tiny_task
 
 from benchmarks.pretraining import rounds
-from benchmarks.pretraining.rounds import Recipe, Rounds
+from benchmarks.pretraining.recipe import Recipe
+from benchmarks.pretraining.rounds import Rounds
 from cmb_plugin.commands import example
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
@@ -23,6 +24,8 @@ TINY = Recipe(
     steps=2,
     epochs=2,
     protocol="demo",
+    drawn="",
+    pool_protocol="demo",
     prep=("planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.centre_features=4"),
     train=("trainer_cfg.batch_size=2", "trainer_cfg.warmup_steps=0"),
 )
@@ -36,11 +39,10 @@ class TinyRounds(Rounds):
             super()._do(main, *words)
             return
         given = dict(zip(words[::2], words[1::2], strict=True))
-        assert given["--test"] == "0"
         make_tiny_task(
             self.folder / "data",
             n_train=int(given["--train"]),
-            n_test=0,
+            n_test=int(given["--test"]),
             modalities=given["--modalities"].split(","),
             seed=int(given["--seed"]),
             name=given["--task"],
@@ -57,7 +59,7 @@ def test_a_round_begins_with_the_last_and_is_measured_on_the_same_pool(tmp_path:
     for number, result in enumerate((first, second)):
         fold = ModelFolder(next((tmp_path / "models" / f"Task{710 + number}_Round").glob("*"))).fold(0)
         (split,) = read_json(fold.splits)
-        assert split["val"] == ["pool_sub-01"]
+        assert split["val"] == ["pool_sub-51"]
         assert split["train"] == ["sub-01", "sub-02"]
         assert read_header(training.packed(number)).seen_scans.cases == 2
         assert 0 <= result["quality"] <= 1
@@ -70,6 +72,12 @@ def test_a_round_begins_with_the_last_and_is_measured_on_the_same_pool(tmp_path:
     table = rounds.table(training.results())
     assert table.count("yes |") + table.count("no |") == 2
     assert "| protocol |" in table
+    begun = TinyRounds(tmp_path / "further", TINY, processes=0, start=training.packed(1), log=steps.append)
+    third = begun.run(0)
+    assert [result["round"] for result in begun.results()] == [-1, 0]
+    assert begun.results()[0]["quality"] == second["quality"], "the same weights on the same pool"
+    assert third["kept"] == (third["quality"] > second["quality"])
+    assert "Begun with" in read_header(begun.packed(0)).recipe
     assert training.best.read_bytes() in (training.packed(0).read_bytes(), training.packed(1).read_bytes())
 
 

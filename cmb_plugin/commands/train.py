@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Settings (-o):
         module=NAME  plan=NAME  planner=NAME     trainer and plan; the defaults are CMBRetinaUNet and D3CMB_3d
-        train=v001|fast|demo                     preset; v001 on a GPU, fast on a CPU when none is given
+        train=v001|fast|finetune|demo            preset; when none is given finetune with train.init, else v001 on a
+                                                 GPU, fast on a CPU
         train.mode=new|resume|overwrite          new refuses to touch a trained model
         train.init=pretrained|FILE.cmb|CHECKPOINT|MODEL_DIR   weights to begin with, of the same network: plan for them
                                                  with nndet_prep -o plan_from=...; module and model_cfg become theirs

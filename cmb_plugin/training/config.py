@@ -155,6 +155,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "trainer_cfg.warmup_steps": 250,
         "trainer_cfg.validate_every": 5,
     },
+    # From weights that know most of it (train.init): lower rates, which change them little, and an hour or so of a core.
+    "finetune": {
+        **_SHORT,
+        "trainer_cfg.learning_rate": 3e-4,
+        "trainer_cfg.epochs": 18,
+        "trainer_cfg.steps_per_epoch": 100,
+        "trainer_cfg.swa_epochs": 2,
+        "trainer_cfg.swa_learning_rate": 1e-4,
+        "trainer_cfg.swa_final_learning_rate": 1e-5,
+        "trainer_cfg.warmup_steps": 50,
+        "trainer_cfg.validate_every": 6,
+        "augment_cfg.spatial": 0.2,
+    },
     # Minutes on two CPU cores.
     "demo": {
         **_SHORT,

@@ -126,7 +126,8 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
         raise UserError(f"unknown train.mode '{mode}'", remedy=suggest(mode, MODES))
     presets = {key: {**PRESETS.get(key, {}), **trainer.presets.get(key, {})} for key in {*PRESETS, *trainer.presets}}
     preset = overrides.take("train")
-    preset = str(preset) if preset else ("v001" if torch.cuda.is_available() else "fast")
+    usual = "finetune" if initial is not None else "v001" if torch.cuda.is_available() else "fast"
+    preset = str(preset) if preset else usual
     if preset not in presets:
         raise UserError(f"unknown preset 'train={preset}'", remedy=suggest(preset, presets))
     augment = overrides.take("augment")

@@ -275,6 +275,8 @@ def two_channels(root, tmp_path, monkeypatch):
 
 
 def test_a_plan_from_a_model_has_its_spacing_and_network_and_trains_on_from_it(root, two_channels):
+    unsaid = resolve(two_channels, Overrides({"train.init": str(root / "mine.cmb")}))
+    assert unsaid.settings["train"] == "finetune"
     run = resolve(two_channels, Overrides({"train.init": str(root / "mine.cmb"), "train": "demo"}))
     theirs = Plan.load(root / "data" / "Task900_Tiny" / "preprocessed" / "D3CMB_3d" / "plan.json")
     assert run.plan.name == "D3CMB_3d_mine"

@@ -46,7 +46,9 @@ def predict(
         workers,
         overwrite,
     )
-    return prediction.predict(folds, ScanSelection(folder, split, input, tuple(without)), options, **kwargs)
+    return prediction.predict(
+        folds, ScanSelection(folder, split, () if input is None else (input,), tuple(without)), options, **kwargs
+    )
 
 
 def predictions(task: str, model: str | None = None, fold: int | None = None, split: str = "val") -> PredictionSet:

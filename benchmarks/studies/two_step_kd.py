@@ -223,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if entry.is_finished():
                 folder = predictions_of(entry, tasks[1])
                 print(f"{entry.name}: {tasks[1].task.name}")
-                scans = ScanSelection(entry.task, folder=tasks[1].task.images("Ts"))
+                scans = ScanSelection(entry.task, inputs=(tasks[1].task.images("Ts"),))
                 model = TrainedModel(entry.model, (entry.fold,))
                 done = predict(model, scans, PredictOptions(output=folder, workers=0))
                 failed |= {failure.item.case.case_id: folder for failure in done.failures}

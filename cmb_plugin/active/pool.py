@@ -105,7 +105,7 @@ def predict_pool(
     scans: list[ScanEvidence] = []
     for number, (domain, folder) in enumerate(folders.items()):
         place = output / (domain or f"pool{number}")
-        selection = ScanSelection(dataset.task, folder=folder, known=known)
+        selection = ScanSelection(dataset.task, inputs=(folder,), known=known)
         listed = select_for(model, replace(selection, known=frozenset())).sources
         options = PredictOptions(config, device, place / TOGETHER)
         report = predict(model, selection, options, log)
@@ -154,7 +154,7 @@ def _labelled(
     dataset: Dataset, model: TrainedModel, output: Path, config: InferenceConfig | None, device: torch.device | None
 ) -> tuple[ScanEvidence, ...]:
     """The training scans of the Task, predicted as the pool is."""
-    selection = ScanSelection(dataset.task, folder=dataset.task.images("Tr"))
+    selection = ScanSelection(dataset.task, inputs=(dataset.task.images("Tr"),))
     report = predict(model, selection, PredictOptions(config, device, output, draw=False))
     failed = {failure.item.case.case_id for failure in report.failures}
     sources = select_for(model, selection, output).sources

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     task, model = predicting_model(args.task, args.model, args.fold, args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
     labels = tuple(label.removeprefix("sub-") for label in args.participant_label)
-    scans = ScanSelection(task, folder=raw, options=InputOptions(participants=labels), echo=args.echo)
+    scans = ScanSelection(task, inputs=(raw,), options=InputOptions(participants=labels), echo=args.echo)
     if args.dry_run:
         return show_input(select_for(model, scans).rows)
     folder = out / "nndet" / ("_".join(f"sub-{label}" for label in labels) or "all")

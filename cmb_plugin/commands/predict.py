@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_predict 101 --input scans --output found        files, a BIDS data set, or a folder of DICOM files
         nndet_predict pretrained --input scans --output found     the model of this package: no Task, no training
         nndet_predict mine.cmb --input scans --output found --fp-per-scan 0.5     a packed model, fewer false positives
+        nndet_predict pretrained --input site1 site2/*.nii.gz --output found      several at once
+        nndet_predict pretrained --input cohort.tsv --output found    a line per case: case, path
         nndet_predict 101 --input scans --dry-run             only the table of what would be taken, and why not
         nndet_predict 101 --input scans --output found --channels swi=*_swi.nii.gz,phase=*_phase.nii.gz
         nndet_predict 101 --input dicoms --output found --dicom-out for_pacs      a DICOM segmentation and a report
@@ -67,9 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments.add_argument(
         "--input",
+        nargs="+",
         metavar="PATH",
-        help="scans to predict instead of imagesTs: an image file, a folder of them, a BIDS data set, or DICOM files "
-        "(docs/your_data.md)",
+        help="scans to predict instead of imagesTs: image files, folders of them, a BIDS data set, DICOM files, or a "
+        "table of scans (.tsv): a line per case under the names case and path, or case and each modality "
+        "(docs/exchange.md)",
     )
     arguments.add_argument(
         "--channels",
@@ -158,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scans = ScanSelection(
         task,
         split_named({"val": args.test_split, "unseen": args.unseen}, "test"),
-        None if args.input is None else Path(args.input),
+        tuple(Path(path) for path in args.input or ()),
         tuple(name.strip() for name in args.without.split(",")) if args.without else (),
         None if args.channels is None else InputOptions(file_patterns(args.channels)),
         args.echo,
@@ -222,7 +226,7 @@ def show_input(rows: Sequence[InputRow]) -> int:
     return 2 if UNUSABLE in statuses or TAKEN not in statuses else 0
 
 
-def _targets(derivatives: str | None, dicom: str | None, source: str | None) -> ExportTargets | None:
+def _targets(derivatives: str | None, dicom: str | None, inputs: Sequence[str] | None) -> ExportTargets | None:
     """Where predictions are written in other forms; None for nowhere."""
     if derivatives is None and dicom is None:
         return None
@@ -230,6 +234,7 @@ def _targets(derivatives: str | None, dicom: str | None, source: str | None) -> 
 
     from cmb_plugin.workflows.export import ExportTargets
 
-    raw = Path(source).resolve() if source is not None and any(Path(source).glob("sub-*/")) else None
+    source = Path(inputs[0]) if inputs and len(inputs) == 1 else None
+    raw = source.resolve() if source is not None and any(source.glob("sub-*/")) else None
     paths = [None if path is None else Path(path) for path in (derivatives, dicom)]
     return ExportTargets(paths[0], paths[1], raw)

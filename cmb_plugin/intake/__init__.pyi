@@ -1,7 +1,8 @@
 from .listing import InputOptions, is_task_named, list_input
+from .scan_table import unusable
 from .selection import Channels, InputCase, Intake
 from .table import COLUMNS, PASSED_OVER, TAKEN, UNUSABLE, InputRow, count_text, table_text, write_inputs
-from .volumes import Volume
+from .volumes import Volume, safe_case
 
 __all__ = [
     "COLUMNS",
@@ -17,6 +18,8 @@ __all__ = [
     "count_text",
     "is_task_named",
     "list_input",
+    "safe_case",
     "table_text",
+    "unusable",
     "write_inputs",
 ]

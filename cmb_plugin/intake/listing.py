@@ -1,18 +1,18 @@
-"""What ``--input`` names: a file, a folder of files, a BIDS data set or a folder of DICOM files."""
+"""What ``--input`` names: a file, a folder of files, a table of scans, a BIDS data set or a folder of DICOM files."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from cmb_plugin.dataset import image_files, split_modality
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, image_stem
-from cmb_plugin.images.contrast import MINIP, PROJECTION, QSM, UNKNOWN
 
+from .scan_table import TABLES, chosen, list_table
 from .selection import Channels, Intake, select
 from .table import InputRow
 from .volumes import Volume, safe_case, volumes_of_file
@@ -41,7 +41,7 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
     """The cases in ``path`` for a model, and a row for everything that is there.
 
     Args:
-        path: an image file, a folder of image files, a BIDS data set, or a folder with DICOM files.
+        path: an image file, a folder of image files, a table of scans, a BIDS data set, or a folder with DICOM files.
         channels: what the model sees.
         options: how it is read.
 
@@ -51,11 +51,13 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
     options = options or InputOptions()
     if not path.exists():
         raise UserError(f"{path}: no such file or folder", remedy="name a scan, or a folder of scans")
+    if path.is_file() and path.suffix in TABLES:
+        return list_table(path, channels, partial(list_input, channels=channels))
     rows: list[InputRow] = []
     if options.patterns:
         volumes = _by_patterns(path, channels, options.patterns)
     elif path.is_file() and image_stem(path) is not None:
-        volumes = _chosen(volumes_of_file(path, path.name, safe_case(str(image_stem(path)))), channels)
+        volumes = chosen(volumes_of_file(path, path.name, safe_case(str(image_stem(path)))), channels)
     elif path.is_dir() and any(path.glob("sub-*/")):
         from .bids import bids_volumes
 
@@ -81,13 +83,6 @@ def _file(file: Path, root: Path) -> list[Volume]:
     name = file.relative_to(root).as_posix()
     stem = name.removesuffix(file.name) + str(image_stem(file))
     return volumes_of_file(file, name, stem if "/" not in stem else safe_case(*stem.split("/")))
-
-
-def _chosen(volumes: list[Volume], channels: Channels) -> list[Volume]:
-    """A file that the user names alone is taken whatever its name says, unless that is a projection, or a map whose
-    sign must be turned."""
-    told = (MINIP, PROJECTION, *((QSM,) if channels.turns_qsm else ()))
-    return [v if v.contrast in told else dataclasses.replace(v, contrast=UNKNOWN) for v in volumes]
 
 
 def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) -> list[Volume]:

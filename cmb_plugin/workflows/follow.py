@@ -133,7 +133,7 @@ class Predictor:
         """Predicts a file or folder; case -> image."""
         from .predict import predict
 
-        selection = ScanSelection(self.task, folder=scans)
+        selection = ScanSelection(self.task, inputs=(scans,))
         report = predict(self.model, selection, dataclasses.replace(self.options, output=folder), log=self.log)
         for failure in report.failures:
             self.log(f"error: {failure.item.case.case_id}: {failure.error}")

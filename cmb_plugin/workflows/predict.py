@@ -185,11 +185,11 @@ def _check_output(model: TrainedModel, scans: ScanSelection, output: Path | None
         raise UserError(f"{model.name}: a packed model has held out no scans of a Task", remedy=remedy)
     if model.packed is not None and output is None:
         raise UserError(f"{model.name}: a packed model needs a folder for what it finds", remedy="add --output DIR")
-    if scans.folder is not None and (output is None or scans.split != "test"):
+    if scans.inputs and (output is None or scans.split != "test"):
         raise UserError(
-            f"{scans.folder}: an input folder needs an output folder and no split", remedy="add --output DIR"
+            f"{scans.inputs[0]}: an input folder needs an output folder and no split", remedy="add --output DIR"
         )
-    if scans.folder is not None and output is not None and scans.folder.resolve() == output.resolve():
+    if output is not None and output.resolve() in {path.resolve() for path in scans.inputs}:
         raise UserError(f"{output}: is the input folder too", remedy="choose another output folder")
     if scans.without and output is None:
         remedy = "add --output DIR: what all modalities show would be overwritten"

@@ -1,10 +1,10 @@
-"""Which scans are predicted: those of a split of a task, or of any file or folder."""
+"""Which scans are predicted: those of a split of a task, or of any files and folders."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ from cmb_plugin.planning import Plan
 from cmb_plugin.preparation import ScanSource, input_cases, prepared_cases
 
 if TYPE_CHECKING:  # what any other input needs is imported where there is one
-    from cmb_plugin.intake import InputCase, InputOptions, InputRow
+    from cmb_plugin.intake import Channels, InputCase, InputOptions, InputRow
+
+    from .scan_inputs import Listed
 
 SCANS = "scans"  # folder in the output: scans that were made from DICOM series and from echoes
 
@@ -46,17 +48,17 @@ class ScanSelection:
         task: the Task folder; of one that is not here only models may be used.
         split: ``test``: imagesTs; ``val``: each fold predicts the cases that it was not trained on; ``unseen``:
             those of the domain that the model was trained without.
-        folder: any file or folder of scans instead of the task's own.
+        inputs: any files, folders and tables of scans instead of the task's own.
         without: modalities to leave out of every case, by name, as if there were no file of them.
-        options: how ``folder`` is read where it holds no files named as in a Task folder.
+        options: how ``inputs`` are read where they hold no files named as in a Task folder.
         echo: number of the echo to take of several; None takes that whose time suits best.
         only: names of the cases of a split to predict; empty for all.
-        known: files, without links, whose cases in ``folder`` are passed over.
+        known: files, without links, whose cases in ``inputs`` are passed over.
     """
 
     task: TaskFolder
     split: str = "test"
-    folder: Path | None = None
+    inputs: tuple[Path, ...] = ()
     without: tuple[str, ...] = ()
     options: InputOptions | None = None
     echo: int | None = None
@@ -81,8 +83,8 @@ class ScanSelection:
         """
         left_out = channels_without(plan.modalities, self.without, tolerates, model.name)
         packed = model.packed is not None
-        if self.folder is not None:
-            return self._input(self.folder, plan, tolerates, left_out, output, turns_qsm=packed)
+        if self.inputs:
+            return self._input(plan, tolerates, left_out, output, turns_qsm=packed)
         if packed:
             plan = plan_for_task(plan, self.task)
             cases = [with_missing(plan.case(case), left_out, tolerates) for case in self._cases(model, plan)]
@@ -92,28 +94,38 @@ class ScanSelection:
         return Selected([ScanSource.of(case, prepared, plan.preprocessing, tolerates) for case in cases])
 
     def _input(
-        self,
-        folder: Path,
-        plan: Plan,
-        tolerates: bool,
-        left_out: frozenset[int],
-        output: Path | None,
-        turns_qsm: bool,
+        self, plan: Plan, tolerates: bool, left_out: frozenset[int], output: Path | None, turns_qsm: bool
     ) -> Selected:
-        from cmb_plugin.intake import Channels, is_task_named, list_input
+        from cmb_plugin.intake import Channels
 
-        several = len(plan.modalities) > 1 or plan.n_files > 1
-        named = is_task_named(folder) or (several and folder.is_dir() and bool(image_files(folder)))
-        if named and (self.options is None or not self.options.patterns):
-            cases = [plan.case(case) for case in input_cases(folder, plan.n_files)]
-            cases = [with_missing(case, left_out, tolerates) for case in cases]
-            sources = [ScanSource(case, tolerates_missing=tolerates) for case in cases if self._is_new(case)]
-            return Selected(sources, _rows(folder, cases, plan.modalities))
+        from .scan_inputs import list_together
+
         dark = turns_qsm and plan.polarity == ("dark",)
         channels = Channels(plan.modalities, tolerates, left_out, self.echo, turns_qsm=dark)
-        intake = list_input(folder, channels, self.options)
-        sources = [source for source in intake.sources((output or Path()) / SCANS) if self._is_new(source.case)]
-        return Selected(sources, intake.rows, intake.cases)
+        list_one = partial(self._listed, plan=plan, channels=channels)
+        listed = [list_one(self.inputs[0])] if len(self.inputs) == 1 else list_together(self.inputs, list_one, channels)
+        cases = [case for one in listed for case in one.cases]
+        sources = [ScanSource(case, tolerates_missing=tolerates) for one in listed for case in one.named]
+        sources += [case.source((output or Path()) / SCANS) for case in cases]
+        if len(listed) > 1:
+            sources.sort(key=lambda source: source.case.case_id)
+        new = [source for source in sources if self._is_new(source.case)]
+        return Selected(new, [row for one in listed for row in one.rows], cases)
+
+    def _listed(self, path: Path, plan: Plan, channels: Channels) -> Listed:
+        """The cases of one of the inputs."""
+        from cmb_plugin.intake import is_task_named, list_input
+
+        from .scan_inputs import Listed, rows_of_named
+
+        several = len(plan.modalities) > 1 or plan.n_files > 1
+        named = is_task_named(path) or (several and path.is_dir() and bool(image_files(path)))
+        if named and (self.options is None or not self.options.patterns):
+            cases = [plan.case(case) for case in input_cases(path, plan.n_files)]
+            cases = [with_missing(case, channels.without, channels.tolerates_missing) for case in cases]
+            return Listed(path, rows_of_named(path, cases, plan.modalities), named=cases)
+        intake = list_input(path, channels, self.options)
+        return Listed(path, intake.rows, cases=intake.cases)
 
     def _is_new(self, case: Case) -> bool:
         return not self.known or not any(path.resolve() in self.known for path in case.images)
@@ -166,25 +178,6 @@ def _absent(case_id: str, images: Path, n_modalities: int, part: str) -> Case:
     """A case whose scans are not here: its prepared array may be."""
     paths = tuple(images / f"{case_id}_{m:04d}.nii.gz" for m in range(n_modalities))
     return Case(case_id, paths, split=part, raw=images.parent)
-
-
-def _rows(folder: Path, cases: Sequence[Case], modalities: Sequence[str]) -> list[InputRow]:
-    """The rows of a folder whose files are named as in a Task folder."""
-    from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, InputRow
-
-    rows = []
-    used = set()
-    for case in cases:
-        for channel, (path, name) in enumerate(zip(case.images, modalities, strict=True)):
-            used.add(path)
-            if channel in case.missing:
-                rows.append(InputRow(case.case_id, name, path.name, "", PASSED_OVER, "the case does without it"))
-            elif path.is_file():
-                rows.append(InputRow(case.case_id, name, path.name, "", TAKEN))
-            else:
-                rows.append(InputRow(case.case_id, name, path.name, "", UNUSABLE, "there is no such file"))
-    others = [path for path in image_files(folder) if path not in used]
-    return rows + [InputRow("", "", path.name, "", PASSED_OVER, "the model reads no such file") for path in others]
 
 
 def select_for(model: TrainedModel, scans: ScanSelection, output: Path | None = None) -> Selected:

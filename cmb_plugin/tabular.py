@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .files import write_text
+from .files import atomic
 
 Row = Mapping[str, Any] | Sequence[Any]
 """Values by column, or in the order of the columns."""
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Writes a table, atomically; None and what a row lacks are empty cells.
+    """Writes a table, atomically and row by row; None and what a row lacks are empty cells.
 
     Args:
         path: ends in ``.tsv`` (for people: floats have 4 decimals) or ``.csv`` (for programs: all digits).
@@ -25,29 +25,44 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
     Raises:
         ValueError: another ending.
     """
-    writers = {".tsv": as_tsv, ".csv": as_csv}
+    writers = {".tsv": _tsv_lines, ".csv": _csv_lines}
     if path.suffix not in writers:
         raise ValueError(f"{path.name}: a table ends in .tsv or .csv")
-    write_text(path, writers[path.suffix](columns, rows))
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(writers[path.suffix](columns, rows))
 
 
 def as_tsv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """Tab-separated text; floats have 4 decimals, tabs and line breaks in a cell become spaces."""
+    return "".join(_tsv_lines(columns, rows))
 
+
+def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """Comma-separated text with all digits; cells with commas or line breaks are quoted."""
+    return "".join(_csv_lines(columns, rows))
+
+
+def _tsv_lines(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[str]:
     def cell(value: Any) -> str:
         """A value on one line, without tabs."""
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
         return " ".join(text.split())  # a tab or a line break inside would break the table
 
-    lines = ["\t".join(columns), *("\t".join(map(cell, _values(columns, row))) for row in rows)]
-    return "\n".join(lines) + "\n"
+    yield "\t".join(columns) + "\n"
+    for row in rows:
+        yield "\t".join(map(cell, _values(columns, row))) + "\n"
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Row]) -> str:
-    """Comma-separated text with all digits; cells with commas or line breaks are quoted."""
+def _csv_lines(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[str]:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *(_values(columns, row) for row in rows)])
-    return text.getvalue()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+        writer.writerow(_values(columns, row))
+    yield text.getvalue()
 
 
 def _values(columns: Sequence[str], row: Row) -> Sequence[Any]:

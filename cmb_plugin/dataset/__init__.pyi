@@ -5,6 +5,7 @@ from .lesions import LesionFacts, read_lesion_facts
 from .mimics import Mimic, read_mimics
 from .predictions import (
     CasePredictions,
+    StoredPredictions,
     boxes_file,
     instances_file,
     predicted_cases,
@@ -25,6 +26,7 @@ __all__ = [
     "LesionFacts",
     "Mimic",
     "Report",
+    "StoredPredictions",
     "Truth",
     "boxes_file",
     "check_case",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, overload
 
 import numpy as np
 
@@ -133,9 +135,10 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
     centres = detections.centres.astype(float)
     world, low, high = (grid.to_world(points) for points in (centres, corners[:, :3], corners[:, 3:]))
     volumes = predictions.volumes_mm3 or (None,) * len(detections)
+    all_reported, diameters = predictions.reported, predictions.diameters_mm
     rows = []
     for row in range(len(detections)):
-        label, reported = int(detections.labels[row]), bool(predictions.reported[row])
+        label, reported = int(detections.labels[row]), bool(all_reported[row])
         rows.append(
             {
                 "instance": row + 1 if reported else None,
@@ -143,7 +146,7 @@ def write_case_predictions(folder: Path, predictions: CasePredictions) -> Path:
                 "centre": np.round(centres[row], 4),
                 "centre_lps_mm": np.round(world[row], 3),
                 "box_lps_mm": [np.round(low[row], 3), np.round(high[row], 3)],
-                "diameter_mm": round(float(predictions.diameters_mm[row]), 3),
+                "diameter_mm": round(float(diameters[row]), 3),
                 "volume_mm3": _rounded(volumes[row], 3),
                 "score": round(float(detections.scores[row]), 6),
                 "label": label,
@@ -230,32 +233,78 @@ def _refuse_impossible(predictions: CasePredictions) -> None:
         raise ValueError("the operating point is no finite number")
 
 
-def write_lesions(path: Path, cases: Sequence[CasePredictions]) -> None:
-    """Writes ``lesions.tsv``: one row per reported lesion; further columns of the detections come last."""
-    extra = sorted({name for case in cases for name, v in case.detections.columns.items() if v.ndim == 1} - {REMOVED})
+class StoredPredictions(Sequence[CasePredictions]):
+    """The cases of a predictions folder, each read when it is looked at: a thousand of them need no more memory than
+    one.
+
+    Args:
+        folder: predictions folder.
+        case_ids: names of the cases, in this order.
+
+    Raises:
+        UserError: as ``read_case_predictions``, when a case is looked at.
+    """
+
+    def __init__(self, folder: Path, case_ids: Sequence[str]) -> None:
+        self._folder = folder
+        self._case_ids = case_ids
+
+    def __len__(self) -> int:
+        return len(self._case_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> CasePredictions: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredPredictions: ...
+
+    def __getitem__(self, index: int | slice) -> CasePredictions | StoredPredictions:
+        if isinstance(index, slice):
+            return StoredPredictions(self._folder, self._case_ids[index])
+        return read_case_predictions(boxes_file(self._folder, self._case_ids[index]))
+
+
+def write_lesions(path: Path, cases: Iterable[CasePredictions]) -> None:
+    """Writes ``lesions.tsv``: one row per reported lesion; further columns of the detections come last.
+
+    Args:
+        path: of the table.
+        cases: looked at once and one after another; the rows wait in a temporary file until all columns are known.
+    """
+    extra: set[str] = set()
+    with TemporaryFile("w+", encoding="utf-8") as waiting:
+        for case in cases:
+            extra |= {name for name, values in case.detections.columns.items() if values.ndim == 1} - {REMOVED}
+            waiting.writelines(json.dumps(row, default=_plain) + "\n" for row in _lesion_rows(case))
+        waiting.seek(0)
+        write_table(path, [*LESION_COLUMNS, *sorted(extra)], map(json.loads, waiting))
+
+
+def _lesion_rows(case: CasePredictions) -> list[dict[str, Any]]:
+    """The reported lesions of a case by the columns of ``lesions.tsv``."""
+    detections = case.detections
+    world = case.grid.to_world(detections.centres)
+    voxels = np.clip(np.floor(detections.centres), 0, np.asarray(case.grid.shape) - 1).astype(int)
+    diameters = case.diameters_mm
     rows = []
-    for case in cases:
-        detections = case.detections
-        world = case.grid.to_world(detections.centres)
-        voxels = np.clip(np.floor(detections.centres), 0, np.asarray(case.grid.shape) - 1).astype(int)
-        for row in np.flatnonzero(case.reported):
-            volume = case.volumes_mm3[row] if case.volumes_mm3 else None
-            rows.append(
-                {
-                    "case": case.case_id,
-                    "lesion": row + 1,
-                    "class": case.classes[detections.labels[row]],
-                    "score": f"{detections.scores[row]:.4f}",
-                    "diameter_mm": f"{case.diameters_mm[row]:.2f}",
-                    "x_ras_mm": f"{0.0 - world[row, 0]:.2f}",
-                    "y_ras_mm": f"{0.0 - world[row, 1]:.2f}",
-                    "z_ras_mm": f"{world[row, 2]:.2f}",
-                    **dict(zip("kji", voxels[row], strict=True)),
-                    "volume_mm3": None if volume is None else f"{volume:.2f}",
-                    **{name: _plain(v[row]) for name, v in detections.columns.items() if v.ndim == 1},
-                }
-            )
-    write_table(path, [*LESION_COLUMNS, *extra], rows)
+    for row in np.flatnonzero(case.reported):
+        volume = case.volumes_mm3[row] if case.volumes_mm3 else None
+        rows.append(
+            {
+                "case": case.case_id,
+                "lesion": row + 1,
+                "class": case.classes[detections.labels[row]],
+                "score": f"{detections.scores[row]:.4f}",
+                "diameter_mm": f"{diameters[row]:.2f}",
+                "x_ras_mm": f"{0.0 - world[row, 0]:.2f}",
+                "y_ras_mm": f"{0.0 - world[row, 1]:.2f}",
+                "z_ras_mm": f"{world[row, 2]:.2f}",
+                **dict(zip("kji", voxels[row], strict=True)),
+                "volume_mm3": None if volume is None else f"{volume:.2f}",
+                **{name: _plain(v[row]) for name, v in detections.columns.items() if v.ndim == 1},
+            }
+        )
+    return rows
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ import torch
 
 from cmb_plugin.dataset import (
     Case,
+    CasePredictions,
+    StoredPredictions,
     boxes_file,
     instances_file,
     read_case_predictions,
@@ -291,25 +293,25 @@ class _Run:
         return {source.case.case_id: digest([deciding, source.key(recipe)]) for source in sources}
 
     def write_tables(self, sources: Sequence[ScanSource], report: PredictReport) -> None:
-        """Writes ``lesions.tsv`` and ``summary.tsv`` from the cases' files, and counts what these hold."""
+        """Writes ``lesions.tsv`` and ``summary.tsv`` from the cases' files, and counts what these hold; one case is
+        read at a time."""
         failed = {failure.item.case.case_id: failure.error for failure in report.failures}
         case_ids = [source.case.case_id for source in sources]
-        done = [read_case_predictions(boxes_file(self.folder, name)) for name in case_ids if name not in failed]
-        write_lesions(self.folder / "lesions.tsv", done)
-        rows = {
-            case.case_id: {
-                "case": case.case_id,
-                "status": "done",
-                "reported": int(case.reported.sum()),
-                "candidates": len(case.detections),
-            }
-            for case in done
-        }
-        rows |= {name: {"case": name, "status": "failed", "error": error} for name, error in failed.items()}
+        rows = {name: {"case": name, "status": "failed", "error": error} for name, error in failed.items()}
+        stored = StoredPredictions(self.folder, [name for name in case_ids if name not in failed])
+
+        def counted() -> Iterator[CasePredictions]:
+            """The cases, of each of which a row and its warnings are kept."""
+            for case in stored:
+                reported, name = int(case.reported.sum()), case.case_id
+                rows[name] = {"case": name, "status": "done", "reported": reported, "candidates": len(case.detections)}
+                report.lesions += reported
+                report.remarks += [f"{name}: {sentence}" for sentence in case.warnings]
+                yield case
+
+        write_lesions(self.folder / "lesions.tsv", counted())
         write_summary(self.folder / "summary.tsv", [rows[name] for name in case_ids])
-        report.lesions += sum(int(case.reported.sum()) for case in done)
-        report.remarks += [f"{case.case_id}: {sentence}" for case in done for sentence in case.warnings]
-        report.remarks += self.ensemble.remarks(done)
+        report.remarks += self.ensemble.remarks(stored)
 
 
 def _is_finished(folder: Path, job: CaseJob, draw: bool) -> bool:

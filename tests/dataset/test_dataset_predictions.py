@@ -1,5 +1,6 @@
 import csv
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import SimpleITK as sitk
 
 from cmb_plugin.dataset.predictions import (
     CasePredictions,
+    StoredPredictions,
     predicted_cases,
     read_case_predictions,
     write_case_predictions,
@@ -89,6 +91,25 @@ def test_lesions_tsv_has_a_row_per_reported_lesion_in_ras_and_viewer_voxels(tmp_
     np.testing.assert_allclose(ras, lps * [-1, -1, 1], atol=0.006)
     assert [table[0][axis] for axis in "ijk"] == ["6", "4", "2"]
     assert table[0]["volume_mm3"] == "12.50"
+
+
+def test_of_a_thousand_cases_one_is_in_memory_while_the_table_is_written(tmp_path):
+    for name in "abcd":
+        write_case_predictions(tmp_path, case(name, kind=np.array(["vein", "x", "y"])))
+    seen = []
+    most = []
+
+    def read():
+        for one in StoredPredictions(tmp_path, list("abcd")):
+            seen.append(weakref.ref(one))
+            most.append(sum(reference() is not None for reference in seen))
+            yield one
+
+    write_lesions(tmp_path / "streamed.tsv", read())
+    assert len(most) == 4
+    assert max(most) <= 2  # the next one is read before the last is let go
+    write_lesions(tmp_path / "together.tsv", list(StoredPredictions(tmp_path, list("abcd"))))
+    assert (tmp_path / "streamed.tsv").read_bytes() == (tmp_path / "together.tsv").read_bytes()
 
 
 def test_no_cases_give_tables_with_a_header_only(tmp_path):

@@ -1,8 +1,13 @@
-"""Reading, network and writing overlap; a case can also be predicted whole in any process."""
+"""Reading, network and writing overlap; a run may be killed; a case can be predicted whole in any process."""
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import pytest
 from by_name import predict
 from test_inference_workflow import LESIONS, blob_trainer, contents, task, write_scan  # noqa: F401 - fixtures
 
@@ -69,3 +74,28 @@ def test_a_case_is_written_while_the_network_sees_the_next_and_no_more_wait(task
     ]
     assert report.predicted == 4
     assert len(list((tmp_path / "out").glob("*_boxes.json"))) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_killed_at_any_place_and_started_again_nothing_is_lost_or_done_twice(task, tmp_path):  # noqa: F811
+    for name in ("a", "b", "c", "d"):
+        write_scan(task.images("Ts") / f"{name}_0000.nii.gz", LESIONS)
+    (task.images("Ts") / "c_0000.nii.gz").write_bytes(b"no image")
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    predict("900", output=whole)
+    script = Path(__file__).with_name("killed_runs.py")
+    done = subprocess.run(
+        [sys.executable, script, "network:2", "writing:1", "writing:2", "--", "900", "--output", out, "-npp", "0"],
+        capture_output=True,
+        text=True,
+    )
+    assert [line for line in done.stdout.splitlines() if line.lstrip("-").isdigit()] == ["-9"] * 3, done.stderr
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("*_boxes.json")}
+    # Before the network saw the second, the first may or may not have been written; of the writes two were whole.
+    assert 1 <= len(kept) <= 2
+    report = predict("900", output=out)
+    assert (report.predicted, report.kept, len(report.failures)) == (5 - len(kept), len(kept), 1)
+    assert all((out / name).stat().st_mtime_ns == time for name, time in kept.items())
+    # A file that was being written when its process was killed stays, under a hidden name.
+    assert {name: file for name, file in contents(out).items() if not name.startswith(".")} == contents(whole)
+    assert "c\tfailed" in (out / "summary.tsv").read_text(encoding="utf-8")

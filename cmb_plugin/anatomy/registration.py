@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cmb_plugin.images import Grid, to_itk
+from cmb_plugin.images import Grid, registration_method, to_itk
 
 VERSION = 1
 """Of this module and of the brain estimate that it begins with. Kept region maps of another version are made anew:
@@ -209,7 +209,7 @@ class _Pair:
     def _information(self, matrix: np.ndarray) -> float:
         import SimpleITK as sitk
 
-        method = sitk.ImageRegistrationMethod()
+        method = registration_method()
         method.SetMetricAsMattesMutualInformation(BINS)
         method.SetInterpolator(sitk.sitkLinear)
         method.SetMetricFixedMask(self.brain > 0.5)
@@ -223,7 +223,7 @@ class _Pair:
 def _method(transform: Any, step: float, iterations: int) -> Any:
     import SimpleITK as sitk
 
-    method = sitk.ImageRegistrationMethod()
+    method = registration_method()
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(step, 0.01, iterations, relaxationFactor=0.6)
     method.SetOptimizerScalesFromPhysicalShift()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import Grid, resample, to_itk, voxels_of_instances
+from cmb_plugin.images import Grid, registration_method, resample, to_itk, voxels_of_instances
 from cmb_plugin.preparation import modality_kind, to_radians
 
 from .instances import Drawn
@@ -120,7 +120,7 @@ def rigid_registration(image: SourceImage, reference: SourceImage) -> tuple[Any,
         sitk.Cast(to_itk(np.nan_to_num(s.array.astype(np.float32)), s.grid), sitk.sitkFloat32)
         for s in (reference, image)
     )
-    method = sitk.ImageRegistrationMethod()
+    method = registration_method()
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.RANDOM)
     method.SetMetricSamplingPercentage(0.2, 1)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from cmb_plugin.images import Grid, to_itk
+from cmb_plugin.images import Grid, registration_method, to_itk
 from cmb_plugin.preparation import estimate_brain
 
 VERSION = 2
@@ -170,7 +170,7 @@ def _followed(first: Head, other: Head, start: np.ndarray, stages: Sequence[floa
 def _method(transform: Any, mask: Any) -> Any:
     import SimpleITK as sitk
 
-    method = sitk.ImageRegistrationMethod()
+    method = registration_method()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetMetricFixedMask(mask)

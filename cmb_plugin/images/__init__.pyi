@@ -9,7 +9,7 @@ from .instances import (
     voxels_of_instances,
 )
 from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, read_stored, write_image
-from .itk import resample, to_itk
+from .itk import registration_method, resample, to_itk
 from .mapping import Mapping
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "read_scan",
     "read_series",
     "read_stored",
+    "registration_method",
     "resample",
     "to_itk",
     "voxels_of_instances",

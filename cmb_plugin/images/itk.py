@@ -1,4 +1,4 @@
-"""Arrays with a ``Grid`` as SimpleITK images, and resampling by world coordinates."""
+"""Arrays with a ``Grid`` as SimpleITK images, resampling by world coordinates, registration."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ def resample(
     transform = transform or sitk.Transform(3, sitk.sitkIdentity)
     resampled = sitk.Resample(to_itk(array, source), reference, transform, interpolator, 0.0)
     return np.asarray(sitk.GetArrayFromImage(resampled))
+
+
+def registration_method() -> Any:
+    """A SimpleITK registration whose result depends on the images alone: its metric is summed by one thread.
+
+    Several add up their shares in the order in which they happen to finish, so that no two runs end at the same bits,
+    nor two machines with unequal numbers of cores.
+    """
+    import SimpleITK as sitk
+
+    method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfWorkUnits(1)
+    return method
 
 
 def _placed(image: Any, grid: Grid) -> Any:

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import UserError
 from .plugins import additional_imports, import_as_parent
@@ -58,8 +58,21 @@ class Outcome(Generic[Item, Result]):
     details: str = ""
 
 
+class Machines(Protocol):
+    """Several machines that work on cases together (``cluster.Cluster``)."""
+
+    def run(
+        self, function: Callable[[Item], Result], items: Sequence[Item], description: str = ""
+    ) -> list[Outcome[Item, Result]]:
+        """As ``run_cases``."""
+
+
+Workers = int | Machines
+"""Who works on cases: a number of processes, or machines."""
+
+
 def run_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int = 0, description: str = ""
+    function: Callable[[Item], Result], items: Sequence[Item], workers: Workers = 0, description: str = ""
 ) -> list[Outcome[Item, Result]]:
     """Calls ``function(item)`` for every item and returns the outcomes in the order of ``items``.
 
@@ -69,15 +82,17 @@ def run_cases(
     Args:
         function: a module-level function or a ``functools.partial`` of one (it is sent to other processes).
         items: what to work on.
-        workers: number of processes; 0 or 1 works in this process.
+        workers: number of processes, or machines; 0 or 1 works in this process.
         description: title of the progress bar; empty shows none.
     """
+    if not isinstance(workers, int):
+        return workers.run(function, items, description)
     workers = min(workers, len(items))
     outcomes: dict[int, Outcome[Item, Result]] = {}
     with progress(description, len(items)) as advance:
         if workers <= 1:
             for index, item in enumerate(items):
-                outcomes[index] = _guarded(function, item)
+                outcomes[index] = guarded(function, item)
                 advance()
         else:
             with closing(_Pool(function, workers)) as pool:
@@ -153,10 +168,10 @@ class _Pool(Generic[Item, Result]):
             if isinstance(error, BrokenProcessPool):
                 killed.append((index, item))
             else:
-                outcomes.append((index, future.result() if error is None else _failed(item, error)))
+                outcomes.append((index, future.result() if error is None else failed(item, error)))
         if killed and self._alone:
             self._guilty = True
-            outcomes += [(index, _failed(item, KILLED)) for index, item in killed]
+            outcomes += [(index, failed(item, KILLED)) for index, item in killed]
             self._renew(1)
         elif killed:
             self._suspects.extend(killed)
@@ -178,7 +193,7 @@ class _Pool(Generic[Item, Result]):
         while queue and len(self._started) < most:
             try:
                 with _one_thread_each():
-                    future = self._executor.submit(_guarded, self._function, queue[0][1])
+                    future = self._executor.submit(guarded, self._function, queue[0][1])
             except BrokenProcessPool:
                 if self._started:
                     return  # ``collect`` finds out
@@ -216,14 +231,16 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+def guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Result]:
+    """``function(item)``, or why there is no result."""
     try:
         return Outcome(item, result=function(item))
     except Exception as error:
-        return _failed(item, error)
+        return failed(item, error)
 
 
-def _failed(item: Item, error: BaseException) -> Outcome[Item, Any]:
+def failed(item: Item, error: BaseException) -> Outcome[Item, Any]:
+    """The outcome of an item that met an error."""
     if isinstance(error, UserError):
         return Outcome(item, error=str(error))
     details = "".join(traceback.format_exception(error))

@@ -1,0 +1,387 @@
+"""Several machines: the workers of a Dask scheduler run what ``run_cases`` runs in processes, with the same outcomes.
+
+All machines see the same files under the same paths; what travels is the name of a case and what became of it. So a
+worker that is killed costs what it was working on, and a command that ends is run again and goes on from the files.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import pickle
+import shutil
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import UserError
+from .plugins import additional_imports, import_as_parent
+from .workers import KILLED, THREAD_VARIABLES, Outcome, failed, guarded, progress
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+INSTALL = "pip install 'cmb_plugin[cluster]'"
+LOCAL, SLURM = "local", "slurm"
+FORMS = "tcp://HOST:8786, a scheduler file, local:N, slurm, slurm:JOBS"
+SLURM_JOBS = 4
+VARIABLES = ("det_data", "det_models")  # environment variables that decide which files are meant
+PACKAGES = ("cmb_plugin", "numpy", "SimpleITK", "torch")  # must be the same everywhere for the same files
+LOOK_AROUND_S = 2.0  # between two questions how many workers there are
+CONNECT_S = 10.0
+FUNCTIONS = "cmb_plugin"  # under this name functions lie at the scheduler
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and with what the command works, as its workers have to.
+
+    Attributes:
+        folder: current directory, to which relative paths refer.
+        modules: plugins that the user had imported.
+        variables: environment variables; None where one is not set.
+        versions: of Python and of the packages that decide what is computed.
+    """
+
+    folder: str
+    modules: tuple[str, ...]
+    variables: dict[str, str | None]
+    versions: dict[str, str]
+
+    @classmethod
+    def here(cls) -> Setting:
+        """That of this process."""
+        variables = {name: os.environ.get(name) for name in VARIABLES}
+        return cls(str(Path.cwd()), tuple(additional_imports()), variables, dict(_versions()))
+
+    def enter(self) -> None:
+        """Makes this process work there.
+
+        Raises:
+            UserError: it has other packages, or does not see the folder.
+        """
+        for name, here in _versions():
+            if here != self.versions[name]:
+                raise UserError(
+                    f"worker on {socket.gethostname()}: has {name} {here or 'not installed'}, the command "
+                    f"{self.versions[name]}",
+                    remedy="install the same versions on all machines",
+                )
+        try:
+            os.chdir(self.folder)
+        except OSError:
+            raise UserError(
+                f"worker on {socket.gethostname()}: {self.folder} is not there",
+                remedy="let all machines see the same files under the same paths",
+            ) from None
+        for name, value in self.variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+        import_as_parent(self.modules)
+
+
+class Cluster:
+    """The workers of a Dask scheduler, in place of a number of processes in ``run_cases``.
+
+    Args:
+        client: of the scheduler.
+        name: of the scheduler, for messages.
+        log: is given a sentence when there is no worker yet.
+    """
+
+    def __init__(self, client: Client, name: str, log: Callable[[str], None]) -> None:
+        self._client = client
+        self._name = name
+        self._log = log
+        self._room = 1  # how many items may be under way
+        self._looked: float | None = None  # when that was found out
+
+    def run(
+        self, function: Callable[[Item], Result], items: Sequence[Item], description: str = ""
+    ) -> list[Outcome[Item, Result]]:
+        """As ``run_cases``: calls ``function(item)`` for every item, returns the outcomes in the order of ``items``.
+
+        The function is sent once, and each worker keeps it, with what it has loaded. Two items for each worker are
+        under way, so that the scheduler never holds a hundred thousand. An item whose workers were killed four times is
+        tried alone at the end, and given up when they are killed there too.
+
+        Args:
+            function: what pickle or cloudpickle can send.
+            items: what to work on; they can be pickled, and what comes back is small.
+            description: title of the progress bar; empty shows none.
+
+        Raises:
+            UserError: the scheduler is gone, or a worker has several threads.
+        """
+        if not items:
+            return []
+        outcomes: dict[int, Outcome[Item, Result]] = {}
+        with progress(description, len(items)) as advance, self._sent(function) as token:
+            suspects = []
+            for index, outcome in self._outcomes(f"first-{token}", enumerate(items)):
+                if outcome.error == str(KILLED):
+                    suspects.append((index, outcome.item))
+                else:
+                    outcomes[index] = outcome
+                    advance()
+            for index, outcome in self._outcomes(f"alone-{token}", suspects, alone=True):
+                outcomes[index] = outcome
+                advance()
+        return [outcomes[index] for index in range(len(items))]
+
+    @contextmanager
+    def _sent(self, function: Callable[[Any], Any]) -> Iterator[str]:
+        """While the function lies at the scheduler, under the name that is given."""
+        import cloudpickle
+        from distributed.comm import CommClosedError
+
+        client, token = self._client, uuid.uuid4().hex
+        try:
+            client.set_metadata([FUNCTIONS, token], pickle.dumps((Setting.here(), cloudpickle.dumps(function))))
+            yield token
+        except CommClosedError:
+            raise self._gone() from None
+        finally:
+            if client.status == "running":
+                client.set_metadata([FUNCTIONS, token], None)
+
+    def _outcomes(
+        self, name: str, items: Iterable[tuple[int, Item]], alone: bool = False
+    ) -> Iterator[tuple[int, Outcome[Item, Any]]]:
+        """Outcomes as they come, with the numbers of their items; ``alone`` has one item under way."""
+        import cloudpickle
+
+        token = name.rpartition("-")[2]
+        waiting = iter(items)
+        started: dict[Future, tuple[int, Item]] = {}
+        done: SimpleQueue[Future] = SimpleQueue()
+        while True:
+            self._look_around()
+            for index, item in islice(waiting, max(0, (1 if alone else self._room) - len(started))):
+                future = self._client.submit(_work, token, cloudpickle.dumps(item), key=f"{name}-{index}", pure=False)
+                started[future] = (index, item)
+                future.add_done_callback(done.put)
+            if not started:
+                return
+            try:
+                future = done.get(timeout=LOOK_AROUND_S)
+            except Empty:
+                continue
+            index, item = started.pop(future)
+            yield index, self._outcome(future, item)
+
+    def _look_around(self) -> None:
+        """Counts the workers now and then: they come and go.
+
+        Raises:
+            UserError: one has several threads.
+        """
+        now, first = time.monotonic(), self._looked is None
+        if self._looked is not None and now - self._looked < LOOK_AROUND_S:
+            return
+        self._looked = now
+        threads = self._client.nthreads()
+        for address, number in threads.items():
+            if number > 1:
+                raise UserError(
+                    f"worker {address}: has {number} threads, but a case needs a process of its own",
+                    remedy=f"start the worker with --nthreads 1 --nworkers {number}",
+                )
+        if first and not threads:
+            self._log(f"Note: waiting for the first worker of {self._name}")
+        # The second one lies there when the first is done. More would be blamed when the worker is killed.
+        self._room = 2 * len(threads) + 1
+
+    def _outcome(self, future: Future, item: Item) -> Outcome[Item, Any]:
+        """What a finished task says.
+
+        Raises:
+            UserError: nothing, because the scheduler is gone.
+        """
+        from distributed import CancelledError
+        from distributed.scheduler import KilledWorker
+
+        try:
+            result, error, is_bug, details = future.result()
+        except CancelledError:
+            raise self._gone() from None
+        except KilledWorker:
+            return failed(item, KILLED)
+        except Exception as problem:
+            return failed(item, problem)
+        return Outcome(item, result, error, is_bug, details)
+
+    def _gone(self) -> UserError:
+        return UserError(
+            f"{self._name}: the scheduler is gone",
+            remedy="start it and its workers again, then the same command, which goes on from what is finished",
+        )
+
+
+@dataclass
+class _Loaded:
+    """The function that this worker process runs, kept with all that it has loaded."""
+
+    token: str = ""
+    function: Callable[[Any], Any] | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_loaded = _Loaded()
+
+
+def _work(token: str, item: bytes) -> tuple[Any, str, bool, str]:
+    """Runs in a worker: the function with that token on a pickled item; the fields of its outcome but the item."""
+    with _loaded.lock:
+        outcome = guarded(_call, (token, item))
+    return outcome.result, outcome.error, outcome.is_bug, outcome.details
+
+
+def _call(task: tuple[str, bytes]) -> Any:
+    token, item = task
+    if _loaded.token != token:
+        from distributed import get_client
+
+        setting, blob = pickle.loads(get_client().get_metadata([FUNCTIONS, token]))
+        setting.enter()  # before the function is unpickled, which may need the user's modules
+        _loaded.token, _loaded.function = token, pickle.loads(blob)
+    assert _loaded.function is not None
+    return _loaded.function(pickle.loads(item))
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "Python", ".".join(map(str, sys.version_info[:2]))
+    for package in PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, ""
+
+
+@contextmanager
+def open_cluster(text: str, log: Callable[[str], None] = lambda _: None) -> Iterator[Cluster]:
+    """The machines that ``--scheduler`` names.
+
+    Args:
+        text: ``tcp://HOST:PORT`` or the path of a scheduler file for one that runs; ``local:N`` for N processes on this
+            machine; ``slurm`` or ``slurm:JOBS`` for jobs as jobqueue.yaml describes them.
+        log: is given sentences about workers that are waited for.
+
+    Raises:
+        UserError: Dask is not installed, the text is none of these, or no scheduler answers.
+    """
+    kind, _, number = text.partition(":")
+    if (kind == SLURM and text != SLURM and not _is_count(number)) or (kind == LOCAL and not _is_count(number)):
+        raise UserError(f"--scheduler {text}: is no scheduler", remedy=f"known: {FORMS}")
+    needed = "dask_jobqueue" if kind == SLURM else "distributed"
+    if importlib.util.find_spec(needed) is None:
+        raise UserError(f"--scheduler needs {needed.replace('_', '-')}", remedy=INSTALL)
+    with _quiet():
+        if kind == LOCAL:
+            opened = _local(int(number))
+        elif kind == SLURM:
+            opened = _slurm(int(number or SLURM_JOBS))
+        else:
+            opened = _running(text)
+        with opened as client:
+            yield Cluster(client, text if kind != LOCAL else f"local:{number}", log)
+
+
+@contextmanager
+def _local(processes: int) -> Iterator[Client]:
+    from distributed import Client, LocalCluster
+
+    workers = LocalCluster(
+        n_workers=processes,
+        threads_per_worker=1,
+        memory_limit=None,  # as for the processes of -np: the system decides
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+        env=dict.fromkeys(THREAD_VARIABLES, "1"),
+    )
+    with workers, Client(workers) as client:
+        yield client
+
+
+@contextmanager
+def _slurm(jobs: int) -> Iterator[Client]:
+    from distributed import Client
+
+    if shutil.which("sbatch") is None:
+        raise UserError(f"--scheduler {SLURM}: there is no sbatch here", remedy="run it on a login node of the cluster")
+    with slurm_cluster() as workers:
+        workers.scale(jobs=jobs)
+        with Client(workers) as client:
+            yield client
+
+
+def slurm_cluster() -> Any:
+    """``dask_jobqueue.SLURMCluster`` with the settings of the user's jobqueue.yaml; no job is submitted yet.
+
+    Raises:
+        UserError: they do not suffice.
+    """
+    import dask
+    from dask_jobqueue import SLURMCluster
+
+    extra = dask.config.get("jobqueue.slurm.worker-extra-args")
+    try:  # a worker computes one case at a time, whatever the number of cores that a job has for it
+        return SLURMCluster(worker_extra_args=[*extra, "--nthreads", "1"])
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        remedy = "give cores, processes and memory under jobqueue: slurm: in ~/.config/dask/jobqueue.yaml"
+        raise UserError(f"--scheduler {SLURM}: {reason}", remedy=f"{remedy} (docs/cluster.md)") from None
+
+
+@contextmanager
+def _running(text: str) -> Iterator[Client]:
+    from distributed import Client
+
+    is_file = Path(text).is_file()
+    if not is_file and "://" not in text:
+        raise UserError(f"--scheduler {text}: is no scheduler", remedy=f"known: {FORMS}")
+    try:
+        client = Client(scheduler_file=text, timeout=CONNECT_S) if is_file else Client(text, timeout=CONNECT_S)
+    except (OSError, ValueError) as error:  # a timeout is an OSError
+        remedy = "start it on one of the machines with: dask scheduler"
+        raise UserError(f"--scheduler {text}: no scheduler answers ({str(error).splitlines()[0]})", remedy) from None
+    with client:
+        yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Dask logs when workers and schedulers go: outcomes tell it."""
+    logger = logging.getLogger("distributed")
+    before, names = logger.level, ("distributed", "distributed.client", "distributed.core")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0

@@ -39,6 +39,16 @@ def add_overrides(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_scheduler(arguments: argparse.ArgumentParser) -> None:
+    """Adds ``--scheduler``."""
+    arguments.add_argument(
+        "--scheduler",
+        metavar="WHERE",
+        help="let several machines work, through Dask: tcp://HOST:8786, a scheduler file, slurm, or local:N for N "
+        "processes here (docs/cluster.md)",
+    )
+
+
 def command(main: Main) -> Main:
     """Decorator of every ``main``: exit code 0 done, 2 the user can fix it (one line on stderr), 1 a bug, 130
     interrupted."""

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .cli import add_overrides, command, parser
-from .names import device_named, predicting_model, region_choice
+from .cli import add_overrides, add_scheduler, command, parser
+from .names import device_named, machines_named, predicting_model, region_choice
 
 if TYPE_CHECKING:
     import argparse
 
+    from cmb_plugin.cluster import Cluster
     from cmb_plugin.followup.visits import Person
     from cmb_plugin.workflows.follow import Predictor
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_follow my_bids --task 101 --output out                               all sessions of a BIDS data set
         nndet_follow visits.tsv --task 101 --output out                            a cohort in a table
         nndet_follow visits.tsv --predictions found --output out                   the same, predicted before
+        nndet_follow visits.tsv --task 101 --output out --scheduler local:8        in eight processes (docs/cluster.md)
         nndet_follow found1 found2 --scans scans1 scans2 --output out              what nndet_predict wrote
 
     The first time point is the baseline. A table of visits has the columns subject, visit and scan, a row for each scan
@@ -65,12 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "-np", "--num_processes", type=int, default=1, metavar="N", help="persons compared at a time"
     )
+    add_scheduler(arguments)
     add_overrides(arguments)
     args = arguments.parse_args(argv)
     from cmb_plugin.workflows.follow import follow
 
     output = Path(args.output)
-    report = follow(_persons(args, output), output, workers=args.num_processes)
+    with machines_named(args.scheduler) as machines:
+        report = follow(_persons(args, output, machines), output, workers=machines or args.num_processes)
     for failure in report.failures:
         print(f"error: {failure.item.name}: {failure.error}", file=sys.stderr)
         if failure.is_bug:
@@ -87,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report.exit_code
 
 
-def _persons(args: argparse.Namespace, output: Path) -> list[Person]:
+def _persons(args: argparse.Namespace, output: Path, machines: Cluster | None) -> list[Person]:
     """What the inputs mean."""
     from cmb_plugin.dataset import predicted_cases
     from cmb_plugin.errors import UserError
@@ -112,9 +116,9 @@ def _persons(args: argparse.Namespace, output: Path) -> list[Person]:
         points = time_points_of_table(paths[0])
         if args.predictions:
             return persons_of_points(points, Path(args.predictions))
-        return _predictor(args).points(points, output)
+        return _predictor(args, machines).points(points, output)
     if len(paths) == 1 and any(paths[0].glob("sub-*/")):
-        return _predictor(args).bids(paths[0], output)
+        return _predictor(args, machines).bids(paths[0], output)
     if len(paths) == 1:
         remedy = "name two scans or more, a BIDS data set (sub-*), or a table of visits (.tsv)"
         raise UserError(f"{paths[0]}: one time point has nothing to be compared with", remedy=remedy)
@@ -128,16 +132,17 @@ def _persons(args: argparse.Namespace, output: Path) -> list[Person]:
             TimePoint(args.person, f"{n}_{name}" if numbered else name, f"{args.person}_{n}", group)
             for n, (name, group) in enumerate(zip(names, files, strict=True), start=1)
         ]
-        return _predictor(args).points(points, output)
-    return _predictor(args).paths(paths, args.person, output)
+        return _predictor(args, machines).points(points, output)
+    return _predictor(args, machines).paths(paths, args.person, output)
 
 
-def _predictor(args: argparse.Namespace) -> Predictor:
+def _predictor(args: argparse.Namespace, machines: Cluster | None) -> Predictor:
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.follow import Predictor
     from cmb_plugin.workflows.predict import PredictOptions
 
     task, model = predicting_model(args.task, args.model, args.fold, args.fp_per_scan)
     config = Overrides.parse(args.overrides).apply(inference_cfg=model.inference_config())["inference_cfg"]
-    options = PredictOptions(config, device_named(args.device), None, region_choice(args.regions, task))
+    device = device_named(args.device, here=machines is None)
+    options = PredictOptions(config, device, None, region_choice(args.regions, task), machines=machines)
     return Predictor(task, model, options, print)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from cmb_plugin.plugins import suggest
 if TYPE_CHECKING:
     import torch
 
+    from cmb_plugin.cluster import Cluster
     from cmb_plugin.models.trained import TrainedModel
     from cmb_plugin.regions.sources import RegionChoice
 
@@ -171,8 +174,12 @@ def split_named(flags: Mapping[str, bool], default: str) -> str:
     return chosen[0] if chosen else default
 
 
-def device_named(name: str | None) -> torch.device | None:
+def device_named(name: str | None, here: bool = True) -> torch.device | None:
     """``cpu``, ``cuda``, ``cuda:1``, ...; None where none is named.
+
+    Args:
+        name: as given.
+        here: whether this machine works on it.
 
     Raises:
         UserError: it cannot be used.
@@ -183,11 +190,28 @@ def device_named(name: str | None) -> torch.device | None:
 
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        if here:
+            torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device '{name}' cannot be used ({reason})", remedy="leave --device out, or use cpu") from None
     return device
+
+
+@contextmanager
+def machines_named(text: str | None) -> Iterator[Cluster | None]:
+    """The machines that ``--scheduler`` names; None where it is not given.
+
+    Raises:
+        UserError: it names none, or none that answer.
+    """
+    if text is None:
+        yield None
+        return
+    from cmb_plugin.cluster import open_cluster
+
+    with open_cluster(text, log=lambda note: print(note, file=sys.stderr)) as cluster:
+        yield cluster
 
 
 def region_choice(text: str, task: TaskFolder) -> RegionChoice | None:

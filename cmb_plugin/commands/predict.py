@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .cli import add_overrides, command, parser
+from .cli import add_overrides, add_scheduler, command, parser
 from .names import (
     device_named,
     file_patterns,
     find_folds,
+    machines_named,
     model_of,
     region_choice,
     split_named,
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_predict 101 --input scans --output found --channels swi=*_swi.nii.gz,phase=*_phase.nii.gz
         nndet_predict 101 --input dicoms --output found --dicom-out for_pacs      a DICOM segmentation and a report
         nndet_predict 101 --input my_bids --output found --bids-derivatives my_bids/derivatives/microbleeds
+        nndet_predict 101 --scheduler slurm:20 --device cuda  in 20 jobs of a Slurm cluster (docs/cluster.md)
         nndet_predict 101 --regions auto                      and say where in the brain each lesion lies
         nndet_predict 101 DeepMIRUNet_D3CMB_3d --without QSM,T2 --output swi_alone    as if there were no such files
 
@@ -135,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="of DICOM series also write a DICOM segmentation and a structured report",
     )
+    add_scheduler(arguments)
     arguments.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: the GPU if there is one")
     arguments.add_argument("--overwrite", action="store_true", help="predict finished cases again")
     arguments.add_argument(
@@ -173,20 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.num_tta is not None:
         config = dataclasses.replace(config, tta=args.num_tta)
         check_ranges(config, "inference_cfg")
-    report = predict(
-        model,
-        scans,
-        PredictOptions(
-            config,
-            device_named(args.device),
-            None if args.output is None else Path(args.output),
-            region_choice(args.regions, task),
-            args.num_processes_preprocessing,
-            args.overwrite,
-            export=_targets(args.bids_derivatives, args.dicom_out, args.input),
-        ),
-        log=print,
+    options = PredictOptions(
+        config,
+        device_named(args.device, here=args.scheduler is None),
+        None if args.output is None else Path(args.output),
+        region_choice(args.regions, task),
+        args.num_processes_preprocessing,
+        args.overwrite,
+        export=_targets(args.bids_derivatives, args.dicom_out, args.input),
     )
+    with machines_named(args.scheduler) as machines:
+        report = predict(model, scans, dataclasses.replace(options, machines=machines), log=print)
     return show_report(report)
 
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 from cmb_plugin.errors import UserError
 
-from .cli import add_overrides, command, parser
-from .names import find_task
+from .cli import add_overrides, add_scheduler, command, parser
+from .names import find_task, machines_named
 
 if TYPE_CHECKING:
+    import argparse
+
     from rich.console import Console
 
+    from cmb_plugin.cluster import Cluster
     from cmb_plugin.planning import Plan
     from cmb_plugin.workflows.prep import PreparedSummary, PrepReport
 
@@ -27,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples:
         nndet_prep Task101_CMB
         nndet_prep 101 102 -np 8                              two tasks, eight processes
+        nndet_prep 101 --scheduler tcp://node1:8786           on the machines of a Dask cluster (docs/cluster.md)
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=11        plan for 11 GB; 4 is the default on every machine
         nndet_prep 101 -o planner_cfg.gpu_memory_gb=auto      plan for this machine's GPU, or 2 GB without one
         nndet_prep 101 -o planner_cfg.finest_level=1          locations every second voxel: coarser, quicker
@@ -66,7 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="processes for preprocessing; as -np by default",
     )
+    add_scheduler(arguments)
     args = arguments.parse_args(argv)
+    with machines_named(args.scheduler) as machines:
+        return _prepare_all(args, machines)
+
+
+def _prepare_all(args: argparse.Namespace, machines: Cluster | None) -> int:
+    """Prepares each task; exit code."""
     from rich.console import Console
 
     from cmb_plugin.settings import Overrides
@@ -79,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report = prepare(
                 find_task(task),
                 Overrides.parse(args.overrides),
-                args.num_processes,
+                machines or args.num_processes,
                 preprocess_workers=args.num_processes_preprocessing,
                 check=not args.no_check,
             )

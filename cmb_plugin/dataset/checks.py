@@ -13,7 +13,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, boxes_of_instances, image_stem, pieces_of_instances, read_grid, read_mask, read_scan
-from cmb_plugin.workers import Outcome, run_cases
+from cmb_plugin.workers import Outcome, Workers, run_cases
 
 from .dataset import SPLITS, Case, Dataset, image_files, read_classes, split_modality
 
@@ -108,12 +108,12 @@ class Report:
         return "\n".join(lines)
 
 
-def check_dataset(dataset: Dataset, workers: int = 0, full: bool = True, description: str = "") -> Report:
+def check_dataset(dataset: Dataset, workers: Workers = 0, full: bool = True, description: str = "") -> Report:
     """Checks every case of a Task folder, training and test.
 
     Args:
         dataset: the Task folder.
-        workers: number of processes.
+        workers: number of processes, or machines.
         full: read the voxels too; otherwise names, headers and class files only.
         description: title of the progress bar; empty shows none.
     """

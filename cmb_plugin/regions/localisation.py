@@ -25,7 +25,7 @@ from cmb_plugin.files import atomic, digest
 from cmb_plugin.images import Grid, read_mask, write_image
 from cmb_plugin.models.ensemble import Ensemble
 from cmb_plugin.preparation import brain_channel
-from cmb_plugin.workers import Outcome, run_cases
+from cmb_plugin.workers import Outcome, Workers, run_cases
 
 from .case_report import write_case_report, write_cohort
 from .restoration import drawn_copy, maps_folder, report_files, restore_case
@@ -85,8 +85,16 @@ class Localisation:
         return digest(deciding)
 
 
-def localise_cases(folder: Path, cases: Sequence[Case], localisation: Localisation) -> list[Outcome[Case, str]]:
+def localise_cases(
+    folder: Path, cases: Sequence[Case], localisation: Localisation, workers: Workers = 0
+) -> list[Outcome[Case, str]]:
     """Places the lesions of predicted cases and writes their reports and ``cohort.tsv``.
+
+    Args:
+        folder: predictions folder.
+        cases: those that stand in it.
+        localisation: how.
+        workers: processes, or machines.
 
     Returns:
         for each case the reason why its regions are unknown, "" where they are known. Where the map could not be made
@@ -95,7 +103,7 @@ def localise_cases(folder: Path, cases: Sequence[Case], localisation: Localisati
     work = partial(localise_case, folder=folder, localisation=localisation)
     outcomes = [
         done.result or Outcome[Case, str](done.item, error=done.error, is_bug=done.is_bug, details=done.details)
-        for done in run_cases(work, cases, description=f"Localisation lesions of {folder.name}")
+        for done in run_cases(work, cases, workers, f"Localising lesions of {folder.name}")
     ]
     write_cohort(folder, [case.case_id for case in cases])
     return outcomes

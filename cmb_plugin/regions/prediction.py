@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,13 @@ from cmb_plugin.anatomy.storage import load_map, map_file, save_map
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, write_json
-from cmb_plugin.inference import PatchSegmenter, class_map, segment_array
+from cmb_plugin.inference import InferenceConfig, PatchSegmenter, class_map, segment_array
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
 from cmb_plugin.tabular import write_table
-from cmb_plugin.workers import Outcome, progress, run_cases
+from cmb_plugin.workers import Outcome, Workers, progress, run_cases
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,57 @@ def map_of_scan(scan: Scan, ensemble: Ensemble) -> RegionMap:
     )
 
 
+@dataclass(frozen=True)
+class MapWriter:
+    """Predicts the map of a scan and writes it. It can be sent to other machines, which load the weights once.
+
+    Attributes:
+        model: folds of a region model.
+        settings: of tiled prediction.
+        device: where the network works.
+        folder: predictions folder.
+        keys: case -> what changes with the model and the scan.
+    """
+
+    model: TrainedModel
+    settings: InferenceConfig
+    device: str
+    folder: Path
+    keys: Mapping[str, str]
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """The folds."""
+        return load_ensemble(self.model, torch.device(self.device), self.settings)
+
+    def __call__(self, source: ScanSource) -> dict[str, object]:
+        """Reads, predicts and writes a scan; its row in the summary.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        (scan,) = prepared_scans([source], self.ensemble.plan.preprocessing, workers=0)
+        if scan.result is None:
+            raise RuntimeError(scan.details) if scan.is_bug else UserError(scan.error)
+        return self.write(source, map_of_scan(scan.result, self.ensemble))
+
+    def write(self, source: ScanSource, regions: RegionMap) -> dict[str, object]:
+        """Writes the map of a scan; its row in the summary."""
+        name = source.case.case_id
+        save_map(self.folder, name, regions, self.keys[name])
+        return _row(name, regions)
+
+
 def predict_maps(
-    ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path, workers: int, overwrite: bool
-) -> tuple[int, list[Outcome[ScanSource, RegionMap]]]:
+    ensemble: Ensemble, sources: Sequence[ScanSource], folder: Path, workers: Workers, overwrite: bool
+) -> tuple[int, list[Outcome[ScanSource, Any]]]:
     """Writes ``{case}_regions.nii.gz`` and its JSON for every scan, and ``summary.tsv`` with the volumes.
 
     Args:
         ensemble: a region model.
         sources: the scans.
         folder: predictions folder; maps in it that were made of the same scans by the same model are kept.
-        workers: processes that preprocess.
+        workers: processes that preprocess, or machines that do all.
         overwrite: make all maps anew.
 
     Returns:
@@ -119,20 +161,18 @@ def predict_maps(
     kept = {} if overwrite else {name: load_map(folder, name, key) for name, key in keys.items()}
     rows = {name: _row(name, regions) for name, regions in kept.items() if regions is not None}
     todo = [source for source in sources if source.case.case_id not in rows]
-    failed: list[Outcome[ScanSource, RegionMap]] = []
-    scans = prepared_scans(todo, ensemble.plan.preprocessing, workers)
-    with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(scans):
-        for outcome in scans:
-            name = outcome.item.case.case_id
-            made = _made(outcome, ensemble)
-            if made.result is None:
-                failed.append(made)
-                rows[name] = {"case": name, "status": "failed", "error": made.error}
-                map_file(folder, name).unlink(missing_ok=True)  # of an earlier run: no longer true
-            else:
-                save_map(folder, name, made.result, keys[name])
-                rows[name] = _row(name, made.result)
-            advance()
+    failed: list[Outcome[ScanSource, Any]] = []
+    writer = MapWriter(ensemble.model, ensemble.settings, str(ensemble.device), folder, keys)
+    title = f"Predicting into {folder.name}"
+    here = isinstance(workers, int)
+    for outcome in _written(writer, ensemble, todo, workers, title) if here else workers.run(writer, todo, title):
+        name = outcome.item.case.case_id
+        if outcome.result is None:
+            failed.append(outcome)
+            rows[name] = {"case": name, "status": "failed", "error": outcome.error}
+            map_file(folder, name).unlink(missing_ok=True)  # of an earlier run: no longer true
+        else:
+            rows[name] = outcome.result
     volumes = [
         f"{place.region or place.group}_ml" for value, place in places_of(ensemble.plan.classes).items() if value
     ]
@@ -141,12 +181,23 @@ def predict_maps(
     return len(todo) - len(failed), failed
 
 
-def _made(scan: Outcome[ScanSource, Scan], ensemble: Ensemble) -> Outcome[ScanSource, RegionMap]:
-    """The map of a scan, or why there is none."""
-    if scan.result is None:
-        return Outcome(scan.item, None, scan.error, scan.is_bug, scan.details)
-    done = run_cases(partial(map_of_scan, ensemble=ensemble), [scan.result])[0]
-    return Outcome(scan.item, done.result, done.error, done.is_bug, done.details)
+def _written(
+    writer: MapWriter, ensemble: Ensemble, sources: Sequence[ScanSource], workers: int, title: str
+) -> Iterator[Outcome[ScanSource, dict[str, object]]]:
+    """What becomes of each scan in this process, which prepares the next ones meanwhile."""
+    scans = prepared_scans(sources, ensemble.plan.preprocessing, workers)
+    with progress(title, len(sources)) as advance, closing(scans):
+        for scan in scans:
+            if scan.result is None:
+                yield Outcome(scan.item, None, scan.error, scan.is_bug, scan.details)
+            else:
+                work = partial(_predict_and_write, scan=scan.result, writer=writer, ensemble=ensemble)
+                yield run_cases(work, [scan.item])[0]
+            advance()
+
+
+def _predict_and_write(source: ScanSource, scan: Scan, writer: MapWriter, ensemble: Ensemble) -> dict[str, object]:
+    return writer.write(source, map_of_scan(scan, ensemble))
 
 
 def _key(description: dict[str, object], source: ScanSource, ensemble: Ensemble) -> str:

@@ -70,6 +70,7 @@ class CasePredictor:
         folder: predictions folder.
         draw: whether instance masks are written.
         token: the same for predictors whose models say the same.
+        packed: file of a packed model, which each machine unpacks for itself; None for another one.
     """
 
     model: TrainedModel
@@ -78,6 +79,7 @@ class CasePredictor:
     folder: Path
     draw: bool
     token: str
+    packed: Path | None = None
 
     @classmethod
     def of(cls, ensemble: Ensemble, folder: Path, draw: bool) -> CasePredictor:
@@ -85,13 +87,20 @@ class CasePredictor:
         device = str(ensemble.device)
         token = digest([ensemble.description(), ensemble.operating_point.deciding(), device])
         _keep(token, ensemble)
-        return cls(ensemble.model, ensemble.settings, device, folder, draw, token)
+        packed = ensemble.model.packed
+        file = None if packed is None else Path(packed["file"])
+        return cls(ensemble.model, ensemble.settings, device, folder, draw, token, file)
 
     @property
     def ensemble(self) -> Ensemble:
         """The models, loaded at most once in a process."""
         if self.token not in _loaded:
-            _keep(self.token, load_ensemble(self.model, torch.device(self.device), self.settings))
+            model = self.model
+            if self.packed is not None:
+                from cmb_plugin.models.packed import unpacked
+
+                model = replace(model, folder=unpacked(self.packed))
+            _keep(self.token, load_ensemble(model, torch.device(self.device), self.settings))
         return _loaded[self.token]
 
     def __call__(self, job: CaseJob) -> CaseResult:

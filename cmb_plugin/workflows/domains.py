@@ -10,12 +10,12 @@ from cmb_plugin.dataset.domains import read_derived, write_derived
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Mapping, read_grid
 from cmb_plugin.plugins import suggest
-from cmb_plugin.workers import run_cases
+from cmb_plugin.workers import Workers, run_cases
 
 SOURCES = ("dataset", "geometry")
 
 
-def settle_domains(dataset: Dataset, source: str | None, workers: int = 0) -> Dataset:
+def settle_domains(dataset: Dataset, source: str | None, workers: Workers = 0) -> Dataset:
     """The data set with the domains that are to hold from now on, for every command.
 
     Args:
@@ -23,8 +23,8 @@ def settle_domains(dataset: Dataset, source: str | None, workers: int = 0) -> Da
         source: ``geometry`` derives domains from the headers of all scans, training and test, and keeps them in
             ``preprocessed/domains.json``; ``dataset`` forgets what was derived; None changes nothing, but
             for scans that are new since domains were derived, which derives them again.
-        workers: processes that read headers. A scan whose header cannot be read gets no domain here; whoever needs
-            its voxels will name the file.
+        workers: processes or machines that read headers. A scan whose header cannot be read gets no domain here;
+            whoever needs its voxels will name the file.
 
     Raises:
         UserError: there is no such source.

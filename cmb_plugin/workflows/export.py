@@ -12,7 +12,7 @@ from cmb_plugin.dataset import Case
 from cmb_plugin.exchange import bids
 from cmb_plugin.exchange.case import ExportedCase
 from cmb_plugin.exchange.dicom import write_dicom
-from cmb_plugin.workers import Outcome, failures, run_cases
+from cmb_plugin.workers import Outcome, Workers, failures, run_cases
 
 if TYPE_CHECKING:
     from cmb_plugin.intake import InputCase
@@ -46,6 +46,7 @@ def export_cases(
     model: str,
     scores: Mapping[str, str],
     log: Callable[[str], None],
+    workers: Workers = 0,
 ) -> list[Outcome[ExportedCase, Path]]:
     """Writes predicted cases to the targets and returns the failures.
 
@@ -57,6 +58,7 @@ def export_cases(
         model: what predicted, in words.
         scores: further score columns of the model, and what they mean.
         log: is given what was written.
+        workers: processes, or machines.
 
     Raises:
         UserError: two cases would get one name.
@@ -67,11 +69,11 @@ def export_cases(
         bids.check_names([case.case_id for case in exported])
         bids.write_description(targets.derivatives, model, targets.raw)
         write = partial(_write_bids, root=targets.derivatives, scores=scores, raw=targets.raw)
-        outcomes = run_cases(write, exported)
+        outcomes = run_cases(write, exported, workers)
         failed += failures(outcomes)
         log(f"BIDS derivatives of {len(exported) - len(failures(outcomes))} cases: {targets.derivatives}")
     if targets.dicom is not None:
-        outcomes = run_cases(partial(_write_dicom, folder=targets.dicom), exported)
+        outcomes = run_cases(partial(_write_dicom, folder=targets.dicom), exported, workers)
         failed += failures(outcomes)
         log(f"DICOM segmentations and reports of {len(exported) - len(failures(outcomes))} cases: {targets.dicom}")
     return failed

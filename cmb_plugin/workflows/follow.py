@@ -23,7 +23,7 @@ from cmb_plugin.followup.sources import (
 from cmb_plugin.followup.tables import write_tables
 from cmb_plugin.followup.visits import Person, Visit
 from cmb_plugin.images import SUFFIXES, image_stem
-from cmb_plugin.workers import Outcome, failures, run_cases
+from cmb_plugin.workers import Outcome, Workers, failures, run_cases
 
 from .scan_selection import SCANS, ScanSelection, select_for
 
@@ -60,14 +60,14 @@ class FollowReport:
         return 2 if self.failures or any(row["status"] != "compared" for row in self.rows) else 0
 
 
-def follow(persons: Sequence[Person], output: Path, rules: Rules | None = None, workers: int = 0) -> FollowReport:
+def follow(persons: Sequence[Person], output: Path, rules: Rules | None = None, workers: Workers = 0) -> FollowReport:
     """Compares the visits of each person; who cannot be compared is reported, and the others go on.
 
     Args:
         persons: whose scans are predicted.
         output: folder for ``{person}_followup.json``, pictures and tables.
         rules: how lesions are compared.
-        workers: processes.
+        workers: processes, or machines.
     """
     output.mkdir(parents=True, exist_ok=True)
     work = partial(follow_person, folder=output, rules=rules or Rules())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +28,9 @@ from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.preparation import ScanSource
 from cmb_plugin.regions.restoration import forget_case, restore_cases
-from cmb_plugin.workers import Outcome, default_workers, failures, progress
+from cmb_plugin.workers import Machines, Outcome, Workers, default_workers, failures, progress
 
-from .case_prediction import CaseJob, CasePredictor
+from .case_prediction import CaseJob, CasePredictor, CaseResult
 from .scan_selection import ScanSelection
 
 if TYPE_CHECKING:  # what regions and other input need is imported where they are asked for
@@ -91,6 +91,7 @@ class PredictOptions:
         overwrite: predict also what is finished.
         export: further forms in which the cases are written; None for none.
         draw: write instance masks, where SimpleITK is installed.
+        machines: that predict instead of this process, each with a network of its own.
     """
 
     config: InferenceConfig | None = None
@@ -101,6 +102,7 @@ class PredictOptions:
     overwrite: bool = False
     export: ExportTargets | None = None
     draw: bool = True
+    machines: Machines | None = None
 
 
 def predict(
@@ -135,7 +137,8 @@ def predict(
     report = PredictReport()
     groups = [model] if scans.split == "test" else model.each()
     for group in groups:
-        ensemble = load_ensemble(group, device, config)
+        ensemble = load_ensemble(group, device if options.machines is None else torch.device("cpu"), config)
+        ensemble = replace(ensemble, device=device)  # of the machines; this one may not have it
         _introduce(ensemble, log)
         folder = options.output or group.place.predictions(scans.split)
         if options.output is not None and len(groups) > 1:
@@ -149,7 +152,7 @@ def predict(
         if ensemble.plan.target == "regions":
             from cmb_plugin.regions.prediction import predict_maps
 
-            made, failed = predict_maps(ensemble, sources, folder, workers, options.overwrite)
+            made, failed = predict_maps(ensemble, sources, folder, options.machines or workers, options.overwrite)
             report.folders.append(folder)
             report.predicted += made
             report.kept += len(sources) - made - len(failed)
@@ -163,16 +166,19 @@ def predict(
             log(f"Regions: {localisation.source.name}; {localisation.rules.description}")
         contrasts = {case.case_id: case.volumes[0].contrast for case in selected.inputs if 0 in case.volumes}
         draw = options.draw and _can_draw()
-        run = _Run(ensemble, folder, workers, options.overwrite, contrasts, draw)
+        run = _Run(ensemble, folder, options.machines or workers, options.overwrite, contrasts, draw)
         predicted = run.predict(sources, report)
-        _localise(predicted, folder, localisation, report)
+        _localise(predicted, folder, localisation, report, options.machines or 0)
         run.write_tables(sources, report)
         if options.export is not None:
             from .export import export_cases
 
             inputs = {case.case_id: case for case in selected.inputs}
             title = f"{group.title}, checkpoint {group.checkpoint}"
-            report.unwritten += export_cases(folder, predicted, inputs, options.export, title, ensemble.scores, log)
+            exported = export_cases(
+                folder, predicted, inputs, options.export, title, ensemble.scores, log, options.machines or 0
+            )
+            report.unwritten += exported
     return report
 
 
@@ -242,7 +248,7 @@ class _Run:
 
     ensemble: Ensemble
     folder: Path
-    workers: int
+    workers: Workers
     overwrite: bool
     contrasts: Mapping[str, str]
     draw: bool
@@ -254,9 +260,8 @@ class _Run:
         jobs = [CaseJob(s, keys[s.case.case_id], self.contrasts.get(s.case.case_id, "")) for s in sources]
         todo = [job for job in jobs if self.overwrite or not self._stands(job)]
         failed = set()
-        stream = CasePredictor.of(self.ensemble, folder, self.draw).stream(todo, self.workers)
-        with progress(f"Predicting into {folder.name}", len(todo)) as advance, closing(stream):
-            for outcome in stream:
+        with closing(self._outcomes(todo)) as outcomes:
+            for outcome in outcomes:
                 case_id = outcome.item.case_id
                 if outcome.result is None:
                     failed.add(case_id)
@@ -271,11 +276,22 @@ class _Run:
                         f"{case_id}: {outcome.result.left_out} candidates beyond the strongest were left out: raise "
                         "inference_cfg.max_detections (-o) if they may be lesions"
                     )
-                advance()
         report.folders.append(folder)
         report.predicted += len(todo) - len(failed)
         report.kept += len(sources) - len(todo)
         return [source.case for source in sources if source.case.case_id not in failed]
+
+    def _outcomes(self, jobs: list[CaseJob]) -> Generator[Outcome[CaseJob, CaseResult], None, None]:
+        """Predicts cases, here or on machines; what became of each, in order."""
+        predictor = CasePredictor.of(self.ensemble, self.folder, self.draw)
+        title = f"Predicting into {self.folder.name}"
+        if not isinstance(self.workers, int):
+            yield from self.workers.run(predictor, jobs, title)
+            return
+        with progress(title, len(jobs)) as advance, closing(predictor.stream(jobs, self.workers)) as stream:
+            for outcome in stream:
+                yield outcome
+                advance()
 
     def _stands(self, job: CaseJob) -> bool:
         """Whether a case is finished, and the scan that was made for it is still there to be looked at."""
@@ -324,13 +340,15 @@ def _is_finished(folder: Path, job: CaseJob, draw: bool) -> bool:
         return False
 
 
-def _localise(cases: Sequence[Case], folder: Path, localisation: Localisation | None, report: PredictReport) -> None:
+def _localise(
+    cases: Sequence[Case], folder: Path, localisation: Localisation | None, report: PredictReport, workers: Workers
+) -> None:
     """Gives the lesions of predicted cases their places, or takes them away again."""
     if localisation is None:
         restore_cases(folder, cases)
         return
     from cmb_plugin.regions.localisation import localise_cases
 
-    outcomes = localise_cases(folder, cases, localisation)
+    outcomes = localise_cases(folder, cases, localisation, workers)
     report.unplaced += failures(outcomes)
     report.unknown |= {outcome.item.case_id: outcome.result for outcome in outcomes if outcome.result}

@@ -39,7 +39,7 @@ from cmb_plugin.preparation import (
     work_key,
 )
 from cmb_plugin.settings import Overrides
-from cmb_plugin.workers import Outcome, default_workers, run_cases
+from cmb_plugin.workers import Outcome, Workers, default_workers, run_cases
 
 from .domains import settle_domains
 
@@ -132,7 +132,7 @@ class PrepReport:
 def prepare(
     folder: TaskFolder,
     overrides: Overrides,
-    workers: int | None = None,
+    workers: Workers | None = None,
     *,
     preprocess_workers: int | None = None,
     full_check: bool = True,
@@ -146,8 +146,8 @@ def prepare(
         folder: the Task folder.
         overrides: ``planner=NAME``, ``planner_cfg.x=y``, ``plan=PATH.json``, ``plan_from=MODEL``,
             ``additional_imports=[module]``.
-        workers: processes that check and measure; None takes every core.
-        preprocess_workers: processes that preprocess; None takes ``workers``, or as many as the memory holds.
+        workers: processes that check and measure, or machines; None takes every core.
+        preprocess_workers: processes that preprocess; None takes ``workers``, of processes as many as the memory holds.
         full_check: read every voxel in the check, not only the headers.
         check: False trusts the folder; what cannot be read still fails, case by case.
 
@@ -178,9 +178,9 @@ def prepare(
     items, without = _learnable(items, plan)
     warnings += without
 
-    if preprocess_workers is None:
-        preprocess_workers = min(workers, _processes_in_memory(fingerprint))
-    cases, failed = _preprocess(dataset, _without(items, failures), plan, preprocess_workers)
+    cases, failed = _preprocess(
+        dataset, _without(items, failures), plan, _that_preprocess(workers, preprocess_workers, fingerprint)
+    )
     failures += failed
     warnings += [_outside_warning(case, dataset) for case in cases if case.outside]
     warnings += _write_splits(dataset, _lesions(plan, fingerprint, cases))
@@ -201,7 +201,7 @@ def _choose_planner(overrides: Overrides) -> tuple[Planner, Path | None]:
     return planner_class(config), None if given is None else Path(str(given)).expanduser()
 
 
-def _check(dataset: Dataset, workers: int, full: bool) -> tuple[list[Failure], list[str]]:
+def _check(dataset: Dataset, workers: Workers, full: bool) -> tuple[list[Failure], list[str]]:
     report = check_dataset(dataset, workers, full, description=f"Checking {dataset.task.name}")
     failures: list[Failure] = []
     warnings = []
@@ -223,7 +223,7 @@ def _without(items: Sequence[Item], failures: Sequence[Failure]) -> list[Item]:
     return [item for item in items if (item.split, item.case.case_id) not in bad]
 
 
-def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: int) -> tuple[Fingerprint, list[Failure]]:
+def _fingerprint(dataset: Dataset, items: Sequence[Item], workers: Workers) -> tuple[Fingerprint, list[Failure]]:
     """Measures the training cases; what an earlier run measured is taken from there."""
     pieces = dataset.task.preprocessed / "fingerprint"
     measured = {item: load_piece(pieces / f"{item.case.case_id}.json", _fingerprint_key(item.case)) for item in items}
@@ -273,7 +273,7 @@ def _learnable(items: Sequence[Item], plan: Plan) -> tuple[list[Item], list[str]
 
 
 def _preprocess(
-    dataset: Dataset, items: Sequence[Item], plan: Plan, workers: int
+    dataset: Dataset, items: Sequence[Item], plan: Plan, workers: Workers
 ) -> tuple[list[PreparedSummary], list[Failure]]:
     """Preprocesses and stores cases; those that stand there already and have not changed are left."""
     ready = {}
@@ -292,6 +292,12 @@ def _preprocess(
     )
     ready |= {outcome.item: outcome.result for outcome in outcomes if outcome.result is not None}
     return [ready[item] for item in items if item in ready], _failures(outcomes)
+
+
+def _that_preprocess(workers: Workers, chosen: int | None, fingerprint: Fingerprint) -> Workers:
+    if chosen is not None:
+        return chosen
+    return min(workers, _processes_in_memory(fingerprint)) if isinstance(workers, int) else workers
 
 
 def _processes_in_memory(fingerprint: Fingerprint) -> int:

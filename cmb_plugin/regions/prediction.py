@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -164,8 +164,12 @@ def predict_maps(
     failed: list[Outcome[ScanSource, Any]] = []
     writer = MapWriter(ensemble.model, ensemble.settings, str(ensemble.device), folder, keys)
     title = f"Predicting into {folder.name}"
-    here = isinstance(workers, int)
-    for outcome in _written(writer, ensemble, todo, workers, title) if here else workers.run(writer, todo, title):
+    outcomes: Iterable[Outcome[ScanSource, Any]]
+    if isinstance(workers, int):
+        outcomes = _written(writer, ensemble, todo, workers, title)
+    else:
+        outcomes = workers.run(writer, todo, title)
+    for outcome in outcomes:
         name = outcome.item.case.case_id
         if outcome.result is None:
             failed.append(outcome)

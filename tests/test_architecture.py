@@ -176,7 +176,7 @@ def modules_of(package: str) -> list[str]:
     return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
-LOWEST_LAYERS = ["errors", "files", "tabular", "plugins", "paths", "settings", "workers", "detections"]
+LOWEST_LAYERS = ["errors", "files", "tabular", "plugins", "paths", "settings", "workers", "cluster", "detections"]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_every_imported_package_is_a_declared_dependency() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = config["options.extras_require"]
-    names = ("tensorboard", "tables", "dicom", "review")
+    names = ("cluster", "dicom", "review", "tables", "tensorboard")
     lines = config["options"]["install_requires"] + "".join(extras[name] for name in names)
     declared = {normal(re.split(r"[<>=!~ ]", line)[0]) for line in lines.split()}
     providers = packages_distributions()

@@ -91,6 +91,10 @@ class InsertedTask(ExampleTask):
         """
         if not options.into:
             raise UserError("--kind inserted: into which scans?", remedy="name their folder: --into DIR")
+        if options.anatomy:
+            raise UserError(
+                "--anatomy with --into: measured scans bring their own heads", remedy="leave one of both out"
+            )
         folder = Path(options.into).resolve()
         for name, number, low in (
             ("healthy", options.healthy, 0.0),

@@ -15,6 +15,7 @@ from cmb_plugin.images import write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.phantom import (
     DRAWN,
+    AnatomyFiles,
     ExampleOptions,
     ExampleReport,
     ExampleTask,
@@ -25,6 +26,7 @@ from cmb_plugin.phantom import (
     make_case,
     make_scans,
     make_visit,
+    read_table,
     resolve_modalities,
     resolve_protocols,
     write_visits,
@@ -55,6 +57,7 @@ class PhantomSettings:
     followup: int = 0
     followup_protocol: str = ""
     scans: int = 1
+    anatomy: AnatomyFiles | None = None
 
     @classmethod
     def of(cls, options: ExampleOptions) -> PhantomSettings:
@@ -90,7 +93,12 @@ class PhantomSettings:
         if scans < 1 or (scans > 1 and (options.followup or not set(protocols) <= set(DRAWN))):
             remedy = f"give a number from 1, without --followup and with --protocol {' or '.join(DRAWN)}"
             raise UserError(f"--scans-per-subject {scans}: cannot be made", remedy=remedy)
-        return cls(train, test, healthy, protocols, modalities, names, options.seed, options.followup, later[0], scans)
+        anatomy = AnatomyFiles.of(options.anatomy) if options.anatomy else None
+        if anatomy:
+            read_table(anatomy.table)  # what is wrong with it is said before anything is made
+        return cls(
+            train, test, healthy, protocols, modalities, names, options.seed, options.followup, later[0], scans, anatomy
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data by which a later call knows whether the phantoms are the same."""
@@ -99,6 +107,9 @@ class PhantomSettings:
             plain = {k: v for k, v in plain.items() if not k.startswith("followup")}
         if self.scans == 1:
             del plain["scans"]
+        plain["anatomy"] = self.anatomy.source() if self.anatomy else None
+        if not self.anatomy:
+            del plain["anatomy"]
         return {"recipe": RECIPE, **plain}
 
     def case_id(self, index: int, number: int = 0) -> str:
@@ -223,7 +234,7 @@ def _drawn_from(settings: PhantomSettings, place: Place) -> tuple[PhantomConfig,
     """What a subject's phantoms are made of, and whether it is healthy."""
     split, index, _ = place
     first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
-    config = PhantomConfig(settings.protocols, settings.modalities, settings.classes)
+    config = PhantomConfig(settings.protocols, settings.modalities, settings.classes, settings.anatomy)
     return config, is_healthy(index - first, cases, settings.healthy)
 
 
@@ -241,7 +252,8 @@ def _write_files(
     write_image(task.extra("brain", split) / f"{name}.nii.gz", case.brain, case.grid)
     write_json(task.extra("mimics", split) / f"{name}.json", {"mimics": case.mimics})
     scanner = {"scanner": case.scanner} if case.scanner else {}
-    record = {"protocol": case.protocol, **scanner, "lesions": case.lesions, **extra}
+    anatomy = {"anatomy": case.anatomy} if case.anatomy else {}
+    record = {"protocol": case.protocol, **scanner, **anatomy, "lesions": case.lesions, **extra}
     write_json(_record(task, settings, place), record)
     return len(case.lesions)
 

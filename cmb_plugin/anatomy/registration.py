@@ -110,19 +110,22 @@ def load_template() -> tuple[np.ndarray, Grid]:
     return array, Grid((array.shape[0], array.shape[1], array.shape[2]), (1.0, 1.0, 1.0), (-x, -y, z), turned)
 
 
-def register(image: np.ndarray, grid: Grid, brain: np.ndarray) -> Registration:
+def register(
+    image: np.ndarray, grid: Grid, brain: np.ndarray, turns: Sequence[tuple[int, int, int]] = TURNS_DEG
+) -> Registration:
     """Registers the template to a scan: affine, from several first turns of the head where one is not enough.
 
     Args:
         image: float [z, y, x], bright brain; SWI, T2* magnitude or the like.
         brain: bool [z, y, x], its brain roughly.
+        turns: first turns of the head; the first alone where the orientation in the header is sure.
 
     Returns:
         the first registration of good quality, else the best.
     """
     pair = _Pair(image, grid, brain)
     best: Registration | None = None
-    for turn in TURNS_DEG:
+    for turn in turns:
         found = pair.measure(pair.fit(turn))
         if not found.why_not and found.quality >= GOOD_QUALITY:
             return found

@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --protocol random --train 100 --test 20     every scan from a scanner of its own
         nndet_example --protocol wide --scans-per-subject 4       four scanners per subject, from one simulated head
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
+        nndet_example --protocol wide --anatomy labels.nii.gz:table.tsv     a labelled head in place of the template
         nndet_example --into healthy --test 4                     lesions put into your own scans without any
         nndet_example --train 0 --test 8 --followup 1             two scans of each subject, with new and grown lesions
         nndet_example --kind squares                              nnDetection's Task000D3_Example: cubes, some hollow
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     mixed (all but demo), random (voxel, field, echo, noise and faults drawn anew for each scan), or wide (as random,
     and slice gaps, vessels, phase masks, inverted QSM and other findings).
     Modalities: swi, phase, t2s, qsm, t2; lesions are outlined on the first.
+
+    --anatomy LABELS:TABLE makes the heads of a label image, with its own veins, bone and air: each subject is that head
+    warped anew. The table is tab-separated: label, tissue, and where they are known chi_ppm, m0, t1_ms, t2star_ms.
 
     --into DIR takes {case}.nii.gz, or {case}_0000.nii.gz, {case}_0001.nii.gz, ... in the order of --modalities (swi,
     t2s, phase; swi, or swi,phase, where nothing is said), and DIR/brain/{case}.nii.gz where there are brain masks.
@@ -59,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=1,
         metavar="N",
         help="scans of each subject by scanners of their own; --train and --test count subjects (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--anatomy",
+        metavar="LABELS:TABLE",
+        default="",
+        help="a label image and its table (default: the MNI152 template)",
     )
     arguments.add_argument("--into", metavar="DIR", default="", help="put lesions into the scans of this folder")
     arguments.add_argument(
@@ -120,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         echo_ms=args.echo,
         followup=args.followup,
         followup_protocol=args.followup_protocol,
+        anatomy=args.anatomy,
     )
     example = kind()
     workers = default_workers() if args.num_processes is None else args.num_processes

@@ -4,6 +4,7 @@ from .case import PhantomCase, PhantomConfig, is_healthy, make_case
 from .example import ExampleOptions, ExampleReport, ExampleTask
 from .followup import Visit, VisitRow, make_visit, write_visits
 from .into import PlacedCase, place_lesions
+from .labelled import AnatomyFiles, read_table
 from .measured import MeasuredScan
 from .protocols import DRAWN, MODALITIES, PROTOCOLS, Protocol, resolve_modalities, resolve_protocols
 from .several import make_scans
@@ -12,6 +13,7 @@ __all__ = [
     "DRAWN",
     "MODALITIES",
     "PROTOCOLS",
+    "AnatomyFiles",
     "ExampleOptions",
     "ExampleReport",
     "ExampleTask",
@@ -27,6 +29,7 @@ __all__ = [
     "make_scans",
     "make_visit",
     "place_lesions",
+    "read_table",
     "resolve_modalities",
     "resolve_protocols",
     "write_visits",

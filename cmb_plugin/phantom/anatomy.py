@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from .head_atlas import SubjectHead
+    from .vessels import VesselPath
 
 LOBAR, DEEP, INFRATENTORIAL = 1, 2, 3
 REGION_NAMES = {LOBAR: "lobar", DEEP: "deep", INFRATENTORIAL: "infratentorial"}
@@ -32,10 +37,21 @@ NUCLEI: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], 
     "dentate": ((14.0, -58.0, -34.0), (5.0, 7.5, 4.5), -25.0, 0.10),
 }
 
+# Air in the skull: centre MNI RAS mm of the right side, semi-axes in mm, whether there is a left one.
+AIR_CAVITIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], bool]] = {
+    "frontal": ((9, 76, 2), (7, 5, 9), True),
+    "ethmoid": ((7, 52, -36), (6, 15, 8), True),
+    "sphenoid": ((6, 24, -40), (7, 10, 7), True),
+    "mastoid": ((59, -38, -46), (5, 6, 8), True),
+    "petrous": ((40, -26, -46), (9, 5, 5), True),
+}
+
 COARSE = 3
 """Step in mm of the distance maps."""
 
 Mesh = tuple[np.ndarray, np.ndarray, np.ndarray]
+Frame = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Centre [3], semi-axes [3] and rotation [3, 3] of an ellipsoid in MNI RAS mm."""
 
 CMB_PLACES = ("white_matter", "cortex", "basal_ganglia", "cerebellum", "thalamus", "brainstem")
 
@@ -59,6 +75,11 @@ class Atlas:
             gradient along MNI x, y, z.
         places: for each of ``CMB_PLACES`` the MNI RAS points [N, 3] at which a microbleed of that place may lie.
         sulci: MNI RAS points [N, 3] of cerebrospinal fluid between the gyri, where pial vessels run.
+        pallida: the right and the left one.
+        cavities: air in the skull: name, place [3] in MNI RAS mm, least radius around it.
+        veins: courses of veins that the head itself has; None where all are drawn.
+        head: the labels that the tissue comes from; None for the template.
+        scale: length in the atlas over that in the head itself.
     """
 
     grey: np.ndarray
@@ -73,6 +94,11 @@ class Atlas:
     ventricle_pull: np.ndarray
     places: dict[str, np.ndarray]
     sulci: np.ndarray
+    pallida: tuple[Frame, Frame]
+    cavities: tuple[tuple[str, np.ndarray, float], ...]
+    veins: tuple[VesselPath, ...] | None = None
+    head: SubjectHead | None = None
+    scale: float = 1.0
 
 
 def to_index(points: np.ndarray, step: float = 1.0) -> np.ndarray:
@@ -105,7 +131,7 @@ def ellipsoid_distance(
     return (radius - 1) * np.where(slope > 1e-6, radius / np.maximum(slope, 1e-6), np.min(axes))
 
 
-def nucleus_frame(name: str, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def nucleus_frame(name: str, side: int) -> Frame:
     """Centre [3], semi-axes [3] and rotation [3, 3] of a nucleus in MNI RAS mm; ``side`` is 1 for right, -1 for
     left."""
     (x, y, z), axes, turn, _ = NUCLEI[name]
@@ -124,19 +150,19 @@ def load_atlas() -> Atlas:
     brain_mask = ndimage.binary_fill_holes(brain > 0.5)
     # The template is an average of many heads: its tissue borders are broad ramps. One subject's are steep.
     grey, white = _steepened(grey, white, brain_mask)
-    mesh = _mesh(brain_mask.shape)
+    mesh = mni_mesh(brain_mask.shape)
     iron = np.zeros(brain_mask.shape, np.float32)
     nuclei: dict[str, np.ndarray] = {}
     for name, (*_, ppm) in NUCLEI.items():
         nuclei[name] = np.zeros(brain_mask.shape, bool)
         for side in (1, -1):
             _add_nucleus(nuclei[name], iron, name, side, ppm)
-    ventricles = _ventricles(grey, white, brain_mask, mesh)
-    distance = _distance(~ventricles)
-    infratentorial = brain_mask & _below_tentorium(mesh)
-    deep = brain_mask & ~infratentorial & _is_deep(mesh, distance)
+    ventricles = find_ventricles(grey, white, brain_mask, mesh)
+    distance = inner_distance(~ventricles)
+    infratentorial = brain_mask & below_tentorium(mesh)
+    deep = brain_mask & ~infratentorial & is_deep(mesh, distance)
     regions = np.where(infratentorial, INFRATENTORIAL, np.where(deep, DEEP, LOBAR)).astype(np.uint8) * brain_mask
-    head_distance, brain_distance = _head_distances(brain_mask)
+    head_distance, brain_distance = head_distances(brain_mask)
     sulci = (1 - grey - white > 0.45) & brain_mask & (regions != DEEP) & (distance > 12)
     iron = ndimage.gaussian_filter(iron, 0.6)
     return Atlas(
@@ -149,10 +175,25 @@ def load_atlas() -> Atlas:
         head_distance=head_distance,
         brain_distance=brain_distance,
         ventricles=ventricles,
-        ventricle_pull=_pull(distance),
-        places=_cmb_places(grey, white, regions, nuclei, mesh),
+        ventricle_pull=ventricle_pull(distance),
+        places=cmb_places(grey, white, regions, nuclei, mesh),
         sulci=to_mni(np.argwhere(sulci)),
+        pallida=(nucleus_frame("pallidum", 1), nucleus_frame("pallidum", -1)),
+        cavities=tuple(
+            (f"{name}_{'right' if side > 0 else 'left'}", np.array(place) * (side, 1, 1), min(axes))
+            for name, (place, axes, paired) in AIR_CAVITIES.items()
+            for side in ((1, -1) if paired else (1,))
+        ),
     )
+
+
+def nucleus_masks(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """bool [z, y, x] of each of ``NUCLEI``, both sides, as drawn."""
+    masks = {name: np.zeros(shape, bool) for name in NUCLEI}
+    for name, mask in masks.items():
+        for side in (1, -1):
+            _add_nucleus(mask, np.zeros(shape, np.float32), name, side, 0.0)
+    return masks
 
 
 def _zyx(array: np.ndarray) -> np.ndarray:
@@ -167,7 +208,7 @@ def _steepened(
     return grey**power / total * brain, white**power / total * brain
 
 
-def _mesh(shape: tuple[int, ...]) -> Mesh:
+def mni_mesh(shape: tuple[int, ...]) -> Mesh:
     """MNI x, y, z of the 1 mm lattice as arrays that broadcast to [z, y, x]."""
     z, y, x = (np.arange(n, dtype=np.float32) + np.float32(o) for n, o in zip(shape, ORIGIN, strict=True))
     return x[None, None, :], y[None, :, None], z[:, None, None]
@@ -189,7 +230,8 @@ def _add_nucleus(mask: np.ndarray, iron: np.ndarray, name: str, side: int, ppm: 
     iron[box] = np.maximum(iron[box], ppm * np.clip(depth / 2 + 0.5, 0, 1))
 
 
-def _ventricles(grey: np.ndarray, white: np.ndarray, brain: np.ndarray, mesh: Mesh) -> np.ndarray:
+def find_ventricles(grey: np.ndarray, white: np.ndarray, brain: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """bool: the lateral and the third ventricle, told from other fluid by their place."""
     x, y, z = np.abs(mesh[0]), mesh[1], mesh[2]
     inner = (x < 40) & (y > -52) & (y < 36) & (z > -6) & (z < 32)
     inner &= ~((x < 14) & (y < -31) & (z < 14)) & ~((x < 8) & (y < -31))  # the cisterns behind the midbrain
@@ -201,19 +243,20 @@ def _ventricles(grey: np.ndarray, white: np.ndarray, brain: np.ndarray, mesh: Me
     return fluid & (sizes > 150)[labels]
 
 
-def _distance(mask: np.ndarray, step: int = 2) -> np.ndarray:
+def inner_distance(mask: np.ndarray, step: int = 2) -> np.ndarray:
     """Distance in mm from each voxel of ``mask`` to its outside, computed on every second voxel."""
     coarse = ndimage.distance_transform_edt(mask[::step, ::step, ::step], sampling=step).astype(np.float32)
     fine = coarse.repeat(step, 0).repeat(step, 1).repeat(step, 2)
     return fine[: mask.shape[0], : mask.shape[1], : mask.shape[2]]
 
 
-def _pull(distance: np.ndarray) -> np.ndarray:
+def ventricle_pull(distance: np.ndarray) -> np.ndarray:
+    """``Atlas.ventricle_pull`` from the distance in mm to the ventricles."""
     smooth = ndimage.gaussian_filter(distance[::COARSE, ::COARSE, ::COARSE], 0.7)
     return np.stack([smooth, *(g / COARSE for g in np.gradient(smooth)[::-1])]).astype(np.float32)
 
 
-def _below_tentorium(mesh: Mesh) -> np.ndarray:
+def below_tentorium(mesh: Mesh) -> np.ndarray:
     """Cerebellum and brainstem: below the tentorium, and below the plane where the midbrain begins."""
     x, y, z = np.abs(mesh[0]), mesh[1], mesh[2]
     apex = np.interp(y, (-95, -90, -75, -60, -50, -42), (-22, -21, -8, -1, 3, 4))
@@ -224,7 +267,7 @@ def _below_tentorium(mesh: Mesh) -> np.ndarray:
     return behind | below_temporal | stem
 
 
-def _is_deep(mesh: Mesh, distance: np.ndarray) -> np.ndarray:
+def is_deep(mesh: Mesh, distance: np.ndarray) -> np.ndarray:
     """Basal ganglia, thalamus, capsules, corpus callosum and the white matter within 8 mm of the ventricles (MARS)."""
     x, y, z = np.abs(mesh[0]), mesh[1], mesh[2]
     core = ((x - 17) / 17) ** 2 + ((y + 3) / 32) ** 2 + ((z - 6) / 19) ** 2 < 1
@@ -232,7 +275,7 @@ def _is_deep(mesh: Mesh, distance: np.ndarray) -> np.ndarray:
     return core | thalamus | ((distance < 8) & (z > -8))
 
 
-def _head_distances(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def head_distances(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signed distances in mm to the brain with its clefts closed (a closing by 21 mm), and to the brain, on every
     third voxel."""
     margin = 12
@@ -248,9 +291,10 @@ def _head_distances(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return head, distance[inner].astype(np.float32)
 
 
-def _cmb_places(
+def cmb_places(
     grey: np.ndarray, white: np.ndarray, regions: np.ndarray, nuclei: dict[str, np.ndarray], mesh: Mesh
 ) -> dict[str, np.ndarray]:
+    """``Atlas.places`` from tissue fractions, regions and masks of the nuclei."""
     brainstem = (regions == INFRATENTORIAL) & (np.abs(mesh[0]) < 14) & (mesh[1] > -36)
     ganglia = nuclei["putamen"] | nuclei["pallidum"] | nuclei["caudate"]
     tissue = grey + white > 0.9

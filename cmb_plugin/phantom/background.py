@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import fft, ndimage
 
-from .anatomy import COARSE, to_index
-from .deposits import AIR_CAVITIES, AIR_PPM
+from .anatomy import AIR_CAVITIES, COARSE, to_index
+from .deposits import AIR_PPM
+from .head_tissue import HeadSlab, head_maps, head_slab
 from .physics import averaged_slices, crop_kspace, dephasing, dipole_field, phase_of
 from .protocols import Protocol
 from .sources import Vessel, add_vessel
@@ -115,7 +116,7 @@ class Head:
     box: tuple[slice, slice, slice]
     lattice: Lattice
     maps: Maps
-    slabs: list[TissueSlab] | None
+    slabs: list[TissueSlab | HeadSlab] | None
     magnitude: np.ndarray | None
     susceptibility: np.ndarray
     field: np.ndarray
@@ -185,10 +186,16 @@ def build_head(
         add_vessel(susceptibility, spacing, replace(vessel, path=vessel.path - corner), vessel.susceptibility)
     venous = max((v.susceptibility for v in vessels), default=1.0)
     magnitude = np.empty(inner, np.float32) if protocol else None
-    slabs: list[TissueSlab] = []
+    slabs: list[TissueSlab | HeadSlab] = []
+    labelled = subject.atlas.head
     for start in range(0, inner[0], SLAB):
         planes = slice(start, start + SLAB)
-        slab = tissue_slab(subject.atlas, lattice, maps, (mm[0][planes], mm[1], mm[2]), susceptibility[planes], venous)
+        here = (mm[0][planes], mm[1], mm[2])
+        slab = (
+            tissue_slab(subject.atlas, lattice, maps, here, susceptibility[planes], venous)
+            if labelled is None
+            else head_slab(labelled, lattice, maps, here, susceptibility[planes], venous)
+        )
         if magnitude is None or protocol is None:
             slabs.append(slab)
         else:
@@ -214,6 +221,20 @@ def _head_box(
 
 
 def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> Maps:
+    if subject.atlas.head is not None:
+        mni, head, brain, air, chi, air_ppm = head_maps(subject, lattice)
+    else:
+        mni, head, brain, air, chi, air_ppm = _template_maps(rng, subject, lattice)
+    # Blurred to the lattice's own resolution: a finer edge would leave beads of field along the skull.
+    field = _shimmed_field(ndimage.gaussian_filter(chi, 0.9), lattice, subject.main_field, head < 0, air_ppm)
+    texture = _texture(rng, subject, lattice)
+    return Maps(mni.T.reshape(3, *lattice.shape).astype(np.float32), head, brain, air, field, texture)
+
+
+def _template_maps(
+    rng: np.random.Generator, subject: Subject, lattice: Lattice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+    """As ``head_maps``, for a head that is drawn around the template's brain."""
     mni = subject.mm_to_mni(lattice.points())
     index = to_index(mni, COARSE)
     head, brain = (
@@ -233,11 +254,7 @@ def _lattice_maps(rng: np.random.Generator, subject: Subject, lattice: Lattice) 
     outside = np.clip((head - HEAD_MM) / LATTICE_SOFT + 0.5, 0, 1)
     air = np.maximum(cavities, outside)
     bone = np.clip(brain - 2, 0, 1) * np.clip(SKULL_MM - head, 0, 1) * (1 - air)
-    # Blurred to the lattice's own resolution: a finer edge would leave beads of field along the skull.
-    chi = ndimage.gaussian_filter(AIR_PPM * air + CHI_BONE * bone, 0.9)
-    field = _shimmed_field(chi, lattice, subject.main_field, head < 0)
-    texture = _texture(rng, subject, lattice)
-    return Maps(mni.T.reshape(3, *lattice.shape).astype(np.float32), head, brain, air, field, texture)
+    return mni, head, brain, air, AIR_PPM * air + CHI_BONE * bone, AIR_PPM
 
 
 def _texture(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> np.ndarray:
@@ -253,11 +270,13 @@ def _texture(rng: np.random.Generator, subject: Subject, lattice: Lattice) -> np
     return moved.reshape(lattice.shape).astype(np.float32)
 
 
-def _shimmed_field(chi: np.ndarray, lattice: Lattice, main_field: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def _shimmed_field(
+    chi: np.ndarray, lattice: Lattice, main_field: np.ndarray, inside: np.ndarray, air_ppm: float
+) -> np.ndarray:
     """Field of the head's air and bone, less the second-order polynomial that shim coils would take away."""
     margin = 14
     # Beyond the scan the head goes on downwards; elsewhere there is air.
-    padded = np.pad(chi, margin, mode="edge") - AIR_PPM
+    padded = np.pad(chi, margin, mode="edge") - air_ppm
     field = dipole_field(padded, lattice.step, main_field, padding_mm=60)[(slice(margin, -margin),) * 3]
     z, y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in lattice.shape), indexing="ij")
     terms = np.stack([np.ones_like(z), z, y, x, z * y, y * x, z * x, z * z, y * y, x * x], axis=-1)

@@ -10,11 +10,13 @@ import numpy as np
 
 from cmb_plugin.images.grid import Grid
 
-from .anatomy import load_atlas
+from .anatomy import Atlas, load_atlas
 from .background import Head, build_background
 from .deposits import Deposit, draw_air_cells, draw_calcifications, draw_iron, draw_microbleeds
 from .findings import draw_findings
+from .head_atlas import load_head_atlas
 from .insertion import insert
+from .labelled import AnatomyFiles, HeadTraits
 from .measure import measure
 from .outline import largest_piece, outline
 from .protocols import DRAWN, Protocol
@@ -33,11 +35,13 @@ class PhantomConfig:
         protocols: names from ``PROTOCOLS``, or ``random``; cases take them in turn.
         modalities: names from ``MODALITIES``; lesions are outlined on the first.
         classes: ``("cmb",)``, or ``("cmb", "iron")`` to make the iron of the pallida lesions instead of mimics.
+        anatomy: a labelled head; None for the MNI152 template.
     """
 
     protocols: tuple[str, ...] = ("demo",)
     modalities: tuple[str, ...] = ("swi", "phase")
     classes: tuple[str, ...] = ("cmb",)
+    anatomy: AnatomyFiles | None = None
 
 
 @dataclass
@@ -56,6 +60,7 @@ class PhantomCase:
         brain: uint8.
         scanner: what was drawn for a scan of the protocol ``random``; empty for the others.
         drawn_as: number of a deposit in the scene -> instance that it is drawn as.
+        anatomy: which labelled head, and the subject's traits; empty for the template.
     """
 
     grid: Grid
@@ -69,6 +74,7 @@ class PhantomCase:
     brain: np.ndarray
     scanner: dict[str, Any] = field(default_factory=dict)
     drawn_as: dict[int, int] = field(default_factory=dict)
+    anatomy: dict[str, Any] = field(default_factory=dict)
 
 
 def is_healthy(index: int, cases: int, fraction: float) -> bool:
@@ -121,10 +127,12 @@ def draw_scene(
     """What ``make_case`` scans, with the random numbers of the tissue and of the noise."""
     name = config.protocols[index % len(config.protocols)]
     # A stream per part, so that one more number drawn for the vessels leaves the noise as it was.
-    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(8))
-    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng, scanner_rng, finding_rng = streams
+    streams = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, index]).spawn(9))
+    subject_rng, vessel_rng, deposit_rng, tissue_rng, noise_rng, lesion_rng, scanner_rng, finding_rng, head_rng = (
+        streams
+    )
     protocol = protocol_named(name, scanner_rng)
-    subject = draw_subject(subject_rng, protocol, load_atlas())
+    subject = draw_subject(subject_rng, protocol, _atlas(config, head_rng))
     vessels = draw_vessels(vessel_rng, subject.atlas, protocol.vessels)
     count = 0 if healthy else _count(seed, index, protocol)
     deposits = _draw_deposits(lesion_rng, deposit_rng, subject, protocol, count)
@@ -134,6 +142,10 @@ def draw_scene(
         deposits += [d for d in compact if all(np.linalg.norm(d.centre - m.centre) > d.axes.max() + 5 for m in bleeds)]
         vessels += paths
     return Scene(name, protocol, subject, vessels, deposits), tissue_rng, noise_rng
+
+
+def _atlas(config: PhantomConfig, rng: np.random.Generator) -> Atlas:
+    return load_head_atlas(config.anatomy, HeadTraits.draw(rng)) if config.anatomy else load_atlas()
 
 
 def scan(
@@ -174,12 +186,15 @@ def scan(
         lesions.append(lesion_record(len(lesions) + 1, drawn, subject.grid, regions))
         drawn_as[numbers[id(drawn.blob)]] = len(lesions)
         mask[drawn.box][free] = len(lesions)
-    mimics += [record for record in (vessel_record(v, subject.grid) for v in vessels if v.kind != "sinus") if record]
+    labelled = vessels_in_scan(list(subject.atlas.veins or ()), subject)
+    records = (vessel_record(v, subject.grid) for v in [*labelled, *vessels] if v.kind != "sinus")
+    mimics += [record for record in records if record]
     mimics += air_records(subject, brain)
     classes = {lesion["instance"]: config.classes.index(lesion["class"]) for lesion in lesions}
     scanner = describe(protocol) if scene.name in DRAWN else {}
+    anatomy = subject.atlas.head.record() if subject.atlas.head else {}
     return PhantomCase(
-        subject.grid, scene.name, images, mask, classes, lesions, mimics, regions, brain, scanner, drawn_as
+        subject.grid, scene.name, images, mask, classes, lesions, mimics, regions, brain, scanner, drawn_as, anatomy
     )
 
 
@@ -196,7 +211,7 @@ def _draw_deposits(
     microbleeds = draw_microbleeds(lesion_rng, subject.atlas, protocol, count, partial(in_view, subject))
     others = draw_calcifications(rng, subject.atlas) + draw_air_cells(rng, subject.atlas)
     apart = [d for d in others if all(np.linalg.norm(d.centre - m.centre) > 6 for m in microbleeds)]
-    return microbleeds + draw_iron(rng) + apart
+    return microbleeds + draw_iron(rng, subject.atlas) + apart
 
 
 def in_view(subject: Subject, centre: np.ndarray) -> bool:
@@ -207,6 +222,8 @@ def in_view(subject: Subject, centre: np.ndarray) -> bool:
 
 def vessels_in_scan(drawn: list[VesselPath], subject: Subject) -> list[Vessel]:
     """The vessels of a head at their places in its scan."""
+    if not drawn:
+        return []
     paths = np.split(
         subject.mni_to_mm(np.concatenate([v.path for v in drawn])), np.cumsum([len(v.path) for v in drawn])[:-1]
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .anatomy import CMB_PLACES, Atlas, nucleus_frame
+from .anatomy import AIR_CAVITIES, CMB_PLACES, Atlas
 from .physics import GAMMA
 from .protocols import Lesions, Protocol
 
@@ -35,15 +35,6 @@ FAINT_SHARE = 0.1
 
 AIR_PPM = 9.4
 """Susceptibility of air relative to tissue (+0.36 against -9.05)."""
-
-# Air in the skull: centre MNI RAS mm of the right side, semi-axes in mm, whether there is a left one.
-AIR_CAVITIES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], bool]] = {
-    "frontal": ((9, 76, 2), (7, 5, 9), True),
-    "ethmoid": ((7, 52, -36), (6, 15, 8), True),
-    "sphenoid": ((6, 24, -40), (7, 10, 7), True),
-    "mastoid": ((59, -38, -46), (5, 6, 8), True),
-    "petrous": ((40, -26, -46), (9, 5, 5), True),
-}
 
 
 @dataclass(frozen=True)
@@ -103,12 +94,11 @@ def draw_microbleed(rng: np.random.Generator, lesions: Lesions, centre: np.ndarr
     return Deposit("cmb", "", centre, axes, rotation, ppm, 0.8, 80 * ppm)
 
 
-def draw_iron(rng: np.random.Generator) -> list[Deposit]:
+def draw_iron(rng: np.random.Generator, atlas: Atlas) -> list[Deposit]:
     """A deposit of iron in each pallidum, on top of the nucleus' own iron."""
     deposits = []
     ppm = rng.uniform(0.1, 0.28)
-    for side, name in ((1, "pallidum_right"), (-1, "pallidum_left")):
-        centre, axes, rotation = nucleus_frame("pallidum", side)
+    for name, (centre, axes, rotation) in zip(("pallidum_right", "pallidum_left"), atlas.pallida, strict=True):
         size = axes * rng.uniform(0.5, 0.9) * rng.uniform(0.85, 1.15, 3)
         middle = centre + rng.uniform(-0.25, 0.25, 3) * axes @ rotation
         strength = float(ppm * rng.uniform(0.8, 1.2))

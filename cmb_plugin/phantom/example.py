@@ -28,6 +28,7 @@ class ExampleOptions:
         field_tesla, echo_ms: of these scans, where no file beside them says so.
         followup: number of later scans of each subject.
         followup_protocol: kind of the later scans; empty for that of the first.
+        anatomy: a label image and its table, with a colon between; empty for the template.
     """
 
     train: int | None = None
@@ -45,6 +46,7 @@ class ExampleOptions:
     echo_ms: float = 20.0
     followup: int = 0
     followup_protocol: str = ""
+    anatomy: str = ""
 
 
 @dataclass(frozen=True)

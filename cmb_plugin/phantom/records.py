@@ -10,7 +10,6 @@ from cmb_plugin.images.grid import Grid
 
 from .anatomy import LOBAR, ORIGIN, REGION_NAMES
 from .background import SLAB, Background
-from .deposits import AIR_CAVITIES
 from .outline import DEFINITE_CNR, Outline
 from .sources import Vessel
 from .subject import Subject
@@ -96,25 +95,17 @@ def air_records(subject: Subject, brain: np.ndarray) -> list[dict[str, Any]]:
     """Where the field of the air in the skull darkens the brain: its point nearest to each cavity, if within 15 mm."""
     records = []
     cells = np.argwhere(brain[::2, ::4, ::4]) * (2, 4, 4) * np.asarray(subject.grid.spacing)
-    for name, (place, axes, paired) in AIR_CAVITIES.items():
-        for side in (1, -1) if paired else (1,):
-            middle = subject.mni_to_mm(np.array([place]) * (side, 1, 1))[0]
-            distance = np.linalg.norm(cells - middle, axis=1)
-            if not len(cells) or distance.min() - min(axes) > 15:
-                continue
-            centre = cells[int(distance.argmin())]
-            edge = centre / np.asarray(subject.grid.spacing) + 0.5
-            reach = 4.0 / np.asarray(subject.grid.spacing)
-            low, high = (
-                np.clip(np.floor(edge - reach), 0, None),
-                np.clip(np.ceil(edge + reach), None, subject.grid.shape),
-            )
-            record = {
-                "kind": "air_sinus",
-                "site": f"{name}_{'right' if side > 0 else 'left'}",
-                **_place(centre, subject.grid),
-            }
-            records.append({**record, "box": [int(v) for v in (*low, *high)]})
+    for site, place, radius in subject.atlas.cavities:
+        middle = subject.mni_to_mm(place[None])[0]
+        distance = np.linalg.norm(cells - middle, axis=1)
+        if not len(cells) or distance.min() - radius > 15:
+            continue
+        centre = cells[int(distance.argmin())]
+        edge = centre / np.asarray(subject.grid.spacing) + 0.5
+        reach = 4.0 / np.asarray(subject.grid.spacing)
+        low, high = np.clip(np.floor(edge - reach), 0, None), np.clip(np.ceil(edge + reach), None, subject.grid.shape)
+        record = {"kind": "air_sinus", "site": site, **_place(centre, subject.grid)}
+        records.append({**record, "box": [int(v) for v in (*low, *high)]})
     return records
 
 

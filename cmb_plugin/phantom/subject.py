@@ -86,7 +86,7 @@ def draw_subject(rng: np.random.Generator, protocol: Protocol, atlas: Atlas) -> 
     """A random subject, placed in the scan of ``protocol`` with a slightly oblique direction and an origin off the
     centre."""
     grid = _draw_grid(rng, protocol)
-    size = 1 / (rng.normal(1.0, 0.035) * rng.normal(1.0, 0.02, 3)).clip(0.88, 1.1)
+    size = 1 / (rng.normal(1.0, 0.035) * rng.normal(1.0, 0.02, 3)).clip(0.88, 1.1) * atlas.scale
     affine = np.zeros((3, 4))
     affine[:, :3] = (
         np.diag(size)

@@ -4,7 +4,7 @@ vessels in the sulci."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -43,6 +43,11 @@ _PAIRED = {
 }
 
 
+UNLABELLED, UNLABELLED_MM = 0.5, 0.3
+"""Of the small vessels of a phantom, the share that a head with labelled veins gets besides, and their largest radius
+in mm: what is thinner than a voxel of the labels is not among these."""
+
+
 @dataclass(frozen=True)
 class VesselPath:
     """A vessel in MNI space: ``kind`` as in ``sources.Vessel``, ``path`` [N, 3] MNI RAS mm, ``radius`` mm, ``ppm``."""
@@ -55,8 +60,10 @@ class VesselPath:
 
 
 def draw_vessels(rng: np.random.Generator, atlas: Atlas, more: float = 1.0) -> list[VesselPath]:
-    """All vessels of one subject, of the small ones ``more`` times the usual number. Oxygenation, and with it the
-    susceptibility of venous blood, differs between subjects."""
+    """All vessels of one subject that its head does not bring with it, of the small ones ``more`` times the usual
+    number. Oxygenation, and with it the susceptibility of venous blood, differs between subjects."""
+    if atlas.veins is not None:
+        return _draw_unlabelled(rng, atlas, more)
     ppm = rng.uniform(0.28, 0.44)
     vessels = [VesselPath("sinus", _smooth(np.array(p, float)), r, ppm, name) for name, (p, r) in _MIDLINE.items()]
     for name, (points, radius) in _PAIRED.items():
@@ -73,6 +80,18 @@ def draw_vessels(rng: np.random.Generator, atlas: Atlas, more: float = 1.0) -> l
         (_pial, 280, 410),
     ):
         vessels += draw(rng, atlas, ppm, int(plenty * rng.integers(least, most)))
+    return vessels
+
+
+def _draw_unlabelled(rng: np.random.Generator, atlas: Atlas, more: float) -> list[VesselPath]:
+    """Vessels too small for the labels of a head that has its veins labelled."""
+    assert atlas.veins
+    ppm = atlas.veins[0].ppm
+    plenty = float(np.exp(rng.normal(0, 0.4)).clip(0.4, 2.0)) * more * UNLABELLED
+    vessels: list[VesselPath] = []
+    for draw, least, most in ((_deep_medullary, 90, 140), (_superficial_medullary, 480, 740), (_striate, 55, 95)):
+        drawn = draw(rng, atlas, ppm, int(plenty * rng.integers(least, most)))
+        vessels += [replace(v, radius=min(v.radius, UNLABELLED_MM)) for v in drawn]
     return vessels
 
 
@@ -139,11 +158,15 @@ def _striate(rng: np.random.Generator, atlas: Atlas, ppm: float, count: int) -> 
 
 
 def _medullary(path: np.ndarray, radius: float, ppm: float) -> VesselPath:
-    """Straight or curved by how far the path leaves the line between its ends."""
+    return VesselPath(medullary_kind(path), path, radius, ppm, "medullary")
+
+
+def medullary_kind(path: np.ndarray) -> str:
+    """``vein_straight`` or ``vein_curved``, by how far the path [N, 3] leaves the line between its ends."""
     course = path[-1] - path[0]
-    length = float(np.linalg.norm(course))
+    length = max(float(np.linalg.norm(course)), 1e-6)
     aside = np.linalg.norm(np.cross(path - path[0], course / length), axis=1).max()
-    return VesselPath("vein_curved" if aside > 0.08 * length else "vein_straight", path, radius, ppm, "medullary")
+    return "vein_curved" if aside > 0.08 * length else "vein_straight"
 
 
 def _radius(rng: np.random.Generator, middle: float, smallest: float, largest: float) -> float:

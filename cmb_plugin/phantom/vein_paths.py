@@ -32,8 +32,8 @@ def vein_paths(head: LabelledHead, from_mni: np.ndarray, brain_distance: np.ndar
     if not veins.any():
         return ()
     box = ndimage.find_objects(veins.astype(np.uint8))[0]
-    corner = np.array([b.start for b in box])
-    veins = np.ascontiguousarray(veins[box])
+    corner = np.array([b.start - 1 for b in box])
+    veins = np.pad(veins[box], 1)  # there is an outside to measure the thickness from
     spacing = np.asarray(head.grid.spacing)
     thickness = ndimage.distance_transform_edt(veins, sampling=spacing)
     line = skeletonize(veins) > 0

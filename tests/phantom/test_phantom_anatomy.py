@@ -116,7 +116,7 @@ def test_microbleeds_lie_in_the_tissue_they_are_named_for_and_apart() -> None:
 def test_iron_lies_in_both_pallida_and_calcium_is_diamagnetic() -> None:
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        assert sorted(d.site for d in draw_iron(rng)) == ["pallidum_left", "pallidum_right"]
+        assert sorted(d.site for d in draw_iron(rng, load_atlas())) == ["pallidum_left", "pallidum_right"]
         calcium = draw_calcifications(rng, load_atlas())
         assert calcium
         assert all(d.ppm < -0.5 for d in calcium)

@@ -14,8 +14,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_scan, write_image
 from cmb_plugin.paths import TaskFolder
-from cmb_plugin.phantom import AnatomyFiles, PhantomConfig, make_case, read_table, vein_paths
-from cmb_plugin.phantom import case as case_module
+from cmb_plugin.phantom import AnatomyFiles, read_table, vein_paths
 from cmb_plugin.phantom.anatomy import ORIGIN, load_atlas
 from cmb_plugin.phantom.head_atlas import load_head_atlas, mirrored
 from cmb_plugin.phantom.labelled import HeadTraits, read_head
@@ -174,12 +173,3 @@ def test_a_wrong_option_is_an_error_in_one_line(
     monkeypatch.setenv("det_data", str(tmp_path))
     assert main(words) == 2
     assert message in " ".join("".join(capsys.readouterr()).split())
-
-
-def test_without_a_head_nothing_of_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("a head was loaded")
-
-    monkeypatch.setattr(case_module, "load_head_atlas", refuse)
-    case = make_case(3, 0, PhantomConfig(("tiny",), ("swi",)), healthy=True)
-    assert not case.anatomy

@@ -151,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = measured_run([*args.run, *further])
         print(json.dumps(result), file=sys.stderr)
         return int(result["code"])
+    if further:
+        arguments.error(f"unknown: {' '.join(further)}")
     shape = tuple(int(n) for n in args.shape.split(","))
     print(measured_on("torch", "numpy", "SimpleITK", threads=args.threads))
     with tempfile.TemporaryDirectory() as folder:

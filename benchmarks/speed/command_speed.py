@@ -88,7 +88,7 @@ def measured_run(arguments: Sequence[str]) -> dict[str, Any]:
         began.update(loaded=time.perf_counter(), loaded_cpu=time.process_time())
         return ensemble
 
-    workflow.load_ensemble = watched
+    workflow.load_ensemble = watched  # type: ignore[assignment] # with any arguments: it only listens
     code = predict(arguments)
     wall, cpu = time.perf_counter() - began["loaded"], time.process_time() - began["loaded_cpu"]
     children = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -74,7 +74,7 @@ class SubjectHead:
     def index(self, mni: np.ndarray) -> np.ndarray:
         """[3, ...] MNI RAS x, y, z in mm -> [3, ...] z, y, x index on the labels' grid."""
         matrix = self.from_mni.astype(mni.dtype)
-        return np.stack([sum(matrix[i, j] * mni[j] for j in range(3)) + matrix[i, 3] for i in range(3)])  # type: ignore[misc]
+        return np.stack([sum(matrix[i, j] * mni[j] for j in range(3)) + matrix[i, 3] for i in range(3)])
 
     @staticmethod
     def _softened(values: np.ndarray) -> np.ndarray:
@@ -191,7 +191,7 @@ def head_atlas(head: LabelledHead, from_mni: np.ndarray) -> Atlas:
     mesh = anatomy.mni_mesh(SHAPE)
     ventricles = anatomy.find_ventricles(grey, white, brain, mesh)
     if not ventricles.any():  # a head of few voxels: their place is what the distances need
-        ventricles = brain & (sum((m - c) ** 2 for m, c in zip(mesh, (0, -10, 12), strict=True)) < 150)  # type: ignore[arg-type]
+        ventricles = brain & (sum((m - c) ** 2 for m, c in zip(mesh, (0, -10, 12), strict=True)) < 150)
     distance = anatomy.inner_distance(~ventricles)
     infratentorial = brain & anatomy.below_tentorium(mesh)
     nuclei = {m.tissue: labelled(m.tissue) for m in head.materials if m.tissue in NUCLEI}
@@ -251,7 +251,7 @@ def _cavities(
     closed = ndimage.distance_transform_edt(near, sampling=COARSE) > 12
     inside = hollow & closed[(slice(8, -8),) * 3]
     labels, count = ndimage.label(inside & (head_distance < 60))
-    found = []
+    found: list[tuple[str, np.ndarray, float]] = []
     for number in range(1, count + 1):
         index = np.argwhere(labels == number)
         distance = brain_distance[tuple(index.T)]
@@ -265,9 +265,11 @@ def _cavities(
 def mirrored(atlas: Atlas) -> Atlas:
     """The same head with left and right exchanged."""
     maps = ("grey", "white", "brain", "regions", "ventricles")
-    flipped = {name: np.ascontiguousarray(getattr(atlas, name)[..., ::-1]) for name in maps}
+    flipped: dict[str, Any] = {name: np.ascontiguousarray(getattr(atlas, name)[..., ::-1]) for name in maps}
     # Every third voxel: the middle one, x = 0, is among them on neither side of 98 mm.
-    coarse = {name: _coarse_mirrored(getattr(atlas, name)) for name in ("head_distance", "brain_distance")}
+    coarse: dict[str, Any] = {
+        name: _coarse_mirrored(getattr(atlas, name)) for name in ("head_distance", "brain_distance")
+    }
     pull = _coarse_mirrored(atlas.ventricle_pull)
     pull[1] *= -1
     right, left = ((c * _MIRROR, axes, rotation * _MIRROR) for c, axes, rotation in atlas.pallida)

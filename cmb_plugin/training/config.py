@@ -155,7 +155,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "trainer_cfg.warmup_steps": 250,
         "trainer_cfg.validate_every": 5,
     },
-    # From weights that know most of it (train.init): lower rates, which change them little, and an hour or so of a core.
+    # From weights that know most of it (train.init): lower rates, which change them little, and an hour of a core.
     "finetune": {
         **_SHORT,
         "trainer_cfg.learning_rate": 3e-4,

@@ -313,7 +313,9 @@ class _Run:
         read at a time."""
         failed = {failure.item.case.case_id: failure.error for failure in report.failures}
         case_ids = [source.case.case_id for source in sources]
-        rows = {name: {"case": name, "status": "failed", "error": error} for name, error in failed.items()}
+        rows: dict[str, dict[str, Any]] = {
+            name: {"case": name, "status": "failed", "error": error} for name, error in failed.items()
+        }
         stored = StoredPredictions(self.folder, [name for name in case_ids if name not in failed])
 
         def counted() -> Iterator[CasePredictions]:

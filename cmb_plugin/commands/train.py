@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_train 101 -o train.init=pretrained                 go on from the weights of this package
         nndet_train 101 -o exp.fold=without:ukb                  all domains but one, then measured on that one
         nndet_train 101 -o trainer_cfg.domain_balance=1 augment=domains   small domains as often as large ones
+        nndet_train 101 --slurm --slurm-options partition=gpu,gpus_per_node=1    a script for all folds
+        nndet_train 101 --slurm submit -f 0,1 -o train=v001   hand it in (docs/cluster.md)
         nndet_train 101 -o module=MyTrainer additional_imports=[my_module]
 
     Settings (-o):
@@ -46,7 +48,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "--sweep", action="store_true", help="accepted for nnDetection's scripts: the sweep always runs"
     )
+    arguments.add_argument(
+        "--slurm",
+        nargs="?",
+        const="print",
+        choices=("print", "submit"),
+        help="train nothing here: print, or submit, a Slurm job array with an entry for each fold",
+    )
+    arguments.add_argument("-f", "--folds", default="", metavar="N,N,...", help="with --slurm: folds; default: all")
+    arguments.add_argument(
+        "--slurm-options",
+        dest="slurm_options",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --slurm: options of sbatch, as partition=gpu,gpus_per_node=1,cpus_per_task=8,mem=32GB; time is in "
+        "minutes, a day where it is not given",
+    )
     args = arguments.parse_args(argv)
+    if args.slurm is not None:
+        from cmb_plugin.workflows.slurm import slurm_options, training_array
+
+        folds = [fold.strip() for fold in args.folds.split(",") if fold.strip()]
+        array = training_array(find_task(args.task), args.overrides, folds, slurm_options(args.slurm_options))
+        print(array.script if args.slurm == "print" else array.submit())
+        return 0
     from cmb_plugin.settings import Overrides
     from cmb_plugin.workflows.train import is_first_process, resolve, train
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UserError
 from .plugins import additional_imports, import_as_parent
-from .workers import KILLED, THREAD_VARIABLES, Outcome, failed, guarded, progress
+from .workers import KILLED, THREAD_VARIABLES, Outcome, default_workers, failed, guarded, progress
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -55,18 +55,22 @@ class Setting:
         modules: plugins that the user had imported.
         variables: environment variables; None where one is not set.
         versions: of Python and of the packages that decide what is computed.
+        threads: of torch, whose convolutions in float32 end at other last bits with another number; None where the
+            command does without torch.
     """
 
     folder: str
     modules: tuple[str, ...]
     variables: dict[str, str | None]
     versions: dict[str, str]
+    threads: int | None = None
 
     @classmethod
     def here(cls) -> Setting:
         """That of this process."""
         variables = {name: os.environ.get(name) for name in VARIABLES}
-        return cls(str(Path.cwd()), tuple(additional_imports()), variables, dict(_versions()))
+        threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+        return cls(str(Path.cwd()), tuple(additional_imports()), variables, dict(_versions()), threads)
 
     def enter(self) -> None:
         """Makes this process work there.
@@ -96,6 +100,10 @@ class Setting:
         if self.folder not in sys.path:
             sys.path.append(self.folder)
         import_as_parent(self.modules)
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
 
 
 class Cluster:
@@ -182,11 +190,14 @@ class Cluster:
             if not started:
                 return
             try:
-                future = done.get(timeout=LOOK_AROUND_S)
+                batch = [done.get(timeout=LOOK_AROUND_S)]
+                batch += [done.get() for _ in range(done.qsize())]
             except Empty:
                 continue
-            index, item = started.pop(future)
-            yield index, self._outcome(future, item)
+            results = self._results([future for future in batch if future.status == "finished"])
+            for future in batch:
+                index, item = started.pop(future)
+                yield index, self._outcome(future, item, results.get(future))
 
     def _look_around(self) -> None:
         """Counts the workers now and then: they come and go.
@@ -210,8 +221,19 @@ class Cluster:
         # The second one lies there when the first is done. More would be blamed when the worker is killed.
         self._room = 2 * len(threads) + 1
 
-    def _outcome(self, future: Future, item: Item) -> Outcome[Item, Any]:
-        """What a finished task says.
+    def _results(self, futures: list[Future]) -> dict[Future, Any]:
+        """What several tasks returned, in one message; those that are not here are to be asked for one by one."""
+        from distributed import CancelledError
+
+        try:
+            return dict(zip(futures, self._client.gather(futures), strict=True))
+        except CancelledError:
+            raise self._gone() from None
+        except Exception:  # one that had finished was lost with its worker, and killed the next ones
+            return {}
+
+    def _outcome(self, future: Future, item: Item, returned: Any) -> Outcome[Item, Any]:
+        """What a task says that is done; ``returned`` is what it returned, None where nobody has asked yet.
 
         Raises:
             UserError: nothing, because the scheduler is gone.
@@ -220,7 +242,7 @@ class Cluster:
         from distributed.scheduler import KilledWorker
 
         try:
-            result, error, is_bug, details = future.result()
+            result, error, is_bug, details = returned or future.result()
         except CancelledError:
             raise self._gone() from None
         except KilledWorker:
@@ -296,7 +318,7 @@ def open_cluster(text: str, log: Callable[[str], None] = lambda _: None) -> Iter
         raise UserError(f"--scheduler needs {needed.replace('_', '-')}", remedy=INSTALL)
     with _quiet():
         if kind == LOCAL:
-            opened = _local(int(number))
+            opened = _local(int(number), log)
         elif kind == SLURM:
             opened = _slurm(int(number or SLURM_JOBS))
         else:
@@ -306,9 +328,15 @@ def open_cluster(text: str, log: Callable[[str], None] = lambda _: None) -> Iter
 
 
 @contextmanager
-def _local(processes: int) -> Iterator[Client]:
+def _local(processes: int, log: Callable[[str], None]) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
+    threads = Setting.here().threads or 1
+    if threads > 1 and threads * processes > default_workers():
+        log(
+            f"Note: {processes} workers compute with {threads} threads each, as this command alone would; "
+            "OMP_NUM_THREADS=1 before the command gives each one"
+        )
     workers = LocalCluster(
         n_workers=processes,
         threads_per_worker=1,

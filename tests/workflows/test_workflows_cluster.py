@@ -17,6 +17,7 @@ from typing import Any
 
 import dask
 import pytest
+import torch
 from distributed import Client, LocalCluster, get_worker
 from tiny_task import make_tiny_task
 
@@ -201,8 +202,9 @@ def test_outcomes_keep_their_order_and_only_the_item_that_always_kills_is_given_
     assert "ZeroDivisionError" in bug.details
 
 
-def where(_: int) -> tuple[str, str | None, bool]:
-    return str(Path.cwd()), os.environ.get("det_data"), "plugin_of_mine" in sys.modules  # noqa: SIM112
+def where(_: int) -> tuple[str, str | None, bool, int]:
+    loaded = "plugin_of_mine" in sys.modules
+    return str(Path.cwd()), os.environ.get("det_data"), loaded, torch.get_num_threads()  # noqa: SIM112
 
 
 def test_workers_stand_where_the_command_stands(
@@ -212,7 +214,12 @@ def test_workers_stand_where_the_command_stands(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("det_data", "elsewhere")
     monkeypatch.setattr(cluster_module, "additional_imports", lambda: ["plugin_of_mine"])
-    assert run_cases(where, [1], workers=cluster)[0].result == (str(tmp_path), "elsewhere", True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # in float32 the last bits of a convolution depend on it
+    try:
+        assert run_cases(where, [1], workers=cluster)[0].result == (str(tmp_path), "elsewhere", True, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_worker_with_other_packages_or_files_says_so(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -367,7 +367,7 @@ def test_the_way_from_a_command_to_the_network_is_as_the_docs_say() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in section.splitlines() if line.startswith("| `")]
     files = [file.strip("`") for file, _, _ in rows]
     assert files[0] == "cmb_plugin/commands/predict.py"
-    assert 1 < len(files) <= 6
+    assert 1 < len(files) <= 7  # that of one case is apart because other machines may call it
     assert len(set(files)) == len(files)
     for file, functions, leads_on in rows:
         known = definitions(ROOT / file.strip("`"))
@@ -434,7 +434,7 @@ def test_prediction_loads_no_more_than_it_needs() -> None:
     assert result.returncode == 0, result.stderr
     loaded = result.stdout.split()
     assert "cmb_plugin.inference.predictor" in loaded
-    assert len(loaded) <= 45, loaded
+    assert len(loaded) <= 46, loaded
     assert not [
         m for m in loaded if begins_with(m, "cmb_plugin.evaluation", "cmb_plugin.anatomy", "cmb_plugin.training")
     ]

@@ -14,12 +14,13 @@ import argparse
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped] # stubs would be one more package for one call
 
 from cmb_plugin.cluster import open_cluster
 from cmb_plugin.dataset import Case, Dataset, write_dataset
@@ -69,13 +70,13 @@ def nothing(case: Case) -> str:
     return case.case_id
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; with ``--output`` also writes a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows: list[dict[str, object]] = []
     with TemporaryDirectory(prefix="cluster_speed_") as scratch:
         tasks = {cases: make_task(Path(scratch), cases) for cases in args.cases}
@@ -103,6 +104,7 @@ def main() -> None:
                     print("\t".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if args.output is not None:
         write_table(args.output, list(rows[0]), rows)
+    return 0
 
 
 if __name__ == "__main__":

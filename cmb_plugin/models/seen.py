@@ -72,14 +72,14 @@ class SeenScans:
             lesion_mm=tuple(np.percentile(diameters, (5, 50, 95)).round(2).tolist()) if len(diameters) else (),
         )
 
-    def doubts(self, grid: Grid, negative: float | None = None, contrast: str = UNKNOWN) -> list[str]:
+    def doubts(self, grid: Grid, negative: float | None = None, contrast: str = "") -> list[str]:
         """Sentences on what is unlike every scan that the model has seen; none is good.
 
         Args:
             grid: of the scan.
             negative: share of the first channel's values that are negative (``Scan.negative``); None where nobody
                 knows.
-            contrast: what the scan shows, where that is known.
+            contrast: what the scan shows, "" where that is not known.
         """
         return [*self._of_spacing(grid), *self._of_extent(grid), *self._of_values(negative, contrast)]
 

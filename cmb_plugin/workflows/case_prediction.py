@@ -13,7 +13,6 @@ import torch
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest
-from cmb_plugin.images.contrast import UNKNOWN
 from cmb_plugin.inference import InferenceConfig, Prediction, predict_array
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.output import write_case
@@ -161,7 +160,7 @@ class CasePredictor:
         """Writes the files of a case; of ``scan`` everything but its array is needed."""
         ensemble, case_id = self.ensemble, job.case_id
         point, seen = ensemble.operating_point, ensemble.model.seen
-        doubts = [] if seen is None else seen.doubts(scan.mapping.source, scan.negative, job.contrast or UNKNOWN)
+        doubts = [] if seen is None else seen.doubts(scan.mapping.source, scan.negative, job.contrast)
         forget_case(self.folder, case_id)
         write_case(
             self.folder,

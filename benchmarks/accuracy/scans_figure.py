@@ -1,6 +1,6 @@
 """Draws a slice of each of many scans side by side, to see how much they differ.
 
-    nndet_example --task Task151_Wide --protocol wide --scans-per-subject 3 --train 4 --test 0 --modalities swi --seed 1151
+    nndet_example --task Task151_Wide --protocol wide --scans-per-subject 3 --train 4 --modalities swi --seed 1151
     python -m benchmarks.accuracy.scans_figure Task151_Wide --output docs/images/random_scans.png
 
 The slice lies a little above the middle of each scan.

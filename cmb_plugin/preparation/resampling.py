@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .phase import wrap
+
+if TYPE_CHECKING:  # imported where scans are resampled
+    from scipy.sparse import csr_array
 
 Triple = tuple[int, int, int]
 
@@ -30,15 +35,67 @@ def resample_images(
     """
     if tuple(shape) == images.shape[1:]:
         return images
-    from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
+    from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 
+    _, slices_along = determine_do_sep_z_and_axis(None, spacing, new_spacing)
+    others = None if slices_along is None else tuple(axis for axis in range(3) if axis != slices_along)
     result = np.empty((len(images), *shape), dtype=np.float32)
-    for channel, image in zip(result, images, strict=True):  # one by one: the library works in float64
-        resampled = resample_data_or_seg_to_shape(
-            image[None], list(shape), list(spacing), list(new_spacing), order=3, order_z=0, force_separate_z=None
-        )
-        np.clip(resampled[0], image.min(), image.max(), out=channel)
+    for channel, image in zip(result, images, strict=True):
+        low, high = image.min(axis=others, keepdims=True), image.max(axis=others, keepdims=True)
+        weights = [
+            None if axis == slices_along or new == old else _cubic_weights(old, new)
+            for axis, (old, new) in enumerate(zip(image.shape, shape, strict=True))
+        ]
+        if shape[0] < len(image):  # the cheaper order
+            resampled = _within_planes(_across_planes(image, weights[0]), weights[1], weights[2])
+        else:
+            resampled = _across_planes(_within_planes(image, weights[1], weights[2]), weights[0])
+        resampled = np.clip(resampled, low, high)
+        if slices_along is not None:
+            nearest = _nearest(image.shape[slices_along], shape[slices_along])
+            resampled = np.take(resampled, nearest, axis=slices_along)
+        channel[...] = resampled
     return result
+
+
+@lru_cache(maxsize=32)
+def _cubic_weights(old: int, new: int) -> csr_array:
+    """float32 [new, old]: what each old voxel adds to each new one along an axis; parts below 1e-8 are left out.
+
+    The splines that nnU-Net calls are linear in the image and separable, so what they make of images of one voxel says
+    all. Applied axis by axis this takes less than a tenth of the time of 64 weights for each voxel.
+    """
+    from scipy.sparse import csr_array
+    from skimage.transform import resize
+
+    weights = resize(np.eye(old), (new, old), order=3, mode="edge", anti_aliasing=False, clip=False)
+    return csr_array(np.where(np.abs(weights) > 1e-8, weights, 0).astype(np.float32))
+
+
+def _across_planes(image: np.ndarray, weights: csr_array | None) -> np.ndarray:
+    """An image [Z, Y, X] resampled along Z."""
+    if weights is None:
+        return image
+    return (weights @ image.reshape(len(image), -1)).reshape(-1, *image.shape[1:])
+
+
+def _within_planes(image: np.ndarray, down: csr_array | None, across: csr_array | None) -> np.ndarray:
+    """An image [Z, Y, X] resampled along Y and X, a plane at a time, which then stays in the processor's cache."""
+    if down is None and across is None:
+        return image
+    planes = []
+    for plane in image:
+        resampled = plane if down is None else down @ plane
+        planes.append(resampled if across is None else (across @ np.ascontiguousarray(resampled.T)).T)
+    return np.stack(planes)
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """[new] the old slice nearest to each new one, as nnU-Net rounds."""
+    from scipy.ndimage import map_coordinates
+
+    centres = (np.arange(new) + 0.5) * (old / new) - 0.5
+    return map_coordinates(np.arange(old), centres[None], order=0, mode="nearest")
 
 
 def resample_phase(

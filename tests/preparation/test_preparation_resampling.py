@@ -29,7 +29,7 @@ def test_images_equal_nnunets_resampling(spacing: tuple[float, ...], target: tup
     theirs = resample_data_or_seg_to_spacing(images, spacing, target, order=3, order_z=0, force_separate_z=None)
     shape = compute_new_shape(images.shape[1:], spacing, target)
     ours = resample_images(images, shape.tolist(), spacing, target)
-    np.testing.assert_allclose(ours, np.clip(theirs, images.min(), images.max()), atol=1e-6)
+    np.testing.assert_allclose(ours, np.clip(theirs, images.min(), images.max()), atol=3e-6)  # theirs is float64
 
 
 def test_resampled_images_stay_within_the_range_of_the_scan() -> None:

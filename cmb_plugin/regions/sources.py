@@ -33,11 +33,13 @@ class RegionSource:
         name: kind and origin, as ``nndet_predict --regions`` takes them; never ``auto``.
         make: map of a case, on the grid of its scan.
         files: what the map of a case is made from; when they change it is made anew.
+        uses_all_cores: made by a network, so that several processes at once would bring nothing.
     """
 
     name: str
     make: Callable[[Case], RegionMap]
     files: Callable[[Case], Sequence[Path]]
+    uses_all_cores: bool = False
 
     def key(self, case: Case) -> str:
         """Changes when the map of the case would."""
@@ -78,7 +80,7 @@ def model_source(scans: Surroundings, folder: ModelFolder) -> RegionSource:
     from .prediction import RegionModel
 
     model = RegionModel(folder, scans.device)
-    return RegionSource(f"{MODEL}:{folder.name}", make=model, files=model.files)
+    return RegionSource(f"{MODEL}:{folder.name}", make=model, files=model.files, uses_all_cores=True)
 
 
 def parcellation_source(scans: Surroundings, folder: Path) -> RegionSource:
@@ -92,7 +94,7 @@ def parcellation_source(scans: Surroundings, folder: Path) -> RegionSource:
     return RegionSource(
         f"{PARCELLATION}:{folder}",
         partial(_from_parcellation, folder=folder, channel=scans.channel),
-        lambda case: [case.images[scans.channel], *folder.glob(f"{case.case_id}*")],
+        partial(_with_parcellations, folder=folder, channel=scans.channel),
     )
 
 
@@ -114,7 +116,7 @@ def atlas_source(scans: Surroundings, file: str, table: str = "") -> RegionSourc
     return RegionSource(
         ":".join((ATLAS, file, *([table] if table else []))),
         partial(_from_atlas, atlas=atlas, channel=scans.channel),
-        lambda case: [case.images[scans.channel], *used],
+        partial(_with_files, files=used, channel=scans.channel),
     )
 
 
@@ -122,6 +124,14 @@ def region_models(task: TaskFolder) -> list[ModelFolder]:
     """The trained models of a task that learned its regions."""
     folders = (ModelFolder(path) for path in sorted((models_root() / task.name).glob("*")))
     return [folder for folder in folders if folder.trained_folds() and folder.target == "regions"]
+
+
+def _with_parcellations(case: Case, folder: Path, channel: int) -> list[Path]:
+    return [case.images[channel], *folder.glob(f"{case.case_id}*")]
+
+
+def _with_files(case: Case, files: Sequence[Path], channel: int) -> list[Path]:
+    return [case.images[channel], *files]
 
 
 def _scan(case: Case, channel: int) -> tuple[np.ndarray, Grid, np.ndarray | None]:

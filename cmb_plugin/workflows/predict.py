@@ -168,7 +168,9 @@ def predict(
         draw = options.draw and _can_draw()
         run = _Run(ensemble, folder, options.machines or workers, options.overwrite, contrasts, draw)
         predicted = run.predict(sources, report)
-        _localise(predicted, folder, localisation, report, options.machines or 0)
+        # The network is done: what prepared scans for it, and this process, may each make the map of a scan.
+        alone = not workers or (localisation is not None and localisation.source.uses_all_cores)
+        _localise(predicted, folder, localisation, report, options.machines or (0 if alone else workers + 1))
         run.write_tables(sources, report)
         if options.export is not None:
             from .export import export_cases

@@ -37,6 +37,9 @@ from cmb_plugin.workers import keep_freed_memory, run_cases
 RECIPE = 4
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
 
+ANATOMY_RECIPE = 2
+"""The same for the phantoms of a labelled head alone."""
+
 CLASSES = (("cmb",), ("cmb", "iron"))
 TRAIN, TEST, MODALITIES = 16, 8, "swi,phase"
 """Where the options name none."""
@@ -107,9 +110,9 @@ class PhantomSettings:
             plain = {k: v for k, v in plain.items() if not k.startswith("followup")}
         if self.scans == 1:
             del plain["scans"]
-        plain["anatomy"] = self.anatomy.source() if self.anatomy else None
-        if not self.anatomy:
-            del plain["anatomy"]
+        del plain["anatomy"]
+        if self.anatomy:
+            plain["anatomy"] = {"recipe": ANATOMY_RECIPE, **self.anatomy.source()}
         return {"recipe": RECIPE, **plain}
 
     def case_id(self, index: int, number: int = 0) -> str:

@@ -43,6 +43,10 @@ MATERIALS: dict[str, tuple[str, float]] = {
 # What no other phantom has as a tissue of its own.
 _OTHERS = {"air": Tissue(0.0, 1000, 0, 50), "calcium": Tissue(0.3, 1000, 60, 30)}
 
+VEINS = (1.15, 1.9)
+"""Factor of the susceptibility that a table has for venous blood: an average over voxels that veins fill in part is
+lower than the 0.28 to 0.44 ppm of blood."""
+
 NEEDED = ("white_matter", "grey_matter", "csf")
 COLUMNS = ("label", "tissue", "chi_ppm", "m0", "t1_ms", "t2star_ms")
 
@@ -110,7 +114,7 @@ class HeadTraits:
     def draw(cls, rng: np.random.Generator) -> HeadTraits:
         """Those of a random subject."""
         mirrored = bool(rng.random() < 0.5)
-        return cls(mirrored, round(float(rng.uniform(0.9, 2.1)), 3), round(float(np.exp(rng.normal(0, 0.35))), 3))
+        return cls(mirrored, round(float(rng.uniform(*VEINS)), 3), round(float(np.exp(rng.normal(0, 0.35))), 3))
 
     def susceptibility(self, material: Material) -> float:
         """Of a material in this head, in ppm."""

@@ -46,7 +46,8 @@ class CMBRetinaConfig(RetinaConfig):
     (docs/studies/experiments.md).
 
     Attributes:
-        ffm: feature fusion: the heads read several decoder maps fused into one.
+        ffm: feature fusion: the heads read several decoder maps fused into one. Off, since it added nothing
+            (docs/studies/ablation.md).
         hspl: hard-sample prototype learning: lesions and mined mimics are pulled to prototypes of their own, and crops
             in which the detector was most wrong are drawn again.
         prototype_score: with a dense map, the score of a location is made of its distances to the prototypes.
@@ -69,7 +70,7 @@ class CMBRetinaConfig(RetinaConfig):
     norm: str = "batch"
     score_threshold: float = within(0.05, 0, 1)  # a dense map scores every mimic above the baseline's 0.02
     segmentation_foreground_weight: float = within(100.0, 0)
-    ffm: bool = True
+    ffm: bool = False
     hspl: bool = True
     prototype_score: bool = True
     fused_levels: int = within(4, 1)

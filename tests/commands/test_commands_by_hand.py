@@ -180,7 +180,7 @@ def test_a_packed_model_predicts_the_same_and_names_no_patient(trained, folders,
     ("words", "hint"),
     [
         (["module=RetinaUNet"], "RetinaUNetV001"),
-        (["train=quick"], "known: demo, fast, v001"),
+        (["train=quick"], "known: demo, fast, finetune, v001"),
         (["trainer_cfg.epoch=3"], "trainer_cfg.epochs"),
         (["plan=D3CMB_2d"], "D3CMB_3d"),
         (["exp.fold=9"], "exp.fold from 0 to 4"),

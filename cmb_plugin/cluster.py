@@ -144,13 +144,13 @@ class Cluster:
         outcomes: dict[int, Outcome[Item, Result]] = {}
         with progress(description, len(items)) as advance, self._sent(function) as token:
             suspects = []
-            for index, outcome in self._outcomes(f"first-{token}", enumerate(items)):
+            for index, outcome in self._outcomes(token, enumerate(items)):
                 if outcome.error == str(KILLED):
                     suspects.append((index, outcome.item))
                 else:
                     outcomes[index] = outcome
                     advance()
-            for index, outcome in self._outcomes(f"alone-{token}", suspects, alone=True):
+            for index, outcome in self._outcomes(token, suspects, alone=True):
                 outcomes[index] = outcome
                 advance()
         return [outcomes[index] for index in range(len(items))]
@@ -172,12 +172,12 @@ class Cluster:
                 client.set_metadata([FUNCTIONS, token], None)
 
     def _outcomes(
-        self, name: str, items: Iterable[tuple[int, Item]], alone: bool = False
+        self, token: str, items: Iterable[tuple[int, Item]], alone: bool = False
     ) -> Iterator[tuple[int, Outcome[Item, Any]]]:
         """Outcomes as they come, with the numbers of their items; ``alone`` has one item under way."""
         import cloudpickle
 
-        token = name.rpartition("-")[2]
+        name = f"{'alone' if alone else 'first'}-{token}"
         waiting = iter(items)
         started: dict[Future, tuple[int, Item]] = {}
         done: SimpleQueue[Future] = SimpleQueue()

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
 from .files import atomic
 
 Row = Mapping[str, Any] | Sequence[Any]
@@ -30,6 +31,34 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
         raise ValueError(f"{path.name}: a table ends in .tsv or .csv")
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(writers[path.suffix](columns, rows))
+
+
+def read_numbered_rows(
+    path: Path, columns: Sequence[str], needed: Sequence[str], name: str, remedy: str
+) -> list[tuple[int, dict[str, str | None]]]:
+    """The rows of a tab-separated file, each with the number of its line; empty ones are left out.
+
+    Args:
+        path: of the file.
+        columns: that a table may have, for the message.
+        needed: those that it must have.
+        name: of such a table, for the message.
+        remedy: when there is none that can be read.
+
+    Raises:
+        UserError: it cannot be read, or a column is missing.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t")
+            rows = [(number, row) for number, row in enumerate(reader, start=2) if any(row.values())]
+            heading = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: {name} cannot be read ({error})", remedy=remedy) from None
+    for column in needed:
+        if column not in heading:
+            raise UserError(f"{path}: no column {column}", remedy=f"columns: {', '.join(columns)}; tabs between")
+    return rows
 
 
 def as_tsv(columns: Sequence[str], rows: Iterable[Row]) -> str:

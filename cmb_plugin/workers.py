@@ -23,6 +23,7 @@ from .errors import UserError
 from .plugins import additional_imports, import_as_parent
 
 Item = TypeVar("Item")
+Other = TypeVar("Other")
 Result = TypeVar("Result")
 
 THREAD_VARIABLES = (
@@ -56,6 +57,22 @@ class Outcome(Generic[Item, Result]):
     error: str = ""
     is_bug: bool = False
     details: str = ""
+
+    @property
+    def value(self) -> Result:
+        """The result.
+
+        Raises:
+            UserError: there is none, for a reason that the user can mend.
+            RuntimeError: there is none because of a bug.
+        """
+        if self.result is None:
+            raise RuntimeError(self.details) if self.is_bug else UserError(self.error)
+        return self.result
+
+    def failure_of(self, item: Other) -> Outcome[Other, Any]:
+        """The same failure as that of another item, which this one was made from."""
+        return Outcome(item, error=self.error, is_bug=self.is_bug, details=self.details)
 
 
 class Machines(Protocol):

@@ -7,7 +7,6 @@ deep and lobar by its distance to the ventricles.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.tabular import read_numbered_rows
 
 from .regions import GROUPS, NOT_TISSUE, UNKNOWN, Place
 
@@ -53,21 +53,9 @@ def load_table(name_or_path: str | Path) -> LabelTable:
         UserError: no such file, a column is missing, or a row is wrong; its line is named.
     """
     path = DATA / f"{name_or_path}.tsv" if str(name_or_path) in BUILT_IN else Path(name_or_path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            rows = [(number, row) for number, row in enumerate(reader, start=2) if any(row.values())]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{path}: the label table cannot be read ({error})",
-            remedy=f"name a tab-separated file, or one of {', '.join(BUILT_IN)}",
-        ) from None
-    for column in ("value", "group"):
-        if column not in columns:
-            raise UserError(
-                f"{path}: no column {column}", remedy="columns: value, name, group, region, side; tabs between"
-            )
+    columns = ("value", "name", "group", "region", "side")
+    remedy = f"name a tab-separated file, or one of {', '.join(BUILT_IN)}"
+    rows = read_numbered_rows(path, columns, ("value", "group"), "the label table", remedy)
     names: dict[int, str] = {}
     places: dict[int, Place] = {}
     white_matter = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_mask
+from cmb_plugin.tabular import read_numbered_rows
 
 from .physics import spoiled_gradient_echo
 from .protocols import Protocol
@@ -181,16 +181,7 @@ def read_table(path: Path) -> dict[int, Material]:
     Raises:
         UserError: it cannot be read, a column is missing, or a row is wrong; its line is named.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
-            rows = [(n, row) for n, row in enumerate(reader, start=2) if any(row.values())]
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: the table cannot be read ({error})", remedy="give a tab-separated file") from None
-    for column in COLUMNS[:2]:
-        if column not in columns:
-            raise UserError(f"{path}: no column {column}", remedy=f"columns: {', '.join(COLUMNS)}; tabs between")
+    rows = read_numbered_rows(path, COLUMNS, COLUMNS[:2], "the table", "give a tab-separated file")
     materials: dict[int, Material] = {}
     for line, row in rows:
         tissue = (row["tissue"] or "").strip()

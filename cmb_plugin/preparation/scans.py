@@ -132,7 +132,7 @@ def prepared_scans(
         with closing(cases_ahead(save, sources, min(workers, todo))) as ahead:
             for outcome in ahead:
                 if outcome.error:
-                    yield Outcome(outcome.item, error=outcome.error, is_bug=outcome.is_bug, details=outcome.details)
+                    yield outcome.failure_of(outcome.item)
                     continue
                 if outcome.result is None:
                     yield run_cases(partial(_load, recipe=recipe), [outcome.item])[0]

@@ -102,7 +102,7 @@ def localise_cases(
     """
     work = partial(localise_case, folder=folder, localisation=localisation)
     outcomes = [
-        done.result or Outcome[Case, str](done.item, error=done.error, is_bug=done.is_bug, details=done.details)
+        done.result or done.failure_of(done.item)
         for done in run_cases(work, cases, workers, f"Localising lesions of {folder.name}")
     ]
     write_cohort(folder, [case.case_id for case in cases])

@@ -81,10 +81,8 @@ def predict_regions(ensemble: Ensemble, case: Case) -> RegionMap:
             remedy="use a model that was trained on these modalities",
         )
     source = ScanSource(plan.case(case))
-    outcome = next(prepared_scans([source], plan.preprocessing, workers=0))
-    if outcome.result is None:
-        raise RuntimeError(outcome.details) if outcome.is_bug else UserError(outcome.error)
-    return map_of_scan(outcome.result, ensemble)
+    (scan,) = prepared_scans([source], plan.preprocessing, workers=0)
+    return map_of_scan(scan.value, ensemble)
 
 
 def map_of_scan(scan: Scan, ensemble: Ensemble) -> RegionMap:
@@ -129,9 +127,7 @@ class MapWriter:
             UserError: it cannot be read.
         """
         (scan,) = prepared_scans([source], self.ensemble.plan.preprocessing, workers=0)
-        if scan.result is None:
-            raise RuntimeError(scan.details) if scan.is_bug else UserError(scan.error)
-        return self.write(source, map_of_scan(scan.result, self.ensemble))
+        return self.write(source, map_of_scan(scan.value, self.ensemble))
 
     def write(self, source: ScanSource, regions: RegionMap) -> dict[str, object]:
         """Writes the map of a scan; its row in the summary."""

@@ -19,7 +19,7 @@ from cmb_plugin.models.output import write_case
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
 from cmb_plugin.regions.restoration import forget_case
-from cmb_plugin.workers import Outcome, run_cases
+from cmb_plugin.workers import Outcome, guarded
 
 _loaded: dict[str, Ensemble] = {}
 """The ensemble of this process that predicted last, by ``CasePredictor.token``."""
@@ -109,9 +109,7 @@ class CasePredictor:
             UserError: the scan cannot be read or predicted.
         """
         (scan,) = prepared_scans([job.source], self.ensemble.plan.preprocessing, workers=0)
-        if scan.result is None:
-            raise RuntimeError(scan.details) if scan.is_bug else UserError(scan.error)
-        return self.write(job, scan.result, self.detect(job, scan.result))
+        return self.write(job, scan.value, self.detect(job, scan.value))
 
     def stream(self, jobs: list[CaseJob], workers: int) -> Generator[Outcome[CaseJob, CaseResult], None, None]:
         """Predicts cases one after another while the next ones are prepared and the one before is written.
@@ -191,17 +189,17 @@ class CasePredictor:
     ) -> Outcome[CaseJob, tuple[Scan, Prediction]]:
         scan = prepared.result
         if scan is None:
-            return Outcome(job, error=prepared.error, is_bug=prepared.is_bug, details=prepared.details)
-        done = run_cases(partial(self.detect, scan=scan), [job])[0]
+            return prepared.failure_of(job)
+        done = guarded(partial(self.detect, scan=scan), job)
         if done.result is None:
-            return Outcome(job, error=done.error, is_bug=done.is_bug, details=done.details)
+            return done.failure_of(job)
         return Outcome(job, (replace(scan, data=None), done.result))
 
     def _written(self, seen: Outcome[CaseJob, tuple[Scan, Prediction]]) -> Outcome[CaseJob, CaseResult]:
         if seen.result is None:
-            return Outcome(seen.item, error=seen.error, is_bug=seen.is_bug, details=seen.details)
+            return seen.failure_of(seen.item)
         scan, prediction = seen.result
-        return run_cases(partial(self.write, scan=scan, prediction=prediction), [seen.item])[0]
+        return guarded(partial(self.write, scan=scan, prediction=prediction), seen.item)
 
 
 def _keep(token: str, ensemble: Ensemble) -> None:

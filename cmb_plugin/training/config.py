@@ -73,8 +73,8 @@ class TrainerConfig:
         validation_cases: at most so many scans of the fold are used for it, half of them with lesions where there are
             enough; null uses all.
         validation_overlap: overlap of tiles there, in place of inference_cfg's.
-        deterministic: the same seed gives the same weights (on a GPU as far as its kernels allow). On a GPU this keeps
-            cuDNN from choosing the fastest kernels; what that costs has not been measured yet.
+        deterministic: the same seed gives the same weights (on a GPU as far as its kernels allow). Without it cuDNN
+            times its kernels at the start and takes the fastest; what that gains has not been measured yet.
     """
 
     epochs: int = within(50, 1)

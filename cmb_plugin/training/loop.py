@@ -94,6 +94,7 @@ def fit(
         plugins=[AtomicCheckpointIO()],
         logger=_logger(folder.root),
         deterministic="warn" if config.deterministic else False,
+        benchmark=not config.deterministic,
         use_distributed_sampler=False,  # StepSampler knows its rank
         enable_progress_bar=False,
         enable_model_summary=False,

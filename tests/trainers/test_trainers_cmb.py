@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cmb_plugin.trainers.cmb.replay import MimicPatches
+from lightning.fabric.utilities import move_data_to_device
 from small_plan import PLAN
 
 from cmb_plugin.files import write_json
@@ -166,6 +167,6 @@ def test_under_bfloat16_losses_are_close_to_float32():
 def test_losses_on_a_gpu_equal_those_on_the_cpu():
     batch = scene()
     on_cpu = module().losses(batch)
-    moved = Batch(*(v.cuda() if isinstance(v, torch.Tensor) else [t.cuda() for t in v] for v in vars(batch).values()))
+    moved = move_data_to_device(batch, torch.device("cuda"))
     for name, value in module().cuda().losses(moved).items():
         torch.testing.assert_close(value.cpu(), on_cpu[name], rtol=1e-3, atol=1e-3)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from small_plan import PLAN
 
 from cmb_plugin.errors import UserError
@@ -130,7 +131,7 @@ def test_a_damaged_or_missing_checkpoint_is_named(tmp_path, content):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_losses_on_a_gpu_equal_those_on_the_cpu(batch):
     on_cpu = module().losses(batch)
-    moved = Batch(*(v.cuda() if isinstance(v, torch.Tensor) else [t.cuda() for t in v] for v in vars(batch).values()))
+    moved = move_data_to_device(batch, torch.device("cuda"))
     on_gpu = module().cuda().losses(moved)
     for name, value in on_cpu.items():
         torch.testing.assert_close(on_gpu[name].cpu(), value, rtol=1e-3, atol=1e-3)

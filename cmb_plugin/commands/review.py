@@ -24,23 +24,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Judge what a model found, in a browser on this machine, and make labels of it.
 
     Examples:
+        nndet_review found                                           what nndet_predict --output found wrote
         nndet_review Task101_CMB                                     the test scans that its only model has predicted
         nndet_review 101 CMBRetinaUNet_D3CMB_3d 0 --test_split       the scans that fold 0 held out
-        nndet_review 101 --predictions found                         what nndet_predict --output found wrote
+        nndet_review 101 --predictions found                         predictions elsewhere of the Task's test scans
         nndet_review 101 --queue queue.json                          what nndet_active chose, in its order
         nndet_review 101 --reader second                             a second reader, who does not see the first
         nndet_review 101 --export Task301_Reviewed                   what is judged becomes training cases
-
         nndet_review 101 --agreement ann second                      how far two readers agree: numbers and a figure
 
     Open the address that is printed: it holds a token, and only this machine is answered. Ctrl-C ends the server.
     Keys: n next, p previous, a accept, r reject, u unsure, o possible, + add at the cursor, Backspace undo, ? all keys.
 
-    Files: ${det_data}/{task}/review/{reader}/{case}.*.json, whole after every decision, and decisions.tsv, who decided
-    what and when. Run again to go on. Needs pip install cmb_plugin[review]; no internet is used (docs/review.md).
+    Files: ${det_data}/{task}/review/{reader}/{case}.*.json, or found/review/{reader}/..., whole after every decision,
+    and decisions.tsv, who decided what and when. Run again to go on. Needs pip install cmb_plugin[review]; no internet
+    is used (docs/review.md).
     """
     arguments = parser(main.__doc__)
-    arguments.add_argument("task", help="number, name or path of the Task folder")
+    arguments.add_argument("task", help="number, name or path of the Task folder, or a folder of predictions")
     arguments.add_argument("model", nargs="?", help="name or path of the model folder; the only one by default")
     arguments.add_argument("fold", nargs="?", type=int, help="its number; -1 takes all trained folds (default)")
     arguments.add_argument("--test_split", action="store_true", help="scans that the folds held out, not test scans")
@@ -92,9 +93,13 @@ def _session(args: argparse.Namespace) -> ReviewSession:
     from cmb_plugin.models.trained import PARTS
     from cmb_plugin.review.session import ReviewSession
 
+    reader = args.reader or re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
+    folder = Path(args.task)
+    if (folder / "run.json").is_file():
+        _refuse_beside_folder(args)
+        return ReviewSession.of_folder(folder, reader)
     dataset = Dataset.load(find_task(args.task))
     split = split_named({"val": args.test_split, "unseen": args.unseen}, "test")
-    reader = args.reader or re.sub(r"[^A-Za-z0-9_-]", "_", getpass.getuser())
     if args.queue is not None:
         from cmb_plugin.review.queue import ReviewQueue
 
@@ -113,3 +118,17 @@ def _session(args: argparse.Namespace) -> ReviewSession:
         held_out = model.held_out_cases(dataset.task, split)
         folders = {case: model.folder.fold(fold).predictions(split) for case, fold in held_out.items()}
     return ReviewSession.of(dataset, folders, PARTS[split], reader, model.title)
+
+
+def _refuse_beside_folder(args: argparse.Namespace) -> None:
+    """Refuses what chooses predictions of a Task, where the folder of predictions is named itself."""
+    chosen = {
+        "MODEL": args.model,
+        "--test_split": args.test_split,
+        "--unseen": args.unseen,
+        "--predictions": args.predictions,
+        "--queue": args.queue,
+    }
+    given = [name for name, value in chosen.items() if value]
+    if given:
+        raise UserError(f"{args.task}: is a folder of predictions", remedy=f"leave out {', '.join(given)}")

@@ -3,6 +3,7 @@ from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modal
 from .domains import geometry_domains
 from .lesions import LesionFacts, read_lesion_facts
 from .mimics import Mimic, read_mimics
+from .predicted_scans import read_scans, write_scans
 from .predictions import (
     CasePredictions,
     StoredPredictions,
@@ -40,6 +41,7 @@ __all__ = [
     "read_case_predictions",
     "read_lesion_facts",
     "read_mimics",
+    "read_scans",
     "read_splits",
     "read_truth",
     "split_modality",
@@ -50,5 +52,6 @@ __all__ = [
     "write_case_predictions",
     "write_dataset",
     "write_lesions",
+    "write_scans",
     "write_summary",
 ]

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from cmb_plugin.dataset import Case, CasePredictions, Dataset, boxes_file, read_case_predictions
+from cmb_plugin.dataset import Case, CasePredictions, Dataset, boxes_file, read_case_predictions, read_scans
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest
 from cmb_plugin.images import image_stem
+from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import modality_polarity
 
 from .decisions import CaseScope, Review, ReviewStore
-from .queue import ReviewQueue
+from .queue import QueuedScan, ReviewQueue
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ReviewSession:
 
     Attributes:
         title: of the page.
-        dataset: the Task.
+        dataset: the Task; of predictions without one, what is known of it.
         cases: by name.
         store: decisions of the reader.
     """
@@ -107,6 +108,33 @@ class ReviewSession:
             raise UserError("the queue is empty", remedy="run nndet_active again with more scans in --pool")
         return cls(queue.title, dataset, cases, _store(dataset, reader))
 
+    @classmethod
+    def of_folder(cls, folder: Path, reader: str) -> ReviewSession:
+        """The scans of a predictions folder, without a Task; decisions go into ``folder / "review"``.
+
+        Args:
+            folder: that ``nndet_predict --output`` wrote. Cases whose scans are gone are left out.
+            reader: whose decisions are shown.
+
+        Raises:
+            UserError: it does not say where its scans are, none is left, or the reader's name cannot be a folder's.
+        """
+        modalities, scans = read_scans(folder)
+        queued = [
+            QueuedScan(case_id, images, folder)
+            for case_id, images in scans.items()
+            if boxes_file(folder, case_id).is_file() and all(image.is_file() for image in images.values())
+        ]
+        if not queued:
+            raise UserError(
+                f"{folder}: no predicted scan to review", remedy="run nndet_predict --input SCANS --output again"
+            )
+        classes = read_case_predictions(boxes_file(folder, queued[0].case_id)).classes
+        cases = [scan.case(len(modalities)) for scan in queued]
+        missing = {case.case_id: case.missing for case in cases if case.missing}
+        dataset = Dataset(TaskFolder(folder), folder.name, modalities, classes, missing=missing)
+        return cls.of_queue(dataset, ReviewQueue(folder.name, folder.name, tuple(queued), {}), reader)
+
     def read_by(self, reader: str) -> ReviewSession:
         """The same scans with the decisions of another reader.
 
@@ -116,7 +144,7 @@ class ReviewSession:
         store = _store(self.dataset, reader)
         if not store.folder.is_dir():
             known = sorted(path.name for path in store.folder.parent.glob("*") if any(path.glob("*.json")))
-            remedy = f"readers are: {', '.join(known)}" if known else "nobody has judged this Task"
+            remedy = f"readers are: {', '.join(known)}" if known else "nobody has judged these scans"
             raise UserError(f"{store.folder}: no decisions of {reader}", remedy=remedy)
         return replace(self, store=store)
 

@@ -11,8 +11,9 @@ import pytest
 from series import write_series
 
 from cmb_plugin.commands.predict import main as predict_command
+from cmb_plugin.dataset import read_scans
 from cmb_plugin.files import read_json
-from cmb_plugin.images import Grid, read_mask
+from cmb_plugin.images import Grid, read_mask, read_scan
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 from blob_detector import BlobDetector, blob
@@ -21,6 +22,7 @@ from test_inference_workflow import make_fold
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import Normalisation, Preprocessing
+from cmb_plugin.review.session import ReviewSession
 
 GRID = Grid((24, 30, 28), (1.5, 1.0, 1.0), (5.0, 6.0, 7.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
 CENTRE = (8.3, 9.6, 20.4)
@@ -80,6 +82,12 @@ def test_a_lesion_in_a_dicom_series_is_found_where_it_lies(model: str, tmp_path:
         statuses = {row["case"]: row["status"] for row in csv.DictReader(lines, delimiter="\t")}
     assert statuses == {"P_7_20240131_s004": "done", "bad_20240131_s006": "failed"}
     assert len((out / "inputs.tsv").read_text(encoding="utf-8").splitlines()) == 4
+    (image,) = read_scans(out)[1]["P_7_20240131_s004"].values()
+    assert read_scan(image)[1].matches(GRID)
+    review = ReviewSession.of_folder(out, "ann")  # only what was predicted
+    assert list(review.cases) == ["P_7_20240131_s004"]
+    shown_at = review.describe("P_7_20240131_s004")["candidates"][0]["ras_mm"]
+    np.testing.assert_allclose(shown_at, expected * (-1, -1, 1), atol=0.2)
 
 
 def test_a_finished_case_is_kept_until_its_series_changes(model: str, tmp_path: Path, capsys) -> None:

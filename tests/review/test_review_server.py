@@ -1,17 +1,21 @@
 """The review server: decisions are on the disk at once, tabs do not overwrite each other, and strangers get nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from review_task import make_review_task, open_session, predict
 
 from cmb_plugin.commands.review import main as nndet_review
 from cmb_plugin.conversion import grow_points
-from cmb_plugin.dataset import Dataset, boxes_file, read_truth
+from cmb_plugin.dataset import Dataset, boxes_file, read_truth, write_scans
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import write_json
 from cmb_plugin.images import read_mask, read_scan
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.review.decisions import BadEventError, CaseScope, Review, checked_event
 from cmb_plugin.review.export import export
+from cmb_plugin.review.session import ReviewSession
 
 pytest.importorskip("starlette")
 from starlette.testclient import TestClient
@@ -104,6 +108,41 @@ def test_undo_takes_back_one_decision_after_another_and_nothing_is_forgotten(cli
     log = session.store.write_log([session.review("sub-51")]).read_text().splitlines()
     assert len(log) == 1 + 6
     assert "ann" in log[1]
+
+
+def test_a_folder_of_predictions_is_reviewed_without_a_task(session, tmp_path, capsys):
+    """Same page and same export as by the Task; scans that are gone are left out, others are judged in the folder."""
+    found = tmp_path / "found"
+    with pytest.raises(UserError, match=r"scans\.tsv: the table of scans cannot be read.*run nndet_predict"):
+        ReviewSession.of_folder(found, "ann")
+    cases = [own.case for own in session.cases.values()]
+    write_scans(found, cases[:1], session.dataset.modalities)
+    write_scans(
+        found, [cases[1], replace(cases[1], case_id="gone", images=(tmp_path / "gone.nii.gz",) * 2)], ["a", "b"]
+    )
+    write_scans(found, cases[1:], session.dataset.modalities)  # another run into the folder
+    own = ReviewSession.of_folder(found, "ann")
+    assert own.dataset.modalities == session.dataset.modalities
+    assert own.dataset.classes == session.dataset.classes
+    for case_id in session.cases:
+        assert own.describe(case_id) == session.describe(case_id)
+    assert list(own.cases) == list(session.cases)
+    client = TestClient(build_app(own, TOKEN), base_url="http://127.0.0.1:8000")
+    for revision, event in enumerate(
+        [{"kind": "judge", "lesion": "1", "verdict": "accept"}, {"kind": "done", "done": True}]
+    ):
+        assert decide(client, event, revision).status_code == 200
+    assert (found / "review" / "ann").is_dir()
+    assert not session.store.folder.exists()
+    write_json(found / "run.json", {})
+    assert nndet_review([str(found), "--reader", "ann", "--queue", "q.json"]) == 2
+    assert "is a folder of predictions - leave out --queue" in capsys.readouterr().err
+    assert nndet_review([str(found), "--reader", "ann", "--export", "Task301_Judged"]) == 0
+    judged = Dataset.load(TaskFolder(tmp_path / "Task301_Judged"))
+    assert judged.modalities == session.dataset.modalities
+    (case,) = judged.cases("Tr")
+    assert len(read_truth(case).boxes) == 1
+    assert case.images[0].resolve() == session.cases[case.case_id].case.images[0].resolve()
 
 
 def test_a_second_reader_does_not_see_the_first(client, session):

@@ -12,7 +12,7 @@ from cmb_plugin.dataset import image_files, split_modality
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, image_stem
 
-from .scan_table import TABLES, chosen, list_table
+from .scan_table import TABLES, list_table
 from .selection import Channels, Intake, select
 from .table import InputRow
 from .volumes import Volume, safe_case, volumes_of_file
@@ -23,8 +23,9 @@ class InputOptions:
     """How an input is read.
 
     Attributes:
-        patterns: name of a modality -> pattern of the files that show it (``*_swi.nii.gz``, ``*/swi.nii``,
-            ``**/mag.nii.gz``), relative to the input; what ``*`` stands for names the case.
+        patterns: name of a modality, in capital or small letters -> pattern of the files that show it
+            (``*_swi.nii.gz``, ``*/swi.nii``, ``**/mag.nii.gz``), relative to the input; what ``*`` stands for names the
+            case.
         participants: of a BIDS data set, only these (``01`` or ``sub-01``); empty for all.
     """
 
@@ -57,7 +58,7 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
     if options.patterns:
         volumes = _by_patterns(path, channels, options.patterns)
     elif path.is_file() and image_stem(path) is not None:
-        volumes = chosen(volumes_of_file(path, path.name, safe_case(str(image_stem(path)))), channels)
+        volumes = volumes_of_file(path, path.name, safe_case(str(image_stem(path))))
     elif path.is_dir() and any(path.glob("sub-*/")):
         from .bids import bids_volumes
 
@@ -88,8 +89,9 @@ def _file(file: Path, root: Path) -> list[Volume]:
 def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) -> list[Volume]:
     if not root.is_dir():
         raise UserError(f"{root}: is no folder", remedy="patterns are of files in a folder")
+    numbers = {name.lower(): channel for channel, name in enumerate(channels.names)}
     for name in patterns:
-        if name not in channels.names:
+        if name.lower() not in numbers:
             raise UserError(
                 f"--channels: the model knows no modality '{name}'", remedy=f"it sees {', '.join(channels.names)}"
             )
@@ -105,7 +107,7 @@ def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) ->
             case = safe_case(*(part for group in match.groups() for part in (group or "").split("/")))
             text = file.relative_to(root).as_posix()
             case = case or safe_case(str(image_stem(file)))
-            volumes += volumes_of_file(file, text, case, channel=channels.names.index(name))
+            volumes += volumes_of_file(file, text, case, channel=numbers[name.lower()])
         if not matched:
             raise UserError(f"{root}: no image fits {name}={pattern}", remedy="write for instance swi=*_swi.nii.gz")
     return volumes

@@ -133,7 +133,7 @@ def _of_files(
         if image_stem(file) is None:
             raise UserError(f"{file}: is no image", remedy=f"name files that end in {', '.join(SUFFIXES)}")
         if column == PATH:
-            volumes += chosen(volumes_of_file(file, cell, case_id), channels)
+            volumes += _chosen(volumes_of_file(file, cell, case_id), channels)
         else:
             volumes += volumes_of_file(file, cell, case_id, channel=named[column])
     return volumes
@@ -155,8 +155,13 @@ def _of_folder(
     return replace(intake.cases[0], case_id=case_id), rows
 
 
-def chosen(volumes: list[Volume], channels: Channels) -> list[Volume]:
-    """A file that the user names alone is taken whatever its name says, unless that is a projection, or a map whose
-    sign must be turned."""
+def _chosen(volumes: list[Volume], channels: Channels) -> list[Volume]:
+    """A file under ``path`` is taken whatever its name says, unless that is a projection, or a map whose sign must be
+    turned."""
     told = (MINIP, PROJECTION, *((QSM,) if channels.turns_qsm else ()))
-    return [v if v.contrast in told else replace(v, contrast=UNKNOWN) for v in volumes]
+    return [
+        volume
+        if volume.contrast in told or any(channels.rank(c, volume) is not None for c in range(len(channels.names)))
+        else replace(volume, contrast=UNKNOWN)
+        for volume in volumes
+    ]

@@ -68,6 +68,8 @@ class ScanSelection:
     def __post_init__(self) -> None:
         if self.split not in PARTS:
             raise UserError(f"unknown split '{self.split}'", remedy=f"known: {', '.join(PARTS)}")
+        if self.echo is not None and self.echo < 1:
+            raise UserError(f"--echo {self.echo}: there is no such echo", remedy="count them from 1")
 
     def select(self, model: TrainedModel, plan: Plan, tolerates: bool, output: Path | None = None) -> Selected:
         """The cases as a model sees them, those of a task from their prepared arrays where these are current.

@@ -70,6 +70,16 @@ def test_names_and_sidecars_say_what_is_no_swi(tmp_path: Path) -> None:
     assert len(lines) == 6
 
 
+def test_a_file_named_alone_is_what_its_name_says_as_in_its_folder(tmp_path: Path) -> None:
+    for name in ("p1_swi", "p1_phase", "x7"):
+        save(tmp_path / f"{name}.nii.gz")
+    (tmp_path / "x7.json").write_text(json.dumps({"ImageType": ["ORIGINAL", "PRIMARY", "P", "ND"]}))
+    folder = {row.input: (row.shows, row.status, row.why) for row in list_input(tmp_path, SWI).rows}
+    alone = [list_input(tmp_path / name, SWI).rows for name in folder]
+    assert {row.input: (row.shows, row.status, row.why) for (row,) in alone} == folder
+    assert folder["p1_phase.nii.gz"] == ("phase", PASSED_OVER, "a phase image")
+
+
 def test_patterns_name_channels_and_cases(tmp_path: Path) -> None:
     for name in ("a_swi", "a_phase", "b_swi"):
         save(tmp_path / f"{name}.nii.gz")
@@ -87,6 +97,8 @@ def test_patterns_name_channels_and_cases(tmp_path: Path) -> None:
         second.fetch()
     tolerant = list_input(tmp_path, Channels(("swi", "phase"), tolerates_missing=True), patterns)
     assert [source.case.missing for source in tolerant.sources(tmp_path)] == [(), (1,)]
+    capital = list_input(tmp_path, Channels(("SWI", "Phase")), patterns)
+    assert [row.channel for row in capital.rows if row.case == "a"] == ["SWI", "Phase"]
     with pytest.raises(UserError, match="no image fits swi="):
         list_input(tmp_path, SWI, InputOptions({"swi": "*_gre.nii.gz"}))
     with pytest.raises(UserError, match="knows no modality 'qsm'"):
@@ -116,8 +128,8 @@ def test_of_echoes_in_one_file_one_is_taken(tmp_path: Path, times: list[float] |
 
 
 def test_a_time_series_is_unusable(tmp_path: Path) -> None:
-    save_echoes(tmp_path / "bold.nii.gz", 20)
-    (row,) = list_input(tmp_path / "bold.nii.gz", SWI).rows
+    save_echoes(tmp_path / "scan.nii.gz", 20)
+    (row,) = list_input(tmp_path / "scan.nii.gz", SWI).rows
     assert (row.status, row.why) == (UNUSABLE, "it holds 20 volumes: points in time, not echoes")
 
 

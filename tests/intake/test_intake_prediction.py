@@ -67,6 +67,8 @@ def test_a_lesion_in_a_dicom_series_is_found_where_it_lies(model: str, tmp_path:
     shown = capsys.readouterr().out
     assert "minimum intensity projection" in shown
     assert "1 taken for 1 case, 1 passed over, 1 unusable" in shown
+    assert predict_command([*words, "--dry-run", "--echo", "0"]) == 2
+    assert capsys.readouterr() == ("", "error: --echo 0: there is no such echo - count them from 1\n")
     out = tmp_path / "out"
     assert not out.exists()
     assert predict_command([*words, "--output", str(out), "-npp", "0"]) == 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cli import add_overrides, command, parser
-from .names import device_named, predicting_model, region_choice
+from .cli import add_overrides, add_scheduler, command, parser
+from .names import device_named, machines_named, predicting_model, region_choice
 
 LEVELS = ("participant", "group")
 
@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_bids my_bids derivatives/microbleeds participant --task Task101_CMB
         nndet_bids my_bids derivatives/microbleeds participant --task 101 --participant_label 01 02 --regions auto
         nndet_bids my_bids derivatives/microbleeds participant --model pretrained --fp-per-scan 0.5
+        nndet_bids my_bids derivatives/microbleeds participant --model pretrained --scheduler slurm:20
         nndet_bids my_bids derivatives/microbleeds group
 
     Of each session the scan that suits the model best is taken: swi before T2starw and GRE, the echo that shows iron
@@ -45,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--dry-run", dest="dry_run", action="store_true", help="only show what is taken, and why not"
     )
     arguments.add_argument("-npp", "--num_processes_preprocessing", type=int, metavar="N", help="as in nndet_predict")
+    add_scheduler(arguments)
     add_overrides(arguments)
     args = arguments.parse_args(argv)
+    import dataclasses
     from pathlib import Path
 
     from cmb_plugin.errors import UserError
@@ -73,17 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         return show_input(select_for(model, scans).rows)
     folder = out / "nndet" / ("_".join(f"sub-{label}" for label in labels) or "all")
-    report = predict(
-        model,
-        scans,
-        PredictOptions(
-            config,
-            device_named(args.device),
-            folder,
-            region_choice(args.regions, task),
-            args.num_processes_preprocessing,
-            export=ExportTargets(derivatives=out, raw=raw),
-        ),
-        log=print,
+    options = PredictOptions(
+        config,
+        device_named(args.device, here=args.scheduler is None),
+        folder,
+        region_choice(args.regions, task),
+        args.num_processes_preprocessing,
+        export=ExportTargets(derivatives=out, raw=raw),
     )
+    with machines_named(args.scheduler) as machines:
+        report = predict(model, scans, dataclasses.replace(options, machines=machines), log=print)
     return show_report(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from test_intake_prediction import GRID, model, volume
 from cmb_plugin.commands.bids import main as bids_app
 from cmb_plugin.commands.predict import main as predict_command
 from cmb_plugin.images import write_image
+from cmb_plugin.workers import run_cases
 
 __all__ = ["model"]  # a fixture
 
@@ -37,6 +39,45 @@ def test_a_bids_app_predicts_participants_and_sums_up_the_group(model: str, tmp_
     assert bids_app([str(raw), str(out), "group"]) == 0
     lines = (out / "group_microbleeds.tsv").read_text(encoding="utf-8").splitlines()
     assert [line.split("\t")[:3] for line in lines[1:]] == [["sub-01", "sub-01_ses-1", "1"], ["sub-02", "sub-02", "1"]]
+
+
+class Recorded:
+    """Machines that are this process; they note what they were given."""
+
+    def __init__(self) -> None:
+        self.given = []
+
+    def run(self, function, items, description=""):
+        self.given.append((description, len(items)))
+        return run_cases(function, items)
+
+
+def test_machines_write_the_derivatives_of_one_process(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sub-01/anat/sub-01_T2starw", "sub-02/anat/sub-02_T2starw"):
+        write_image(tmp_path / "raw" / f"{name}.nii.gz", volume().astype(np.float32), GRID)
+    machines, named = Recorded(), []
+    monkeypatch.setattr(
+        "cmb_plugin.cluster.open_cluster", lambda text, log: named.append(text) or nullcontext(machines)
+    )
+    common = [str(tmp_path / "raw"), "participant", "--task", model, "-npp", "0"]
+    assert bids_app([*common[:1], str(tmp_path / "one"), *common[1:]]) == 0
+    assert (named, machines.given) == ([], [])
+    assert bids_app([*common[:1], str(tmp_path / "many"), *common[1:], "--scheduler", "local:3"]) == 0
+    assert named == ["local:3"]
+    assert {count for _, count in machines.given} == {2}
+    assert len(machines.given) == 2, "the scans, then their derivatives"
+    one, many = (
+        {
+            path.relative_to(tmp_path / out): path.read_bytes()
+            for path in (tmp_path / out).rglob("sub-*")
+            if path.is_file()
+        }
+        for out in ("one", "many")
+    )
+    assert one == many
+    assert len(one) == 2 * 6
 
 
 def test_what_is_missing_is_named(model: str, tmp_path: Path, capsys) -> None:

@@ -23,7 +23,7 @@ from tiny_task import make_tiny_task
 
 from cmb_plugin import cluster as cluster_module
 from cmb_plugin.cluster import Cluster, open_cluster, slurm_cluster
-from cmb_plugin.commands import follow, predict, prep
+from cmb_plugin.commands import bids, follow, predict, prep
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.settings import Overrides
@@ -284,7 +284,7 @@ def test_a_slurm_job_has_the_users_settings_and_one_thread_for_each_worker() -> 
     assert "--nworkers 4" in script
 
 
-@pytest.mark.parametrize("command", [prep, predict, follow])
+@pytest.mark.parametrize("command", [prep, predict, follow, bids])
 def test_every_command_of_a_cohort_has_it(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--help"])

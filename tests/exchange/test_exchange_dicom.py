@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from placed_case import write_prediction
+from pydicom.sr._concepts_dict import concepts
 
 pytest.importorskip("highdicom")
 sys.path.insert(0, str(Path(__file__).parents[1] / "intake"))
@@ -18,6 +19,7 @@ from series import write_enhanced, write_series
 from test_intake_dicom import GRID, voxels
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.exchange import dicom_codes
 from cmb_plugin.exchange.case import ExportedCase
 from cmb_plugin.exchange.dicom import write_dicom
 from cmb_plugin.intake import Channels, list_input
@@ -154,3 +156,29 @@ def test_dciodvfy_complains_of_nothing_but_our_own_codes(tmp_path: Path, enhance
         checked = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=True)
         complaints = [line for line in checked.stderr.splitlines() if line.startswith(("Error", "Warning"))]
         assert not [line for line in complaints if "Unrecognized defined term = <99CMBPLUGIN>" not in line]
+
+
+NOT_IN_DICOM = {  # of SNOMED CT, but in no context group of the standard
+    "723857007": "Silent micro-hemorrhage of brain",
+    "816077007": "Magnetic resonance imaging of brain",
+}
+
+
+def test_codes_mean_what_the_standard_says() -> None:
+    """Every code of SNOMED CT, DICOM and UCUM is in pydicom's copy of the context groups, with the same meaning."""
+    values = [value for name, value in vars(dicom_codes).items() if name.isupper() and not isinstance(value, str)]
+    triples = [t for value in values for t in (value.values() if isinstance(value, dict) else [value])]
+    triples = [t for value in triples for t in (value if isinstance(value[0], tuple) else [value])]
+    known = {
+        (code, scheme): {
+            meaning.lower() for entries in words.values() for c, (meaning, *_) in entries.items() if c == code
+        }
+        for code, scheme, _ in triples
+        if (words := concepts.get(scheme)) is not None
+    }
+    wrong = {code: meaning for code, scheme, meaning in triples
+             if (code, scheme) in known and meaning.lower() not in known[code, scheme]}  # fmt: skip
+    assert wrong.pop("mm") == "millimeter", "pydicom shortens it to mm; the standard does not"
+    assert wrong == NOT_IN_DICOM
+    assert len(known) == 27
+    assert {scheme for code, scheme, _ in triples if (code, scheme) not in known} == {dicom_codes.OWN_SCHEME}

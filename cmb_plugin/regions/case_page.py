@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -190,8 +192,28 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width)
 
 
+def lesions_on_planes(certainty: Sequence[str], most: int, lowest: int) -> tuple[list[int], str]:
+    """Which lesions are shown, and how they were chosen in words: no possible one in place of a definite one.
+
+    Args:
+        certainty: ``definite`` or ``possible``, highest score first.
+        most: number of places.
+        lowest: how many of them go to the lowest scores of the definite ones, where these are too many.
+    """
+    definite = [index for index, word in enumerate(certainty) if word == "definite"]
+    if len(certainty) <= most:
+        return [*range(len(certainty))], "highest score first"
+    if len(definite) <= most:
+        possible = [index for index, word in enumerate(certainty) if word != "definite"]
+        return sorted([*definite, *possible[: most - len(definite)]]), f"{most} of {len(certainty)}: the highest scores"
+    lowest = min(lowest, most // 2)
+    chosen = [*definite[: most - lowest], *definite[len(definite) - lowest :]]
+    choice = f"the {most - lowest} highest scores and the {lowest} lowest of the definite"
+    return chosen, f"{most} of {len(certainty)}: {choice}"
+
+
 def _planes(sheet: _Sheet, content: PageContent, top: float) -> None:
-    """Lesions on three planes, highest score first; where there are too many, also the lowest scores."""
+    """Lesions on three planes, as many as there is room for."""
     room = HEIGHT - 0.56 - top - 0.12
     rows = content.shown
     columns = 2 if len(rows) <= 4 else 3
@@ -200,14 +222,8 @@ def _planes(sheet: _Sheet, content: PageContent, top: float) -> None:
     # Rather a line more of somewhat smaller planes than an empty end of the page.
     lines = max(1, int(room // (0.85 * side + CAPTION + 0.06)))
     side = min(side, room / lines - CAPTION - 0.06) if len(rows) > (lines - 1) * columns else side
-    most = lines * columns
-    chosen = list(range(len(rows)))
-    aside = f"{VIEW_MM:g} mm, highest score first"
-    if len(rows) > most:
-        last = columns
-        chosen = [*range(most - last), *range(len(rows) - last, len(rows))]
-        aside = f"{most} of {len(rows)}: the {most - last} highest scores, then the {last} lowest; {VIEW_MM:g} mm"
-    sheet.heading(EDGE, top, "The lesions", aside if rows else "")
+    chosen, choice = lesions_on_planes([content.certainty[row] for row in rows], lines * columns, columns)
+    sheet.heading(EDGE, top, "The lesions", f"{choice}; {VIEW_MM:g} mm" if rows else "")
     if not rows:
         sheet.write(EDGE, top + 0.3, "No microbleed was found.", fontsize=9, color=SOFT)
         return

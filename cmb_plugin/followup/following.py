@@ -45,7 +45,7 @@ def follow_person(person: Person, folder: Path, rules: Rules) -> bool:
         UserError: there is one visit only, or the first cannot be read.
     """
     if len(person.visits) < 2:
-        raise UserError(f"{person.name}: has one time point only", remedy="name two or more")
+        raise UserError("there is one time point only", remedy="name two or more")
     key = digest([SCHEMA, VERSION, dataclasses.asdict(rules), [visit.key() for visit in person.visits]])
     path = result_file(folder, person.name)
     if _stands(path, key):

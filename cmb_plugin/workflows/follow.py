@@ -137,6 +137,8 @@ class Predictor:
         report = predict(self.model, selection, dataclasses.replace(self.options, output=folder), log=self.log)
         for failure in report.failures:
             self.log(f"error: {failure.item.case.case_id}: {failure.error}")
+        for remark in report.remarks:
+            self.log(f"warning: {remark}")
         sources = select_for(self.model, selection, folder).sources
         return {source.case.case_id: source.case.images[0] for source in sources}
 

@@ -18,7 +18,10 @@ from cmb_plugin.followup.sources import (
     time_points_of_table,
     visit_names,
 )
+from cmb_plugin.paths import TaskFolder
 from cmb_plugin.workflows.follow import Predictor, _link
+from cmb_plugin.workflows.predict import PredictOptions, PredictReport
+from cmb_plugin.workflows.scan_selection import Selected
 
 MOVED = rigid((4, 1, -2), (3, -4, 5))
 OLD, NEW, FAINT = (np.array(place) for place in ([20.0, 10, 15], [-25.0, 5, 20], [5.0, -30, -10]))
@@ -67,7 +70,7 @@ def test_a_row_for_each_later_scan_says_what_became_of_it(output: Path) -> None:
     assert float(one["tolerance_mm"]) == pytest.approx(2 + 1.5 + 2 * float(one["error_mm"]), abs=0.01)
     assert "same head" in rows["b"]["why"]
     assert "c_2_0000.nii.gz: no such file" in rows["c"]["why"]
-    assert "one time point" in rows["d"]["why"]
+    assert rows["d"]["why"].startswith("there is one time point only")
 
 
 def test_lesions_have_their_places_in_both_scans(output: Path) -> None:
@@ -185,6 +188,15 @@ def test_scans_named_one_by_one_are_predicted_under_their_names(
     assert [(person.name, len(person.visits)) for person in persons] == [("c", 2), ("d", 1)]
     with pytest.raises(UserError, match="no image file"):
         _link(cohort / "visits.tsv", tmp_path, "x")
+
+
+def test_what_prediction_doubts_is_said_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = PredictReport(remarks=["a: Pixels of 1.2 mm: small lesions may be missed."])
+    monkeypatch.setattr("cmb_plugin.workflows.predict.predict", lambda *_, **__: report)
+    monkeypatch.setattr("cmb_plugin.workflows.follow.select_for", lambda *_: Selected([]))
+    lines: list[str] = []
+    Predictor(TaskFolder(tmp_path), None, PredictOptions(), lines.append)._run(tmp_path, tmp_path)  # type: ignore[arg-type]
+    assert lines == ["warning: a: Pixels of 1.2 mm: small lesions may be missed."]
 
 
 def test_names_tell_time_points_apart() -> None:

@@ -210,6 +210,9 @@ def show_report(report: PredictReport) -> int:
     print(f"{report.predicted} cases predicted{kept}{failed}: {report.lesions} lesions reported")
     for folder in report.folders:
         print(folder)
+    if not (report.predicted or report.kept or report.failures):
+        print("error: no scan is one that the model reads - inputs.tsv says why", file=sys.stderr)
+        return 2
     return report.exit_code
 
 

@@ -1,7 +1,8 @@
 """Codes of the DICOM output: SNOMED CT and DICOM terms as the standard's context groups have them.
 
 SNOMED has no concept for a microbleed as a shape; the segments are ``Hemorrhage`` (context group 7159), the finding of
-the report is ``Silent micro-hemorrhage of brain``. What neither has is coded in a scheme of our own.
+the report is ``Silent micro-hemorrhage of brain``; that and ``Magnetic resonance imaging of brain`` are in no context
+group. What neither has is coded in a scheme of our own.
 """
 
 from __future__ import annotations

@@ -92,6 +92,15 @@ def test_a_lesion_in_a_dicom_series_is_found_where_it_lies(model: str, tmp_path:
     np.testing.assert_allclose(shown_at, expected * (-1, -1, 1), atol=0.2)
 
 
+def test_an_input_without_a_scan_to_predict_is_an_error_in_earnest_too(model: str, tmp_path: Path, capsys) -> None:
+    write_series(tmp_path / "in", volume(), GRID, number=5, description="mIP_Images(SW)", image_type=["O", "P", "MNIP"])
+    words = [model, "--input", str(tmp_path / "in")]
+    assert predict_command([*words, "--dry-run"]) == 2
+    assert predict_command([*words, "--output", str(tmp_path / "out"), "-npp", "0"]) == 2
+    assert capsys.readouterr().err == "error: no scan is one that the model reads - inputs.tsv says why\n"
+    assert "projection" in (tmp_path / "out" / "inputs.tsv").read_text(encoding="utf-8")
+
+
 def test_a_finished_case_is_kept_until_its_series_changes(model: str, tmp_path: Path, capsys) -> None:
     (first, *_) = write_series(tmp_path / "in", volume(), GRID, number=4)
     words = [model, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "-npp", "0"]

@@ -315,6 +315,15 @@ def failures(outcomes: Iterable[Outcome[Any, Any]]) -> list[Outcome[Any, Any]]:
     return [outcome for outcome in outcomes if outcome.error]
 
 
+class _MallocInfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *((name, ctypes.c_size_t) for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")),
+    ]
+
+
 def keep_freed_memory() -> None:
     """Lets this process keep large blocks that it frees, instead of giving them back to the system.
 
@@ -328,6 +337,23 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, 2**31 - 1)
         mallopt(TRIM_THRESHOLD, 2**31 - 1)
+
+
+def release_freed_memory(above: int) -> bool:
+    """Gives back to the system what ``keep_freed_memory`` has kept, if that is more than so many bytes.
+
+    Blocks of many sizes, as scans of different shapes need them, do not fit into each other's gaps, and a process that
+    keeps them all grows with each new shape. Only glibc from 2.33 on tells how much is kept; elsewhere nothing happens.
+
+    Returns:
+        whether anything was given back.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    count = getattr(library, "mallinfo2", None)
+    if count is None:
+        return False
+    count.restype = _MallocInfo
+    return count().fordblks > above and bool(library.malloc_trim(0))  # type: ignore[union-attr] # not None: it counted
 
 
 def first_line(command: Sequence[str]) -> str:

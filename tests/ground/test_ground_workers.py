@@ -1,7 +1,10 @@
 """One bad case never stops the others, in this process or in several."""
 
+import ctypes
 import fcntl
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -92,3 +95,35 @@ def test_processes_take_one_thread_each_and_leave_the_environment_alone(through,
     for outcome in through(threads, [0, 1], workers=2):
         assert set(outcome.result) == {"1"}
         assert dict(os.environ) == before
+
+
+KEEPS_AND_RELEASES = """
+import numpy as np
+from cmb_plugin.workers import keep_freed_memory, release_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+keep_freed_memory()
+before = resident()
+for size in range(20, 60, 4):  # each larger than the gap that the one before left
+    blocks = [np.ones(size << 20, np.uint8) for _ in range(2)]
+    pin = np.ones(2000, np.uint8)  # lies behind them, as a result that is kept
+    del blocks
+grown = resident() - before
+assert not release_freed_memory(above=grown * 2)
+kept = resident() - before
+assert release_freed_memory(above=1 << 20)
+print(grown >> 20, kept >> 20, resident() - before >> 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc from 2.33 on tells what is kept")
+def test_memory_that_is_kept_is_given_back_when_it_is_too_much():
+    """In a process of its own: how malloc behaves is set once for all."""
+    run = subprocess.run([sys.executable, "-c", KEEPS_AND_RELEASES], capture_output=True, text=True, check=True)
+    grown, kept, left = map(int, run.stdout.split())
+    assert grown > 100
+    assert kept > grown / 2
+    assert left < grown / 5

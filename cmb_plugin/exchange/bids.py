@@ -26,7 +26,8 @@ BIDS_VERSION = "1.10.0"
 DESCRIPTION = "cmb"
 MASK, LESIONS = f"desc-{DESCRIPTION}_dseg", f"desc-{DESCRIPTION}_lesions"
 GROUP_TABLE = "group_microbleeds"
-IGNORED = ("*_lesions.tsv", "*_lesions.json", f"{GROUP_TABLE}.*", "nndet/")
+# "nndet/" would leave the validator the folder itself, which it takes for a misnamed file.
+IGNORED = ("*_lesions.tsv", "*_lesions.json", f"{GROUP_TABLE}.*", "nndet")
 """What the derivative holds that BIDS has no name for yet."""
 
 _PLACE = (

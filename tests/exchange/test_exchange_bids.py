@@ -100,6 +100,8 @@ def test_the_validator_of_bids_finds_no_error(tmp_path: Path) -> None:
         pytest.skip("bids-validator-deno is not installed (extra dev)")
     write(tmp_path, "sub-01_ses-2")
     write(tmp_path, "sub-02", empty=True)
+    (tmp_path / "out" / "nndet" / "all").mkdir(parents=True)  # where nndet_bids keeps the predictions
+    (tmp_path / "out" / "nndet" / "all" / "sub-02_boxes.json").write_text("{}", encoding="utf-8")
     bids.write_description(tmp_path / "out", "Model_3d")
     bids.write_group(tmp_path / "out")
     result = subprocess.run([program, str(tmp_path / "out")], capture_output=True, text=True, check=False)

@@ -19,3 +19,4 @@ run nndet_eval "${task}" --test --predictions "${found}" --output "${found}/meas
 
 printf '\n[%d s] Done. Pages to look at:\n' "$((SECONDS - started))"
 find "${found}" -name '*.html' | sort
+printf '\nJudge them yourself in a browser: nndet_review %s\n' "${found}"

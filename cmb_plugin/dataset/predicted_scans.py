@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cmb_plugin.errors import UserError
@@ -25,7 +26,7 @@ def write_scans(folder: Path, cases: Iterable[Case], modalities: Sequence[str]) 
     new = {case.case_id: _rows(case, modalities) for case in cases}
     path = folder / FILE
     before: dict[str, list[tuple[str, ...]]] = {}
-    if path.is_file():
+    with suppress(UserError):  # there is none yet, or it is damaged, which this run mends for its own cases
         for _, row in _read(path):
             before.setdefault(row["case"] or "", []).append(tuple(row[column] or "" for column in COLUMNS))
     together = {**before, **new}

@@ -116,6 +116,7 @@ def test_a_folder_of_predictions_is_reviewed_without_a_task(session, tmp_path, c
     with pytest.raises(UserError, match=r"scans\.tsv: the table of scans cannot be read.*run nndet_predict"):
         ReviewSession.of_folder(found, "ann")
     cases = [own.case for own in session.cases.values()]
+    (found / "scans.tsv").write_text("damaged")
     write_scans(found, cases[:1], session.dataset.modalities)
     write_scans(
         found, [cases[1], replace(cases[1], case_id="gone", images=(tmp_path / "gone.nii.gz",) * 2)], ["a", "b"]

@@ -348,12 +348,13 @@ def release_freed_memory(above: int) -> bool:
     Returns:
         whether anything was given back.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    count = getattr(library, "mallinfo2", None)
-    if count is None:
+    if sys.platform != "linux":
         return False
-    count.restype = _MallocInfo
-    return count().fordblks > above and bool(library.malloc_trim(0))  # type: ignore[union-attr] # not None: it counted
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        return False
+    library.mallinfo2.restype = _MallocInfo
+    return library.mallinfo2().fordblks > above and bool(library.malloc_trim(0))
 
 
 def first_line(command: Sequence[str]) -> str:

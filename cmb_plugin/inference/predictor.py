@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from cmb_plugin.detections import Detections
+from cmb_plugin.workers import release_freed_memory
 
 from .config import InferenceConfig
 from .detector import PatchDetections, PatchDetector, PatchSegmenter
 from .merging import merge_cores, merge_tiles, merge_views, place_in_scan, strongest
 from .tiles import collector, informative_tiles, tiled, views_of
 from .tiling import CoreTiling, Tiling, Triple
+
+KEPT_BYTES = 4 * 1024**3
+"""Of freed memory that is kept from one scan to the next: what a tile of 8 million voxels needs."""
 
 LEAST_OF_A_VIEW = 1000
 """So many detections of each view are merged with the other views', even where fewer may be kept in the end."""
@@ -69,6 +73,7 @@ def predict_array(
         ranking: the column of scores by which detections are kept where there are more than ``max_detections``; None
             for the score that the models give.
     """
+    release_freed_memory(above=KEPT_BYTES)  # of the scan before, which may have had another shape
     if isinstance(models[0] if isinstance(models, Sequence) else models, PatchSegmenter):
         return _segmented(models, data, settings or InferenceConfig(), device, progress, ranking)  # type: ignore[arg-type]
     members, tiling, settings = tiled(models, data, settings, device)

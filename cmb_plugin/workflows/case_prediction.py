@@ -19,10 +19,7 @@ from cmb_plugin.models.output import write_case
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.preparation import Scan, ScanSource, prepared_scans
 from cmb_plugin.regions.restoration import forget_case
-from cmb_plugin.workers import Outcome, guarded, release_freed_memory
-
-KEPT_BYTES = 4 * 1024**3
-"""Of freed memory that is kept from one case to the next: what a tile of 8 million voxels needs."""
+from cmb_plugin.workers import Outcome, guarded
 
 _loaded: dict[str, Ensemble] = {}
 """The ensemble of this process that predicted last, by ``CasePredictor.token``."""
@@ -155,7 +152,6 @@ class CasePredictor:
             remedy = "try -o inference_cfg.batch_size=1 or inference_cfg.tile_voxels=2000000, or --device cpu"
             raise UserError(f"{job.case_id}: does not fit into the GPU's memory", remedy=remedy) from None
         prediction.detections = point.apply(prediction.detections)
-        release_freed_memory(above=KEPT_BYTES)
         return prediction
 
     def write(self, job: CaseJob, scan: Scan, prediction: Prediction) -> CaseResult:

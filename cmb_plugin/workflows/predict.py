@@ -19,7 +19,6 @@ from cmb_plugin.dataset import (
     instances_file,
     read_case_predictions,
     write_lesions,
-    write_scans,
     write_summary,
 )
 from cmb_plugin.errors import UserError
@@ -160,6 +159,8 @@ def predict(
             report.failures += failed
             continue
         if options.output is not None:
+            from cmb_plugin.dataset import write_scans
+
             write_scans(folder, (source.case for source in sources), ensemble.plan.modalities)
         localisation = None
         if options.regions is not None:

@@ -89,7 +89,7 @@ def _file(file: Path, root: Path) -> list[Volume]:
 def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) -> list[Volume]:
     if not root.is_dir():
         raise UserError(f"{root}: is no folder", remedy="patterns are of files in a folder")
-    numbers = {name.lower(): channel for channel, name in enumerate(channels.names)}
+    numbers = channels.numbers
     for name in patterns:
         if name.lower() not in numbers:
             raise UserError(

@@ -34,7 +34,7 @@ def list_table(table: Path, channels: Channels, list_folder: Callable[[Path], In
         UserError: it cannot be read, has no row, or lacks a column.
     """
     rows = _read(table)
-    columns = {name.lower(): channel for channel, name in enumerate(channels.names)}
+    columns = channels.numbers
     named = {name: columns[name] for name in rows[0] if name in columns}
     needed = {channel for channel in columns.values() if channel not in channels.without}
     if not named and PATH not in rows[0]:

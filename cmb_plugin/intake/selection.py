@@ -59,6 +59,11 @@ class Channels:
     echo: int | None = None
     turns_qsm: bool = False
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Name of a channel in small letters, as users may write it -> its number."""
+        return {name.lower(): number for number, name in enumerate(self.names)}
+
     def rank(self, channel: int, volume: Volume) -> int | None:
         """How well a volume stands for a channel, 0 best; None for not at all."""
         if volume.channel is not None:

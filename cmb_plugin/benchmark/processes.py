@@ -62,7 +62,7 @@ class Commands:
         if program is None:
             raise UserError(f"{command[0]} is not installed", remedy="pip install nnunetv2")
         share = dict.fromkeys(THREAD_VARIABLES, str(self.threads)) if self.jobs > 1 else {}
-        with log.open("a") as output:
+        with log.open("a", encoding="utf-8") as output:
             output.write(f"\n$ {' '.join(command)}\n")
             output.flush()
             with self._lock:
@@ -88,7 +88,8 @@ class Commands:
                 with self._lock:
                     self._running.discard(process)
         if code and not self.stopped:
-            tail = "\n".join(f"    {line}" for line in log.read_text(errors="replace").rstrip().splitlines()[-5:])
+            said = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
+            tail = "\n".join(f"    {line}" for line in said[-5:])
             self.log(f"{command[0]} ended with exit code {code}: {log}\n{tail}")
         return code
 

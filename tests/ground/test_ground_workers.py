@@ -31,7 +31,7 @@ def die_at_zero(item: int) -> int:
 
 def die_in_company(item: int, lock: Path) -> int:
     """Stands for a case that needs more than half of the memory: the second at a time is killed."""
-    with lock.open("w") as file:
+    with lock.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from review_task import make_review_task, open_session
 
 from cmb_plugin.dataset import read_truth
@@ -325,6 +326,45 @@ def test_a_page_of_another_origin_can_neither_read_nor_decide(tabs, served, chro
         page.close()
     finally:
         other.shutdown()
+
+
+def test_planes_are_those_of_niivue_without_stand_ins(tabs, served):
+    """NiiVue colours, orders and draws by itself what the page gives it as grey levels through shaders of its own."""
+    session, address = served
+    path = session.images("sub-51")[0]
+    flipped = sitk.PermuteAxes(sitk.ReadImage(str(path)), (2, 0, 1))[:, ::-1]  # axes in another order and direction
+    sitk.WriteImage(flipped, str(path))
+    tab = tabs(address)
+    described = tab.evaluate("(address) => fetch(`${address}api/cases/0`).then((answer) => answer.json())", address)
+    url = f"{address}api/cases/0/images/0/{described['images'][0]['file']}"
+    own, theirs = tab.evaluate(
+        """async (url) => {
+            const [{ putInStandIns }, { Volume }] = [await import("./stand_ins.js"), await import("./volume.js")];
+            const drawn = async (standIns) => {
+                const canvas = document.createElement("canvas");
+                canvas.width = canvas.height = 300;
+                document.body.append(canvas);
+                const own = new niivue.Niivue({ isResizeCanvas: false, crosshairWidth: 0, multiplanarShowRender: 0,
+                    multiplanarLayout: 2, isOrientationTextVisible: false, backColor: [0, 0, 0, 1], loadingText: "" });
+                await own.attachToCanvas(canvas);
+                const image = await niivue.NVImage.loadFromUrl({ url, name: "scan.nii.gz" });
+                if (standIns) putInStandIns(own);
+                const volume = new Volume(image, false);
+                own.addVolume(standIns ? volume.grey() : image);
+                own.opts.sliceType = 3;
+                own.scene.crosshairPos = [0.3, 0.4, 0.6];
+                own.drawScene();
+                const { gl } = own, pixels = new Uint8Array(4 * 300 * 300);
+                gl.readPixels(0, 0, 300, 300, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+                return Array.from(pixels);
+            };
+            return [await drawn(true), await drawn(false)];
+        }""",
+        url,
+    )
+    own, theirs = (np.reshape(pixels, (300, 300, 4))[..., 0] for pixels in (own, theirs))
+    assert np.ptp(theirs) > 100
+    assert np.abs(own - theirs).max() <= 3  # NiiVue lifts the darkest levels by 2
 
 
 def test_labels_and_contrast_pass_axe_in_light_and_dark(chromium, served):

@@ -1,5 +1,6 @@
 // One modality of a scan: NiiVue draws the planes, a canvas above them the projection, the cursor and the marks.
 
+import { putInStandIns } from "./stand_ins.js";
 import { PLANES, Volume } from "./volume.js";
 
 const NIIVUE_PLANES = ["axial", "coronal", "sagittal"]; // as NiiVue numbers them
@@ -48,13 +49,14 @@ export class Viewer {
       fontColor: [1, 1, 1, 1], fontMinPx: 12, tileMargin: 2, backColor: [0, 0, 0, 1],
     });
     await this.niivue.attachToCanvas(this.canvas);
+    putInStandIns(this.niivue);
   }
 
   /** Shows another image. */
   show(image, name, bright) {
     for (const old of [...this.niivue.volumes]) this.niivue.removeVolume(old);
-    this.niivue.addVolume(image);
     this.volume = new Volume(image, bright);
+    this.niivue.addVolume(this.volume.grey());
     this.name = name;
     this.overlay.setAttribute("aria-label", `${name}: three planes and a projection. Arrow keys move the cursor.`);
   }
@@ -66,11 +68,8 @@ export class Viewer {
 
   /** Grey levels between two shares of what NiiVue takes for the range of the scan. */
   window(low, high) {
-    const image = this.niivue.volumes[0];
-    if (!image) return;
-    const range = image.robust_max - image.robust_min;
-    image.cal_min = image.robust_min + low * range;
-    image.cal_max = image.robust_min + Math.max(high, low + 0.02) * range;
+    if (!this.volume) return;
+    this.volume.window(low, Math.max(high, low + 0.02));
     this.niivue.updateGLVolume();
     this.#drawOverlay();
   }

@@ -109,11 +109,15 @@ class OperatingPoint:
         known = ", ".join(f"{known:g}" for known in sorted(self.rates))
         raise UserError(f"--fp-per-scan {rate:g}: the model has no operating point for it", remedy=f"it has {known}")
 
-    def save(self, path: Path) -> None:
-        """Writes ``operating_point.json`` of a fold."""
+    def content(self) -> dict[str, Any]:
+        """What ``operating_point.json`` of a fold holds."""
         chosen = dataclasses.asdict(self.sweep) if self.sweep else {"score": self.score, "ranking": self.ranking}
         rules = next(iter(self.removal.values()), None)
-        write_json(path, {"schema": SCHEMA, **chosen, **({} if rules is None else {"removal": rules})})
+        return {"schema": SCHEMA, **chosen, **({} if rules is None else {"removal": rules})}
+
+    def save(self, path: Path) -> None:
+        """Writes ``operating_point.json`` of a fold."""
+        write_json(path, self.content())
 
     @classmethod
     def load(cls, path: Path) -> OperatingPoint:

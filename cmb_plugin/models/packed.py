@@ -96,10 +96,6 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
     Raises:
         UserError: the name ends otherwise, or a file of the model cannot be read.
     """
-    from safetensors.torch import save
-
-    if target.suffix != ENDING:
-        raise UserError(f"{target}: no name of a packed model", remedy=f"let it end in {ENDING}")
     tensors: dict[str, Tensor] = {}
     folds: dict[str, dict[str, Any]] = {}
     trainer: Any = None
@@ -132,9 +128,41 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
         weights_sha256=_sha256(tensors),
         aliases=aliases,
     )
+    _write(tensors, header, target)
+    return header
+
+
+def _write(tensors: dict[str, Tensor], header: PackedHeader, target: Path) -> None:
+    from safetensors.torch import save
+
+    if target.suffix != ENDING:
+        raise UserError(f"{target}: no name of a packed model", remedy=f"let it end in {ENDING}")
     with atomic(target) as temporary:
         temporary.write_bytes(save(tensors, {_KEY: json.dumps(dataclasses.asdict(header), sort_keys=True)}))
-    return header
+
+
+def repack(source: Path, target: Path, operating_point: dict[str, Any]) -> None:
+    """Writes a packed model of one fold anew, with another operating point.
+
+    Args:
+        source: the packed model.
+        target: the file, ending in ``.cmb``.
+        operating_point: what ``operating_point.json`` holds.
+
+    Raises:
+        UserError: as ``read_header``; also where it holds several folds, which have an operating point each.
+    """
+    from safetensors.torch import load_file
+
+    header = read_header(source)
+    if len(header.folds) > 1:
+        raise UserError(
+            f"{source}: each of its {len(header.folds)} folds has its own operating point",
+            remedy="pack a single fold (nndet_pack -f 0)",
+        )
+    folds = {number: {**content, "operating_point": operating_point} for number, content in header.folds.items()}
+    read_packed_weights(source, header)  # which checks them
+    _write(load_file(source), dataclasses.replace(header, folds=folds), target)
 
 
 def read_header(path: Path) -> PackedHeader:

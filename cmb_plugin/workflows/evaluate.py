@@ -7,9 +7,11 @@ from pathlib import Path
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
+from cmb_plugin.files import read_json
 from cmb_plugin.models.operating_point import OperatingPoint
 from cmb_plugin.models.results import EvaluationRun, measure_scored, write_results
 from cmb_plugin.models.scored_cases import PredictionSet, ScoredCases
+from cmb_plugin.models.shipped import ENDING
 from cmb_plugin.models.trained import TrainedModel
 from cmb_plugin.regions.agreement import evaluate_regions
 from cmb_plugin.regions.removal import choose_removal
@@ -80,6 +82,43 @@ def sweep(
     # Of all detections, removed ones included: the score then holds with and without regions.
     point = OperatingPoint.choose(scored.cases, rule, config, model.place.root.name, removal)
     point.save(model.place.operating_point)
+    return point
+
+
+def sweep_packed(
+    dataset: Dataset,
+    source: Path,
+    predictions: Path,
+    target: Path,
+    rule: SweepConfig,
+    config: EvaluationConfig,
+) -> OperatingPoint:
+    """Chooses the operating point of a packed model on labelled scans of another scanner, and packs it with that.
+
+    Args:
+        dataset: the Task that has the scans; those of its training scans count that were predicted.
+        source: the packed model, of one fold.
+        predictions: folder that ``nndet_predict`` filled with it.
+        target: packed model to write.
+        rule, config: as for ``sweep``.
+
+    Raises:
+        UserError: the predictions are another model's, or as ``sweep`` and ``repack``.
+    """
+    from cmb_plugin.models.packed import repack
+
+    name = source.name.removesuffix(ENDING)
+    run = predictions / "run.json"
+    model = read_json(run).get("model") if run.is_file() else None
+    if model != name:
+        raise UserError(
+            f"{predictions}: {'does not say by which model' if model is None else f'is by {model}, not {name}'}",
+            remedy=f"run nndet_predict {source} --input SCANS --output DIR and name that folder",
+        )
+    scored = PredictionSet.of_folder(dataset, predictions, "val").read(before_sweep=True)
+    scored.check_complete()
+    point = OperatingPoint.choose(scored.cases, rule, config, dataset.task.name)
+    repack(source, target, point.content())
     return point
 
 

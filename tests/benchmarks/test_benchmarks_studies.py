@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny_task import make_tiny_task
 
-from benchmarks.studies import ablation, deep_mir, deep_mir_report, two_step_kd
+from benchmarks.accuracy.operating_point import scans
+from benchmarks.studies import ablation, deep_mir, deep_mir_report, new_scanner, two_step_kd
 from benchmarks.studies.ablation_report import write_report
 from benchmarks.studies.generalisation import build
 from benchmarks.tools.markdown import put_between_markers
@@ -19,6 +20,7 @@ from cmb_plugin.dataset.predictions import CasePredictions, write_case_predictio
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
+from cmb_plugin.models.operating_point import OperatingPoint
 from cmb_plugin.settings import write_settings
 
 
@@ -225,3 +227,20 @@ def write_steps(folder, case):
     }
     found = Detections(boxes, columns["score_accepted"], np.zeros(len(boxes)), columns).by_score()
     write_case_predictions(folder, CasePredictions(case.case_id, found, truth.grid, ("cmb",), 0.5))
+
+
+def test_operating_points_chosen_on_more_scans_of_a_new_scanner_keep_their_promise_more_often():
+    cases = scans(np.random.default_rng(0), 60, strength=1.6)
+    patients = {case.case_id: case.case_id for case in cases}
+    carried = OperatingPoint(score=0.999)  # of a scanner on which scores are much higher
+    none, few, many, every = new_scanner.play(cases, patients, carried, counts=(2, 20), repeats=40)
+    assert [outcome.scans for outcome in (none, few, many, every)] == [0, 2, 20, 60]
+    best = float(every.sensitivity[0])
+    assert none.kept(best) == 0
+    assert few.kept(best) < many.kept(best)
+    assert np.std(many.fp_per_scan) < np.std(few.fp_per_scan)
+    lines = new_scanner.table({"ukb": [none, few, many, every]}).splitlines()
+    assert lines[0].startswith("| labelled scans | ukb: sensitivity | ukb: FP per scan | ukb: kept |")
+    assert lines[2].startswith("| 0, carried over | ")
+    assert len(lines) == 2 + 4
+    new_scanner.figure_of({"ukb": [none, few, many, every]})

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_task import make_tiny_task
 
-from cmb_plugin.commands import bids, pack, predict, prep, train
+from cmb_plugin.commands import bids, pack, predict, prep, sweep, train
 from cmb_plugin.dataset import boxes_file, predicted_cases, read_case_predictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
@@ -116,6 +116,41 @@ def test_of_a_task_it_reads_the_modality_that_it_knows(root, tmp_path, monkeypat
     assert predicted_cases(tmp_path / "found") == ["sub-51"]
     assert predict.main(words) == 2
     assert "add --output DIR" in capsys.readouterr().err
+
+
+def test_an_operating_point_chosen_on_scans_of_a_new_scanner_goes_into_a_packed_model(root, tmp_path, capsys):
+    source, target, found = root / "mine.cmb", tmp_path / "new.cmb", tmp_path / "found"
+    task = TaskFolder(root / "data" / "Task900_Tiny")
+    settings = ["-npp", "0", "-o", "inference_cfg.min_score=0.001"]
+    assert predict.main([str(source), "--input", str(task.images("Tr")), "--output", str(found), *settings]) == 0
+    choose = ["900", str(source), "--predictions", str(found), "--output", str(target)]
+    assert sweep.main([*choose, "-o", "sweep_cfg.rule=sensitivity", "sweep_cfg.target=1"]) == 0
+    assert f"Next: nndet_predict {target}" in capsys.readouterr().out
+
+    before, after = read_header(source), read_header(target)
+    point = after.folds["0"]["operating_point"]
+    assert len(point["rates"]) == 4
+    assert point["n_cases"] == len(predicted_cases(found))
+    same = dataclasses.replace(
+        after, folds={"0": {**after.folds["0"], "operating_point": before.folds["0"]["operating_point"]}}
+    )
+    assert same == before
+    again = tmp_path / "again"
+    assert predict.main([str(target), "--input", str(task.images("Tr")), "--output", str(again), *settings]) == 0
+    for old, new in zip(predictions(found), predictions(again), strict=True):
+        np.testing.assert_array_equal(new.detections.boxes, old.detections.boxes)
+        np.testing.assert_array_equal(new.reported, new.detections.scores >= round(point["score"], 6))
+
+    capsys.readouterr()
+    for words, hint in (
+        (["900", str(target), *choose[2:]], "is by mine, not new"),
+        (["900", MODEL, *choose[2:]], "nndet_pack 900"),
+        (choose[:4], "--output FILE.cmb is missing"),
+        (["900", str(source), *choose[4:]], "--predictions DIR is missing"),
+        ([*choose[:5], str(tmp_path / "new.zip")], "let it end in .cmb"),
+    ):
+        assert sweep.main(words) == 2
+        assert hint in capsys.readouterr().err
 
 
 def with_header(source: Path, target: Path, change) -> Path:

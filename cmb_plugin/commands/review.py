@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import getpass
 import importlib.util
 import re
@@ -84,7 +85,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with locked(session.store.folder / ".lock"):
         print(f"{session.title}: {len(session.cases)} scans, reader {session.store.reader}")
-        serve(session, args.port, lambda address: print(f"Open {address}", flush=True))
+        with contextlib.suppress(KeyboardInterrupt):  # as it is meant to end
+            serve(session, args.port, lambda address: print(f"Open {address}", flush=True))
+        listed = session.listing()
+    done, begun = (sum(bool(case[key]) for case in listed) for key in ("done", "judged"))
+    print(f"{begun} of {len(listed)} scans are judged, {done} of them done; run it again to go on")
     return 0
 
 

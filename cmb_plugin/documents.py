@@ -1,4 +1,4 @@
-"""Dataclasses from plain JSON data, names and types checked on the way; and the sentence that documents carry."""
+"""Dataclasses from plain JSON data, names and types checked on the way; and words that documents and messages share."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ LARGEST = sys.float_info.max
 
 RESEARCH_USE_ONLY = "Research use only: no medical device, not for diagnosis or treatment."
 """Stands in every file that somebody may read as a finding."""
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 doubt``, ``2 doubts``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def from_json(kind: type[T], data: Any, where: str) -> T:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cmb_plugin.documents import counted
+
 from .cli import add_overrides, add_scheduler, command, parser
 from .names import device_named, machines_named, predicting_model, region_choice
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not raw.is_dir() or not any(raw.glob("sub-*/")):
         raise UserError(f"{raw}: holds no folder sub-*", remedy="name the top folder of a BIDS data set")
     if args.level == "group":
-        print(f"{write_group(out)} scans: {out / GROUP_TABLE}.tsv")
+        print(f"{counted(write_group(out), 'scan')}: {out / GROUP_TABLE}.tsv")
         return 0
     from cmb_plugin.intake import InputOptions
     from cmb_plugin.settings import Overrides

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cmb_plugin.documents import counted
+
 from .cli import command, parser
 from .names import find_folds, find_model, task_of_models
 
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cmb_plugin.models.output import export_boxes
 
     for source, target in folders(args):
-        print(f"{len(export_boxes(source, target, args.threshold))} cases: {target}")
+        print(f"{counted(len(export_boxes(source, target, args.threshold)), 'case')}: {target}")
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cmb_plugin.documents import counted
+
 from .cli import command, parser
 from .names import new_task
 
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = [outcome.result for outcome in report.outcomes if not outcome.error]
     kept = f", {report.skipped} were there already" if report.skipped else ""
     console.print(
-        f"{len(made)} cases made with {sum(made)} lesions{kept}: {report.task.root}\n"
+        f"{counted(len(made), 'case')} made with {counted(sum(made), 'lesion')}{kept}: {report.task.root}\n"
         f"Next: nndet_prep {report.task.name}",
         markup=False,
         highlight=False,

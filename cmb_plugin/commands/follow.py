@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmb_plugin.documents import counted
+
 from .cli import add_overrides, add_scheduler, command, parser
 from .names import device_named, machines_named, predicting_model, region_choice
 
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     compared = [row for row in report.rows if row["status"] == "compared"]
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     print(
-        f"{report.done} persons compared{kept}: {len(compared)} later scans, "
+        f"{counted(report.done, 'person')} compared{kept}: {counted(len(compared), 'later scan')}, "
         f"{', '.join(f'{sum(row[name] for row in compared)} {name}' for name in ('new', 'stable', 'gone'))}\n{output}"
     )
     return report.exit_code

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cmb_plugin.documents import counted
+
 from .cli import add_overrides, add_scheduler, command, parser
 from .names import (
     device_named,
@@ -207,7 +209,8 @@ def show_report(report: PredictReport) -> int:
         print(f"warning: {remark}", file=sys.stderr)
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     failed = f", {len(report.failures)} failed" if report.failures else ""
-    print(f"{report.predicted} cases predicted{kept}{failed}: {report.lesions} lesions reported")
+    lesions = counted(report.lesions, "lesion")
+    print(f"{counted(report.predicted, 'case')} predicted{kept}{failed}: {lesions} reported")
     for folder in report.folders:
         print(folder)
     if not (report.predicted or report.kept or report.failures):

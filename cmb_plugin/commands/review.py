@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cmb_plugin.documents import counted
 from cmb_plugin.errors import UserError
 
 from .cli import command, parser
@@ -67,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"left out {case_id}: {reason}")
         if report.in_places:
             print(f"judged in places only: {', '.join(report.in_places)} (docs/active_learning.md)")
-        print(f"{len(report.lesions)} scans with {sum(report.lesions.values())} lesions: {report.task.root}")
+        lesions = counted(sum(report.lesions.values()), "lesion")
+        print(f"{counted(len(report.lesions), 'scan')} with {lesions}: {report.task.root}")
         return 0
     if args.agreement:
         from cmb_plugin.review.agreement import agreement_text, compare_readers, write_agreement
@@ -84,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cmb_plugin.review.server import serve
 
     with locked(session.store.folder / ".lock"):
-        print(f"{session.title}: {len(session.cases)} scans, reader {session.store.reader}")
+        print(f"{session.title}: {counted(len(session.cases), 'scan')}, reader {session.store.reader}")
         with contextlib.suppress(KeyboardInterrupt):  # as it is meant to end
             serve(session, args.port, lambda address: print(f"Open {address}", flush=True))
         listed = session.listing()
     done, begun = (sum(bool(case[key]) for case in listed) for key in ("done", "judged"))
-    print(f"{begun} of {len(listed)} scans are judged, {done} of them done; run it again to go on")
+    print(f"{begun} of {counted(len(listed), 'scan')} judged, {done} of them done; run it again to go on")
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cmb_plugin.documents import counted
+
 from .boxes2nii import folders, predictions_options
 from .cli import command
 
@@ -23,5 +25,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cmb_plugin.models.output import export_segmentation
 
     for source, target in folders(args):
-        print(f"{len(export_segmentation(source, target))} cases: {target}")
+        print(f"{counted(len(export_segmentation(source, target)), 'case')}: {target}")
     return 0

@@ -161,6 +161,18 @@ def persons_of_bids(root: Path, scans: Mapping[str, Path], predictions: Path) ->
     return persons
 
 
+def came_back(persons: Sequence[Person], root: Path) -> tuple[list[Person], list[str]]:
+    """Those persons of a BIDS data set who have two sessions or more, and the names of the others.
+
+    Raises:
+        UserError: nobody has.
+    """
+    again = [person for person in persons if len(person.visits) > 1]
+    if not again:
+        raise UserError(f"{root}: nobody has two sessions that the model can read", remedy="name a data set with more")
+    return again, [person.name for person in persons if len(person.visits) < 2]
+
+
 def _session_times(path: Path) -> dict[str, str]:
     """Session -> time of acquisition; empty unless it is known of all of them."""
     try:

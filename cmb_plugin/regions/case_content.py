@@ -11,6 +11,7 @@ import numpy as np
 from cmb_plugin.anatomy.counts import SIDES, Lesion, burden, mars_rows, number, pattern
 from cmb_plugin.anatomy.regions import GROUPS, UNKNOWN, RegionMap
 from cmb_plugin.dataset import CasePredictions
+from cmb_plugin.documents import counted
 from cmb_plugin.images import Grid
 from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, VERMILION
 
@@ -162,11 +163,6 @@ def place_of(lesion: Lesion) -> str:
     """Side and region of a lesion, and that it is possible only."""
     remark = "(possible)" if lesion.certainty == "possible" else ""
     return " ".join(word for word in (lesion.side, lesion.region or lesion.group, remark) if word)
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 doubt``, ``2 doubts``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def made_by(predictions: CasePredictions) -> list[str]:

@@ -16,6 +16,7 @@ from cmb_plugin.followup.comparison import Rules
 from cmb_plugin.followup.following import follow_person
 from cmb_plugin.followup.sources import (
     TimePoint,
+    came_back,
     persons_of_bids,
     persons_of_points,
     visit_names,
@@ -127,7 +128,10 @@ class Predictor:
     def bids(self, root: Path, output: Path) -> list[Person]:
         """Predicts a BIDS data set."""
         folder = output / PREDICTIONS
-        return persons_of_bids(root, self._run(root, folder), folder)
+        persons, once = came_back(persons_of_bids(root, self._run(root, folder), folder), root)
+        if once:
+            self.log(f"left out, with one session only: {', '.join(once)}")
+        return persons
 
     def _run(self, scans: Path, folder: Path) -> dict[str, Path]:
         """Predicts a file or folder; case -> image."""

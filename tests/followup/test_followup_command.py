@@ -13,6 +13,7 @@ from cmb_plugin.commands.follow import main
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.followup.sources import (
+    came_back,
     persons_of_bids,
     persons_of_folders,
     time_points_of_table,
@@ -128,6 +129,16 @@ def test_sessions_come_in_the_order_of_time(tmp_path: Path) -> None:
     table.write_text("\n".join(lines), encoding="utf-8")
     (person,) = persons_of_bids(tmp_path, scans, tmp_path)
     assert [visit.name for visit in person.visits] == ["ses-2", "ses-10", "ses-1"]
+
+
+def test_who_has_one_session_of_a_data_set_is_named_and_no_failure(tmp_path: Path) -> None:
+    scans = {name: tmp_path for name in ("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-3_ses-2")}
+    persons = persons_of_bids(tmp_path, scans, tmp_path)
+    again, once = came_back(persons, tmp_path)
+    assert [person.name for person in again] == ["sub-1"]
+    assert once == ["sub-2", "sub-3"]
+    with pytest.raises(UserError, match="nobody has two sessions"):
+        came_back(persons[1:], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_a_killed_server_loses_nothing_and_the_next_one_goes_on(tabs, tmp_path, 
         press(tab, "Backspace")
         settled(tab, 3)
         server.send_signal(signal.SIGINT)
-        assert "1 of 2 scans are judged, 0 of them done" in server.stdout.read()
+        assert "1 of 2 scans judged, 0 of them done" in server.stdout.read()
         assert server.wait(timeout=60) == 0
         log = (tmp_path / "Task900_Tiny" / "review" / "ann" / "decisions.tsv").read_text()
         assert [line.split("\t")[4] for line in log.splitlines()[1:]] == ["judge", "judge", "undo"]

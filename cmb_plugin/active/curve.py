@@ -177,6 +177,7 @@ def curve_figure(points: Sequence[CurvePoint], title: str) -> Figure:
             axes.plot([at] * len(runs), runs, ".", color=colour, ms=3, alpha=0.5)
     axes.set(xlabel="labelled scans", ylabel="sensitivity at 1 false positive per scan", ylim=(0, 1.02))
     axes.set_title(f"{title}\nlines: mean of the seeds, dots: seeds, bars: 95 % interval over patients", fontsize=10)
+    axes.set_xticks(counts)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9, frameon=False)
     return figure

@@ -34,7 +34,15 @@ def mimic_kinds(
     points = np.asarray(points_voxel, dtype=float).reshape(-1, 3)
     if not len(points) or not mimics:
         return [NONE] * len(points)
-    surface, middle = mimic_distances(points, mimics, spacing)
+    # Of the hundreds of mimics of a scan few are within reach: only points in their boxes are measured.
+    surface, middle = np.full((2, len(points), len(mimics)), np.inf)
+    reach = (reach_mm + 1e-6) / np.asarray(spacing, dtype=float)
+    for index, mimic in enumerate(mimics):
+        low, high = _bounds(mimic, spacing)
+        near = np.flatnonzero(((points >= low - reach) & (points <= high + reach)).all(axis=1))
+        if len(near):
+            own = mimic_distances(points[near], [mimic], spacing)
+            surface[near, index], middle[near, index] = own[0][:, 0], own[1][:, 0]
     order = np.lexsort((middle.T, surface.T), axis=0)[0]
     within = surface[np.arange(len(points)), order] <= reach_mm
     return [mimics[index].kind if near else NONE for index, near in zip(order, within, strict=True)]
@@ -101,6 +109,15 @@ def mimic_distances(
             middle[part, ~compact] = along
             surface[part, ~compact] = np.maximum(along - radii, 0.0)
     return surface, middle
+
+
+def _bounds(mimic: Mimic, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high corner of what holds a mimic, in voxels."""
+    if mimic.path is None:
+        box = np.asarray(mimic.box, dtype=float)
+        return box[:3], box[3:]
+    radius = mimic.diameter_mm / 2 / np.asarray(spacing, dtype=float)
+    return mimic.path.min(axis=0) - radius, mimic.path.max(axis=0) + radius
 
 
 def _distance_to_courses(points: np.ndarray, courses: Sequence[np.ndarray]) -> np.ndarray:

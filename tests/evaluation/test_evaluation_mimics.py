@@ -63,6 +63,18 @@ def test_the_nearest_mimic_within_reach_names_the_point():
     assert mimic_kinds(points, mimics, SPACING, reach_mm=0.0).count("none") == 5
 
 
+def test_kinds_are_those_of_all_distances():
+    rng = np.random.default_rng(1)
+    mimics = [vessel(*rng.uniform(0, 40, (4, 3)), kind=f"vein_{i}", diameter=rng.uniform(0.3, 3)) for i in range(12)]
+    mimics += [ball(rng.uniform(0, 40, 3), rng.uniform(1, 6), f"iron_{i}") for i in range(12)]
+    points = rng.uniform(-5, 45, (2000, 3))
+    surface, middle = mimic_distances(points, mimics, SPACING)
+    order = np.lexsort((middle.T, surface.T), axis=0)[0]
+    expected = [mimics[m].kind if surface[n, m] <= 3 else "none" for n, m in enumerate(order)]
+    assert mimic_kinds(points, mimics, SPACING, reach_mm=3) == expected
+    assert 0.2 < np.mean([kind == "none" for kind in expected]) < 0.9
+
+
 def test_inside_two_mimics_the_nearer_middle_counts():
     mimics = [ball((5, 20, 5), 5.0, "iron"), ball((6, 20, 5), 1.0, "calcification")]
     assert mimic_kinds([(6, 20, 5.5), (4, 20, 5)], mimics, SPACING) == ["calcification", "iron"]

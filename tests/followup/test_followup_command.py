@@ -132,7 +132,7 @@ def test_sessions_come_in_the_order_of_time(tmp_path: Path) -> None:
 
 
 def test_who_has_one_session_of_a_data_set_is_named_and_no_failure(tmp_path: Path) -> None:
-    scans = {name: tmp_path for name in ("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-3_ses-2")}
+    scans = dict.fromkeys(("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-3_ses-2"), tmp_path)
     persons = persons_of_bids(tmp_path, scans, tmp_path)
     again, once = came_back(persons, tmp_path)
     assert [person.name for person in again] == ["sub-1"]

@@ -34,15 +34,18 @@ def mimic_kinds(
     points = np.asarray(points_voxel, dtype=float).reshape(-1, 3)
     if not len(points) or not mimics:
         return [NONE] * len(points)
-    # Of the hundreds of mimics of a scan few are within reach: only points in their boxes are measured.
+    # Of the thousands of mimics of a scan few are within reach: only points in their boxes are measured.
     surface, middle = np.full((2, len(points), len(mimics)), np.inf)
     reach = (reach_mm + 1e-6) / np.asarray(spacing, dtype=float)
-    for index, mimic in enumerate(mimics):
-        low, high = _bounds(mimic, spacing)
-        near = np.flatnonzero(((points >= low - reach) & (points <= high + reach)).all(axis=1))
-        if len(near):
-            own = mimic_distances(points[near], [mimic], spacing)
-            surface[near, index], middle[near, index] = own[0][:, 0], own[1][:, 0]
+    low, high = np.array([_bounds(mimic, spacing) for mimic in mimics]).swapaxes(0, 1)
+    inside = np.ones((len(points), len(mimics)), dtype=bool)
+    for axis in range(3):
+        place = points[:, axis, None]
+        inside &= (place >= low[:, axis] - reach[axis]) & (place <= high[:, axis] + reach[axis])
+    for index in np.flatnonzero(inside.any(axis=0)):
+        near = inside[:, index]
+        own = mimic_distances(points[near], [mimics[index]], spacing)
+        surface[near, index], middle[near, index] = own[0][:, 0], own[1][:, 0]
     order = np.lexsort((middle.T, surface.T), axis=0)[0]
     within = surface[np.arange(len(points)), order] <= reach_mm
     return [mimics[index].kind if near else NONE for index, near in zip(order, within, strict=True)]

@@ -42,7 +42,7 @@ def mimic_kinds(
     for axis in range(3):
         place = points[:, axis, None]
         inside &= (place >= low[:, axis] - reach[axis]) & (place <= high[:, axis] + reach[axis])
-    for index in np.flatnonzero(inside.any(axis=0)):
+    for index in np.flatnonzero(inside.any(axis=0)).tolist():
         near = inside[:, index]
         own = mimic_distances(points[near], [mimics[index]], spacing)
         surface[near, index], middle[near, index] = own[0][:, 0], own[1][:, 0]

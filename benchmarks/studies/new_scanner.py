@@ -49,6 +49,13 @@ class Outcome:
     sensitivity: np.ndarray
     fp_per_scan: np.ndarray
 
+    @property
+    def title(self) -> str:
+        """First cell of its row."""
+        if self.scans == 0:
+            return "0, carried over"
+        return str(self.scans) if len(self.sensitivity) > 1 else f"all {self.scans}, measured on themselves"
+
     def kept(self, best: float) -> float:
         """Share of the repeats that have few enough false positives and lose little of the sensitivity ``best``."""
         return float(np.mean((self.fp_per_scan <= MOST_FALSE) & (self.sensitivity >= best - LOST)))
@@ -121,15 +128,7 @@ def table(domains: dict[str, list[Outcome]]) -> str:
         for outcome, outcomes in zip(row, domains.values(), strict=True):
             cells += [_range(outcome.sensitivity), _range(outcome.fp_per_scan)]
             cells.append(f"{outcome.kept(float(outcomes[-1].sensitivity[0])):.0%}")
-        last = row[0].scans
-        name = (
-            "0, carried over"
-            if last == 0
-            else f"all {last}, measured on themselves"
-            if len(row[0].sensitivity) == 1
-            else last
-        )
-        lines.append(table_row(name, *cells))
+        lines.append(table_row(row[0].title, *cells))
     return "\n".join(lines)
 
 
@@ -167,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument(
         "models", nargs="+", metavar="MODEL", help="trained without a domain, whose scans it predicted"
     )
-    arguments.add_argument("--scans", default="2,4,6,8,10,15,20", metavar="N,...", help="(default: %(default)s)")
+    arguments.add_argument("--scans", default="2,4,6,8,12,16", metavar="N,...", help="(default: %(default)s)")
     arguments.add_argument("--repeats", type=int, default=200, help="draws (default: %(default)s)")
     add_page(arguments)
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="PNG to write")

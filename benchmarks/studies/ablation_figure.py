@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW
+from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, YELLOW, tidy
 
 from .ablation_runs import RATES, Study
 
@@ -22,9 +22,8 @@ def study_figure(study: Study) -> Figure:
     _curves(panels[0], study)
     if study.kinds:
         _kinds(panels[1], study)
-    for axes in panels:
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+    for axes in panels[1:]:
+        tidy(axes, grid=False)
     return figure
 
 
@@ -47,8 +46,7 @@ def _curves(axes: Axes, study: Study) -> None:
     axes.set_xticks(ticks, [f"1/{round(1 / tick)}" if tick < 1 else f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlim=(RATES[0], RATES[-1]), ylim=(0, 1.02), xlabel="false positives per scan", ylabel="sensitivity")
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
+    tidy(axes)
     axes.legend(title="FROC score", loc="lower right", frameon=False)
     seeds = f"mean of {len(study.seeds)} seeds" if len(study.seeds) > 1 else "one seed"
     axes.set_title(f"{seeds}, 95 % band over subjects; diamonds: operating points", fontsize=10, loc="left")

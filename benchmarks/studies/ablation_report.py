@@ -14,6 +14,7 @@ from benchmarks.tools.markdown import put_between_markers, table_head, table_row
 from cmb_plugin.benchmark.entries import Entry, trained_steps
 from cmb_plugin.benchmark.machine import made_with
 from cmb_plugin.dataset import Dataset
+from cmb_plugin.documents import counted
 from cmb_plugin.evaluation import Estimate, fp_at_sensitivity
 from cmb_plugin.evaluation.metrics import measure
 from cmb_plugin.files import read_json, write_text
@@ -58,7 +59,7 @@ def markdown(study: Study, resamples: int) -> str:
     healthy = sum(not len(case.truth_boxes) for case in cases)
     lines = [
         f"{len(cases)} test scans, {healthy} of them healthy, {n_definite} definite and {n_all - n_definite} possible "
-        f"lesions; {_count(study.seeds, 'seed')} ({', '.join(map(str, study.seeds))}). Mean over the seeds; in "
+        f"lesions; {counted(len(study.seeds), 'seed')} ({', '.join(map(str, study.seeds))}). Mean over the seeds; in "
         f"brackets the 95 % interval of {resamples} bootstrap resamples of the subjects, the same for all rows.",
     ]
     if study.missing:
@@ -224,7 +225,3 @@ def show(estimate: Estimate, decimals: int = 2) -> str:
 
 def _number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
-
-
-def _count(items: Sequence[Any], word: str) -> str:
-    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"

@@ -30,7 +30,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, subject_counts
 from cmb_plugin.models.operating_point import OperatingPoint
 from cmb_plugin.models.scored_cases import PredictionSet
-from cmb_plugin.reporting.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from cmb_plugin.reporting.figures import BLUE, GREEN, ORANGE, PURPLE, VERMILION, save_figure, tidy
 
 MOST_FALSE = 1.5  # false positives per scan at which a target of 1 still counts as kept
 LOST = 0.1  # sensitivity that may be lost against the operating point chosen on all scans
@@ -151,10 +151,7 @@ def figure_of(domains: dict[str, list[Outcome]]) -> Figure:
     left.legend(title="scanner", frameon=False, loc="lower right")
     left.set_title("diamonds: carried over from other scanners", fontsize=10, loc="left")
     for axes in (left, right):
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        tidy(axes)
     return figure
 
 
@@ -193,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.page is not None:
         put_between_markers(args.page, "new scanner", text)
     if args.figure is not None:
-        figure_of(domains).savefig(args.figure, dpi=110)
+        save_figure(figure_of(domains), args.figure, dpi=110)
     return 0
 
 

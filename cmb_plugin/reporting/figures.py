@@ -57,6 +57,15 @@ def embed(figure: Figure, description: str, dpi: int = 100) -> Picture:
     return Picture(description, base64.b64encode(stream.getvalue()).decode())
 
 
+def tidy(axes: Axes, grid: bool = True) -> None:
+    """Axes without a frame above and on the right, and with a faint grid below the curves."""
+    if grid:
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
 def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
     """Sensitivity against false positives per scan on a log2 axis, with the seven rates and the operating point.
 
@@ -95,10 +104,7 @@ def froc_figure(metrics: Mapping[str, Any], title: str = "") -> Figure:
     axes.minorticks_off()
     axes.set(xlim=(LEFT, RIGHT), ylim=(0, 1.03), xlabel="false positives per scan", ylabel="sensitivity")
     axes.set_yticks(np.linspace(0, 1, 11))
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    tidy(axes)
     scans = f"{metrics['n_cases']} scans, {metrics['n_healthy']} of them healthy, {metrics['n_lesions']} lesions"
     if metrics["n_possible"]:
         scans += f" ({metrics['n_possible']} possible ones not counted)"

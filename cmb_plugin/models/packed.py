@@ -96,6 +96,7 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
     Raises:
         UserError: the name ends otherwise, or a file of the model cannot be read.
     """
+    _check_name(target)
     tensors: dict[str, Tensor] = {}
     folds: dict[str, dict[str, Any]] = {}
     trainer: Any = None
@@ -132,37 +133,49 @@ def pack_file(model: TrainedModel, seen: SeenScans, target: Path, recipe: str = 
     return header
 
 
-def _write(tensors: dict[str, Tensor], header: PackedHeader, target: Path) -> None:
-    from safetensors.torch import save
-
-    if target.suffix != ENDING:
-        raise UserError(f"{target}: no name of a packed model", remedy=f"let it end in {ENDING}")
-    with atomic(target) as temporary:
-        temporary.write_bytes(save(tensors, {_KEY: json.dumps(dataclasses.asdict(header), sort_keys=True)}))
-
-
-def repack(source: Path, target: Path, operating_point: dict[str, Any]) -> None:
-    """Writes a packed model of one fold anew, with another operating point.
-
-    Args:
-        source: the packed model.
-        target: the file, ending in ``.cmb``.
-        operating_point: what ``operating_point.json`` holds.
+def repackable(source: Path, target: Path) -> PackedHeader:
+    """The header of a packed model that ``repack`` can write as another one.
 
     Raises:
-        UserError: as ``read_header``; also where it holds several folds, which have an operating point each.
+        UserError: as ``read_header``; also where it holds several folds, which have an operating point each, or where
+            the name of the other one ends otherwise.
     """
-    from safetensors.torch import load_file
-
+    _check_name(target)
     header = read_header(source)
     if len(header.folds) > 1:
         raise UserError(
             f"{source}: each of its {len(header.folds)} folds has its own operating point",
             remedy="pack a single fold (nndet_pack -f 0)",
         )
+    return header
+
+
+def repack(source: Path, header: PackedHeader, target: Path, operating_point: dict[str, Any]) -> None:
+    """Writes a packed model anew, with another operating point.
+
+    Args:
+        source: the packed model.
+        header: of ``repackable``.
+        target: the file, ending in ``.cmb``.
+        operating_point: what ``operating_point.json`` holds.
+
+    Raises:
+        UserError: its weights are damaged.
+    """
     folds = {number: {**content, "operating_point": operating_point} for number, content in header.folds.items()}
-    read_packed_weights(source, header)  # which checks them
-    _write(load_file(source), dataclasses.replace(header, folds=folds), target)
+    _write(_tensors(source, header), dataclasses.replace(header, folds=folds), target)
+
+
+def _check_name(target: Path) -> None:
+    if target.suffix != ENDING:
+        raise UserError(f"{target}: no name of a packed model", remedy=f"let it end in {ENDING}")
+
+
+def _write(tensors: dict[str, Tensor], header: PackedHeader, target: Path) -> None:
+    from safetensors.torch import save
+
+    with atomic(target) as temporary:
+        temporary.write_bytes(save(tensors, {_KEY: json.dumps(dataclasses.asdict(header), sort_keys=True)}))
 
 
 def read_header(path: Path) -> PackedHeader:
@@ -212,15 +225,7 @@ def read_packed_weights(path: Path, header: PackedHeader) -> dict[int, dict[str,
     Raises:
         UserError: they are damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError):
-        raise _damaged(path) from None
-    if _sha256(tensors) != header.weights_sha256:
-        raise _damaged(path)
+    tensors = _tensors(path, header)
     tensors |= {name: tensors[kept].clone() for name, kept in header.aliases.items()}
     return {
         int(number): {
@@ -230,6 +235,24 @@ def read_packed_weights(path: Path, header: PackedHeader) -> dict[int, dict[str,
         }
         for number in header.folds
     }
+
+
+def _tensors(path: Path, header: PackedHeader) -> dict[str, Tensor]:
+    """The tensors as they stand in a packed model.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError):
+        raise _damaged(path) from None
+    if _sha256(tensors) != header.weights_sha256:
+        raise _damaged(path)
+    return tensors
 
 
 def unpacked(path: Path) -> ModelFolder:

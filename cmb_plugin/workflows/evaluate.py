@@ -103,10 +103,11 @@ def sweep_packed(
         rule, config: as for ``sweep``.
 
     Raises:
-        UserError: the predictions are another model's, or as ``sweep`` and ``repack``.
+        UserError: the predictions are another model's, or as ``sweep``, ``repackable`` and ``repack``.
     """
-    from cmb_plugin.models.packed import repack
+    from cmb_plugin.models.packed import repack, repackable
 
+    header = repackable(source, target)  # before all scans are read
     name = source.name.removesuffix(ENDING)
     run = predictions / "run.json"
     model = read_json(run).get("model") if run.is_file() else None
@@ -118,7 +119,7 @@ def sweep_packed(
     scored = PredictionSet.of_folder(dataset, predictions, "val").read(before_sweep=True)
     scored.check_complete()
     point = OperatingPoint.choose(scored.cases, rule, config, dataset.task.name)
-    repack(source, target, point.content())
+    repack(source, header, target, point.content())
     return point
 
 

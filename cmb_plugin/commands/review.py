@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import getpass
 import importlib.util
 import re
@@ -87,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     with locked(session.store.folder / ".lock"):
         print(f"{session.title}: {counted(len(session.cases), 'scan')}, reader {session.store.reader}")
-        with contextlib.suppress(KeyboardInterrupt):  # as it is meant to end
-            serve(session, args.port, lambda address: print(f"Open {address}", flush=True))
-        listed = session.listing()
-    done, begun = (sum(bool(case[key]) for case in listed) for key in ("done", "judged"))
-    print(f"{begun} of {counted(len(listed), 'scan')} judged, {done} of them done; run it again to go on")
+        reviews = serve(session, args.port, lambda address: print(f"Open {address}", flush=True))
+    states = [review.state() for review in reviews]
+    judged = sum(any("verdict" in lesion for lesion in state["lesions"].values()) for state in states)
+    done = sum(state["done"] for state in states)
+    print(f"{judged} of {counted(len(states), 'scan')} judged, {done} of them done; run it again to go on")
     return 0
 
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from .decisions import BadEventError, StaleRevisionError, checked_point
 from .preview import LesionPreview
 
 if TYPE_CHECKING:
+    from .decisions import Review
     from .session import ReviewSession
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -219,13 +221,16 @@ def _parts() -> dict[str, Any]:
     return {**own, NIIVUE: Path(nilearn.__file__).parent / "_assets" / "js" / NIIVUE}
 
 
-def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None] = print) -> None:
+def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None] = print) -> list[Review]:
     """Serves a session on 127.0.0.1 until Ctrl-C, and then writes ``decisions.tsv``.
 
     Args:
         session: what is reviewed.
         port: 0 takes any that is free.
         announce: is given the address.
+
+    Returns:
+        what is decided about each case in the end.
     """
     import socket
 
@@ -239,7 +244,10 @@ def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None]
     announce(f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/")
     config = uvicorn.Config(build_app(session, token), log_level="warning", server_header=False, access_log=False)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # as it is meant to end
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        session.store.write_log([session.review(case_id) for case_id in session.cases])
+        reviews = [session.review(case_id) for case_id in session.cases]
+        session.store.write_log(reviews)
+    return reviews

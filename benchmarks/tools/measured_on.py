@@ -6,6 +6,7 @@ import os
 from importlib.metadata import version
 
 from cmb_plugin.benchmark.machine import machine
+from cmb_plugin.documents import counted
 
 
 def measured_on(*packages: str, gpu: bool = False, threads: int | None = None) -> str:
@@ -18,7 +19,7 @@ def measured_on(*packages: str, gpu: bool = False, threads: int | None = None) -
     """
     facts = machine()
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
-    share = "" if threads is None else f", {threads} thread{'' if threads == 1 else 's'}"
+    share = "" if threads is None else f", {counted(threads, 'thread')}"
     where = str(facts["gpu"]) if gpu else f"{facts['processor']}, {facts['cores']} cores{share}, {load}"
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cmb_plugin.documents import counted
 from cmb_plugin.workers import commit_of_code, first_line
 
 PACKAGES = ("cmb_plugin", "torch", "lightning", "numpy", "nnunetv2")
@@ -39,7 +40,7 @@ def made_with(records: Iterable[Mapping[str, Any]]) -> list[str]:
 def _in_words(record: Mapping[str, Any]) -> str:
     facts, threads = record["machine"], record["threads"]
     versions = ", ".join(f"{name} {facts[name]}" for name in ("python", *PACKAGES) if facts.get(name))
-    share = f"{record['jobs']} at a time with {threads} thread{'' if threads == 1 else 's'} each"
+    share = f"{record['jobs']} at a time with {counted(threads, 'thread')} each"
     return f"{facts['processor']}, {facts['cores']} cores, {facts['gpu'] or 'no GPU'}; {share}; {versions}"
 
 

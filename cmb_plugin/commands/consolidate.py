@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cmb_plugin.documents import counted
+
 from .cli import add_overrides, command, parser
 from .names import find_folds, find_model, find_task
 
@@ -67,5 +69,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, point in done.points.items():
         print(f"fold{number}: operating point {point.score:.4g} ({point.sweep.why if point.sweep else point.origin})")
     if done.packed is not None:
-        print(f"packed {len(done.folds)} fold{'s' if len(done.folds) > 1 else ''}: {done.packed}")
+        print(f"packed {counted(len(done.folds), 'fold')}: {done.packed}")
     return 0 if done.evaluation.complete else 2

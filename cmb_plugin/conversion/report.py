@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_plugin.documents import counted
 from cmb_plugin.files import write_text
 from cmb_plugin.reporting.pages import PageTable, render
 
@@ -92,4 +93,4 @@ def _counts(records: Sequence[Record]) -> list[str]:
 def _count_lesions(record: Record) -> str:
     if not record.labelled:
         return "no labels"
-    return f"{len(record.lesions)} lesion{'' if len(record.lesions) == 1 else 's'}"
+    return counted(len(record.lesions), "lesion")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+from cmb_plugin.documents import counted
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import DicomSeries, find_series
 from cmb_plugin.images.dicom import series_of_files
@@ -66,8 +67,7 @@ def _name(series: DicomSeries) -> str:
     facts = series.facts
     echo = f", {facts.echo_ms:g} ms" if facts.echo_ms else ""
     time = f", volume {series.volume}" if series.volume else ""
-    number = len(series.frames)
-    return f"{facts.name}{echo}, {number} slice{'s' if number != 1 else ''}{time}"
+    return f"{facts.name}{echo}, {counted(len(series.frames), 'slice')}{time}"
 
 
 def _not_a_scan(series: DicomSeries) -> str:

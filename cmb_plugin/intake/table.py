@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmb_plugin.documents import counted
 from cmb_plugin.tabular import write_table
 
 TAKEN, PASSED_OVER, UNUSABLE = "taken", "passed over", "unusable"
@@ -57,6 +58,6 @@ def count_text(rows: Sequence[InputRow]) -> str:
     """``12 taken for 6 cases, 3 passed over, 1 unusable``."""
     numbers = {status: sum(row.status == status for row in rows) for status in (TAKEN, PASSED_OVER, UNUSABLE)}
     cases = len({row.case for row in rows if row.status == TAKEN})
-    parts = [f"{numbers[TAKEN]} taken for {cases} case{'s' if cases != 1 else ''}"]
+    parts = [f"{numbers[TAKEN]} taken for {counted(cases, 'case')}"]
     parts += [f"{numbers[status]} {status}" for status in (PASSED_OVER, UNUSABLE) if numbers[status]]
     return ", ".join(parts)

@@ -57,6 +57,7 @@ class InsertedSettings:
     field_tesla: float
     echo_ms: float
     seed: int
+    lesions: int = 0
 
     @property
     def cases(self) -> list[tuple[str, int]]:
@@ -74,7 +75,10 @@ class InsertedSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data by which a later call knows whether the cases are the same."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        if not self.lesions:  # folders made before this could be asked for say nothing of it
+            del plain["lesions"]
+        return plain
 
 
 @register_task
@@ -126,6 +130,7 @@ class InsertedTask(ExampleTask):
             options.field_tesla,
             options.echo_ms,
             options.seed,
+            options.lesions,
         )
 
     def write(
@@ -284,6 +289,7 @@ def _write_case(task: TaskFolder, settings: InsertedSettings, place: tuple[str, 
         settings.modalities[0],
         healthy=is_healthy(number - first, cases, settings.healthy),
         mimics=settings.mimics,
+        mean=settings.lesions,
     )
     for index, modality in enumerate(settings.modalities):
         image = _as_stored(case.images[modality], types[modality])

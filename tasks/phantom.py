@@ -61,6 +61,7 @@ class PhantomSettings:
     followup_protocol: str = ""
     scans: int = 1
     anatomy: AnatomyFiles | None = None
+    lesions: int = 0
 
     @classmethod
     def of(cls, options: ExampleOptions) -> PhantomSettings:
@@ -100,7 +101,18 @@ class PhantomSettings:
         if anatomy:
             read_table(anatomy.table)  # what is wrong with it is said before anything is made
         return cls(
-            train, test, healthy, protocols, modalities, names, options.seed, options.followup, later[0], scans, anatomy
+            train,
+            test,
+            healthy,
+            protocols,
+            modalities,
+            names,
+            options.seed,
+            options.followup,
+            later[0],
+            scans,
+            anatomy,
+            options.lesions,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -110,6 +122,8 @@ class PhantomSettings:
             plain = {k: v for k, v in plain.items() if not k.startswith("followup")}
         if self.scans == 1:
             del plain["scans"]
+        if not self.lesions:
+            del plain["lesions"]
         del plain["anatomy"]
         if self.anatomy:
             plain["anatomy"] = {"recipe": ANATOMY_RECIPE, **self.anatomy.source()}
@@ -237,7 +251,9 @@ def _drawn_from(settings: PhantomSettings, place: Place) -> tuple[PhantomConfig,
     """What a subject's phantoms are made of, and whether it is healthy."""
     split, index, _ = place
     first, cases = (0, settings.train) if split == "Tr" else (settings.train, settings.test)
-    config = PhantomConfig(settings.protocols, settings.modalities, settings.classes, settings.anatomy)
+    config = PhantomConfig(
+        settings.protocols, settings.modalities, settings.classes, settings.anatomy, settings.lesions
+    )
     return config, is_healthy(index - first, cases, settings.healthy)
 
 

@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nndet_example --protocol mixed --train 60 --test 24       scans of six kinds in one data set
         nndet_example --protocol random --train 100 --test 20     every scan from a scanner of its own
         nndet_example --protocol wide --scans-per-subject 4       four scanners per subject, from one simulated head
+        nndet_example --lesions 30 --train 100                    thirty microbleeds in each: more to learn from
         nndet_example --modalities swi,qsm --classes cmb,iron     the iron of the basal ganglia as a second class
         nndet_example --protocol wide --anatomy labels.nii.gz:table.tsv     a labelled head in place of the template
         nndet_example --into healthy --test 4                     lesions put into your own scans without any
@@ -54,6 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=0.3,
         metavar="SHARE",
         help="share of cases without lesions (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--lesions",
+        type=int,
+        default=0,
+        metavar="N",
+        help="microbleeds of a case that has any, on average (default: as many as in the cohorts imitated)",
     )
     arguments.add_argument("--protocol", default="demo", help="kind of scan (default: %(default)s)")
     arguments.add_argument("--modalities", help="images of a case (default: swi,phase)")
@@ -133,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         followup=args.followup,
         followup_protocol=args.followup_protocol,
         anatomy=args.anatomy,
+        lesions=args.lesions,
     )
     example = kind()
     workers = default_workers() if args.num_processes is None else args.num_processes

@@ -36,12 +36,14 @@ class PhantomConfig:
         modalities: names from ``MODALITIES``; lesions are outlined on the first.
         classes: ``("cmb",)``, or ``("cmb", "iron")`` to make the iron of the pallida lesions instead of mimics.
         anatomy: a labelled head; None for the MNI152 template.
+        lesions: mean number of microbleeds of a case that has any; 0 for as many as in the protocol's cohort.
     """
 
     protocols: tuple[str, ...] = ("demo",)
     modalities: tuple[str, ...] = ("swi", "phase")
     classes: tuple[str, ...] = ("cmb",)
     anatomy: AnatomyFiles | None = None
+    lesions: int = 0
 
 
 @dataclass
@@ -134,7 +136,7 @@ def draw_scene(
     protocol = protocol_named(name, scanner_rng)
     subject = draw_subject(subject_rng, protocol, _atlas(config, head_rng))
     vessels = draw_vessels(vessel_rng, subject.atlas, protocol.vessels)
-    count = 0 if healthy else _count(seed, index, protocol)
+    count = 0 if healthy else _count(seed, index, protocol, config.lesions)
     deposits = _draw_deposits(lesion_rng, deposit_rng, subject, protocol, count)
     if protocol.findings:
         compact, paths = draw_findings(finding_rng, subject.atlas, protocol.findings)
@@ -198,11 +200,11 @@ def scan(
     )
 
 
-def _count(seed: int, index: int, protocol: Protocol) -> int:
+def _count(seed: int, index: int, protocol: Protocol, mean: int) -> int:
     """Number of microbleeds of a positive case. The quantiles of a set's cases follow the golden-ratio sequence, so
     that a small set already shows the whole distribution."""
     offset = np.random.default_rng([seed, 0xC0]).random()
-    return protocol.lesions.count((offset + index * (np.sqrt(5) - 1) / 2) % 1.0)
+    return protocol.lesions.count((offset + index * (np.sqrt(5) - 1) / 2) % 1.0, mean)
 
 
 def _draw_deposits(

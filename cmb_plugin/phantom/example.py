@@ -6,8 +6,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.workers import Outcome
+
+MOST_LESIONS = 100
+"""Microbleeds lie 7 mm apart, where scans show the head."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class ExampleOptions:
         followup: number of later scans of each subject.
         followup_protocol: kind of the later scans; empty for that of the first.
         anatomy: a label image and its table, with a colon between; empty for the template.
+        lesions: mean number of microbleeds of a case that has any; 0 for as many as in cohorts.
     """
 
     train: int | None = None
@@ -47,6 +52,13 @@ class ExampleOptions:
     followup: int = 0
     followup_protocol: str = ""
     anatomy: str = ""
+    lesions: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lesions <= MOST_LESIONS:
+            raise UserError(
+                f"--lesions {self.lesions}: cannot be made", remedy=f"give a number from 1 to {MOST_LESIONS}"
+            )
 
 
 @dataclass(frozen=True)

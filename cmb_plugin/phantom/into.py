@@ -46,7 +46,13 @@ class PlacedCase:
 
 
 def place_lesions(
-    rng: np.random.Generator, scan: MeasuredScan, modality: str, *, healthy: bool = False, mimics: float = 0.0
+    rng: np.random.Generator,
+    scan: MeasuredScan,
+    modality: str,
+    *,
+    healthy: bool = False,
+    mimics: float = 0.0,
+    mean: int = 0,
 ) -> PlacedCase:
     """Puts microbleeds into a scan: sizes and number as in a cohort, drawn anew for each scan.
 
@@ -61,9 +67,10 @@ def place_lesions(
         modality: of the scan's; lesions are outlined on it.
         healthy: place no microbleed.
         mimics: mean number of calcifications and of pieces of vein, together, that are put in as mimics.
+        mean: of the number of microbleeds in a whole brain; 0 for as many as in cohorts.
     """
     lesions: Lesions = COHORTS[rng.integers(len(COHORTS))]
-    wanted = 0 if healthy else _part_of(lesions.count(rng.random()), scan)
+    wanted = 0 if healthy else _part_of(lesions.count(rng.random(), mean), scan)
     others = int(rng.poisson(mimics))
     sites = draw_sites(rng, scan, wanted + others)
     blobs = [_microbleed(rng, lesions, site) for site in sites[: min(wanted, len(sites))]]

@@ -33,9 +33,11 @@ class Lesions:
         smallest, largest = self.diameters[0] * 0.9, self.diameters[-1] * 1.3
         return float(np.interp(u, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1), (smallest, *self.diameters, largest)))
 
-    def count(self, u: float) -> int:
+    def count(self, u: float, mean: int = 0) -> int:
         """The number of microbleeds in a positive scan at quantile ``u``; between the known quantiles its logarithm
-        is linear."""
+        is linear. With a ``mean`` it is that of no cohort: evenly from half to one and a half of it."""
+        if mean:
+            return max(1, round(mean * (0.5 + u)))
         median, many, most = self.counts
         return max(1, round(float(np.exp(np.interp(u, (0, 0.5, 0.9, 1), np.log((0.6, median, many, most)))))))
 

@@ -122,6 +122,14 @@ def test_same_arguments_give_the_same_arrays(case: PhantomCase) -> None:
         assert (again.images[name] == image).all()
 
 
+def test_a_case_holds_as_many_lesions_as_are_asked_for_and_a_healthy_one_none() -> None:
+    config = PhantomConfig(("tiny",), ("swi",), lesions=30)
+    counts = [len(make_case(0, index, config).lesions) for index in range(3)]
+    assert all(13 <= count <= 45 for count in counts)  # a few lie in the outlines of others
+    assert len(set(counts)) > 1
+    assert not make_case(0, 0, config, healthy=True).lesions
+
+
 def test_healthy_case_with_iron_as_a_class_has_iron_alone(case: PhantomCase) -> None:
     other, case = case, make_case(0, 2, PhantomConfig(("tiny",), ("qsm",), ("cmb", "iron")), healthy=True)
     assert case.grid != other.grid

@@ -147,6 +147,15 @@ def test_a_healthy_case_is_the_scan_itself() -> None:
     assert case.lesions == []
 
 
+def test_as_many_lesions_as_are_asked_for_where_there_is_room() -> None:
+    scan = measured(np.abs(noisy()))
+    cohorts, asked = (
+        np.mean([len(place_lesions(np.random.default_rng(seed), scan, "t2s", mean=mean).lesions) for seed in range(4)])
+        for mean in (0, 100)
+    )
+    assert asked > 2 * cohorts
+
+
 def test_masks_cover_what_became_darker_and_mimics_have_no_mask() -> None:
     scan = measured(np.abs(noisy(sigma=3.0)))
     case = place_lesions(np.random.default_rng(5), scan, "t2s", mimics=3.0)

@@ -125,6 +125,8 @@ def test_a_folder_that_is_no_phantom_is_never_replaced(
         (["--healthy", "1.5"], "--healthy 1.5"),
         (["--train", "0", "--test", "0"], "no case to make"),
         (["--seed", "-1"], "--seed -1"),
+        (["--lesions", "101"], "--lesions 101"),
+        (["--lesions", "-1"], "--lesions -1"),
         (["--task", "Phantom"], "Task100_Phantom"),
     ],
 )

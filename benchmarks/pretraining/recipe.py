@@ -39,6 +39,7 @@ class Recipe:
         scans: training phantoms of a round.
         pool: phantoms of the validation pool, each of a subject of its own.
         healthy: share without lesions.
+        lesions: mean number of microbleeds of a training phantom that has any; 0 for as many as in cohorts.
         steps: optimisation steps of a round; a tenth of them averages weights.
         epochs: into which the steps are divided.
         modality: the one channel.
@@ -53,6 +54,7 @@ class Recipe:
     scans: int = 240
     pool: int = 48
     healthy: float = 0.3
+    lesions: int = 0
     steps: int = 12_000
     epochs: int = 20
     modality: str = "swi"
@@ -67,14 +69,15 @@ class Recipe:
     @property
     def parts(self) -> list[Part]:
         """The phantoms of a round, the first part never empty."""
+        more = ("--lesions", str(self.lesions)) if self.lesions else ()
         if not self.drawn:
-            return [Part("", self.scans, ("--protocol", self.protocol))]
+            return [Part("", self.scans, ("--protocol", self.protocol, *more))]
         fixed = max(1, self.scans // 2)
-        words = ("--protocol", self.drawn, "--scans-per-subject", str(self.per_subject))
+        words = ("--protocol", self.drawn, "--scans-per-subject", str(self.per_subject), *more)
         subjects = max(1, round((self.scans - fixed) / self.per_subject))
         on_head = subjects // 2 if self.anatomy else 0
         parts = [
-            Part("", fixed, ("--protocol", self.protocol)),
+            Part("", fixed, ("--protocol", self.protocol, *more)),
             Part("Drawn", subjects - on_head, words),
             Part("Head", on_head, (*words, "--anatomy", self.anatomy)),
         ]

@@ -290,6 +290,9 @@ def options() -> argparse.ArgumentParser:
     arguments.add_argument("--protocol", default=own.protocol, help="of data sets (default: %(default)s)")
     arguments.add_argument("--drawn", default=own.drawn, help="of drawn scanners (default: %(default)s)")
     arguments.add_argument("--anatomy", default=own.anatomy, metavar="FILE:TABLE", help="head of half of the latter")
+    arguments.add_argument(
+        "--lesions", type=int, default=own.lesions, metavar="N", help="of a scan that has any (default: as in cohorts)"
+    )
     arguments.add_argument("--start", metavar="FILE", help="packed weights to begin with, or pretrained")
     arguments.add_argument("--modality", default=own.modality, help="the one channel (default: %(default)s)")
     arguments.add_argument("--prep", nargs="+", default=[], metavar="KEY=VALUE", help="of nndet_prep in round 0")
@@ -311,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         pool=args.pool,
         steps=args.steps,
         epochs=args.epochs,
+        lesions=args.lesions,
         protocol=args.protocol,
         drawn=args.drawn,
         anatomy=args.anatomy,

@@ -46,7 +46,8 @@ class Track:
     """One lesion through all visits.
 
     Attributes:
-        place: [3] world x, y, z (LPS mm) in the first visit's space.
+        place: [3] world x, y, z (LPS mm) in the first visit's space, as the visit ``first`` shows it.
+        first: the first visit that reports it.
         rows: visit -> number of its detection there, where there is a candidate.
         scores: visit -> score at the place, 0.0 where the network saw nothing.
         distances_mm: visit -> from ``place`` to the candidate there.
@@ -56,6 +57,7 @@ class Track:
     """
 
     place: np.ndarray
+    first: int = 0
     rows: dict[int, int] = field(default_factory=dict)
     scores: dict[int, float] = field(default_factory=dict)
     distances_mm: dict[int, float] = field(default_factory=dict)
@@ -73,14 +75,11 @@ def compare(scans: Sequence[Scan], alignments: Sequence[Alignment], rules: Rules
         rules: how.
     """
     rules = rules or Rules()
-    tolerances = [0.0] + [
-        rules.tolerance_mm(max(scans[0].thickness_mm, scan.thickness_mm), alignment.error_mm)
-        for scan, alignment in zip(scans[1:], alignments, strict=True)
-    ]
+    tolerances = _tolerances(scans, alignments, rules)
     places = [scans[0].world, *(a.to_first(s.world) for s, a in zip(scans[1:], alignments, strict=True))]
     tracks = _reported(scans, places, tolerances)
     for visit, scan in enumerate(scans):
-        _read_again(tracks, visit, scan, places[visit], tolerances[visit] or max(tolerances))
+        _read_again(tracks, visit, scan, places[visit], tolerances)
     if tracks:
         points = np.stack([track.place for track in tracks])
         for visit, scan in enumerate(scans):
@@ -93,7 +92,19 @@ def compare(scans: Sequence[Scan], alignments: Sequence[Alignment], rules: Rules
     return tracks
 
 
-def _reported(scans: Sequence[Scan], places: Sequence[np.ndarray], tolerances: Sequence[float]) -> list[Track]:
+def _tolerances(scans: Sequence[Scan], alignments: Sequence[Alignment], rules: Rules) -> np.ndarray:
+    """[V, V] for each two visits; both lie over the first one, so that the errors of both count."""
+    errors = [0.0, *(alignment.error_mm for alignment in alignments)]
+    slices = [scan.thickness_mm for scan in scans]
+    return np.array(
+        [
+            [rules.tolerance_mm(max(one, two), e + f) for two, f in zip(slices, errors, strict=True)]
+            for one, e in zip(slices, errors, strict=True)
+        ]
+    )
+
+
+def _reported(scans: Sequence[Scan], places: Sequence[np.ndarray], tolerances: np.ndarray) -> list[Track]:
     """Tracks of what reaches the operating point, visit by visit matched to those that there are."""
     tracks: list[Track] = []
     for visit, scan in enumerate(scans):
@@ -102,33 +113,34 @@ def _reported(scans: Sequence[Scan], places: Sequence[np.ndarray], tolerances: S
         matched: dict[int, int] = {}
         if tracks and len(chosen):
             distance = _distances(np.stack([track.place for track in tracks]), points)
-            matched = {b: a for a, b in nearest_pairs(distance, tolerances[visit])}
+            most = np.array([tolerances[track.first, visit] for track in tracks])
+            matched = {b: a for a, b in nearest_pairs(distance, most[:, None])}
         for number, index in enumerate(chosen):
             if number in matched:
                 track = tracks[matched[number]]
             else:
-                track = Track(points[number])
+                track = Track(points[number], visit)
                 tracks.append(track)
             _enter(track, visit, scan, int(index), points[number])
     return tracks
 
 
-def nearest_pairs(distance: np.ndarray, most_mm: float) -> list[tuple[int, int]]:
+def nearest_pairs(distance: np.ndarray, most_mm: float | np.ndarray) -> list[tuple[int, int]]:
     """One-to-one pairs at most ``most_mm`` apart: as many as there can be, and of those the nearest.
 
     Args:
         distance: [N, M] in mm.
-        most_mm: the tolerance.
+        most_mm: the tolerance; [N, 1] where each row has its own.
     """
     near = distance <= most_mm
     if not near.any():
         return []
-    pair = 1.0 + most_mm * min(distance.shape)  # one pair more outweighs any sum of distances
+    pair = 1.0 + float(np.max(most_mm)) * min(distance.shape)  # one pair more outweighs any sum of distances
     rows, columns = linear_sum_assignment(np.where(near, distance - pair, 0.0))
     return [(int(a), int(b)) for a, b in zip(rows, columns, strict=True) if near[a, b]]
 
 
-def _read_again(tracks: list[Track], visit: int, scan: Scan, places: np.ndarray, tolerance: float) -> None:
+def _read_again(tracks: list[Track], visit: int, scan: Scan, places: np.ndarray, tolerances: np.ndarray) -> None:
     """Gives the tracks that a visit does not report the strongest candidates at their places, each at most one."""
     without = [track for track in tracks if visit not in track.rows]
     taken = {track.rows[visit] for track in tracks if visit in track.rows}
@@ -138,7 +150,7 @@ def _read_again(tracks: list[Track], visit: int, scan: Scan, places: np.ndarray,
     if not without or not len(free):
         return
     distance = _distances(np.stack([track.place for track in without]), places[free])
-    near = distance <= tolerance
+    near = distance <= np.array([tolerances[track.first, visit] for track in without])[:, None]
     strength = np.where(near, scan.scores[free][None] + 1e-9, 0.0)
     for a, b in zip(*linear_sum_assignment(-strength), strict=True):
         if near[a, b]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,20 @@ def test_a_third_visit_knows_both_before(tmp_path: Path) -> None:
     tracks = compare(scans_of(tmp_path, [], second, third), [alignment(), alignment()])
     assert [track.status for track in tracks] == [{1: "new", 2: "stable"}, {2: "new"}]
     assert [track.new_at for track in tracks] == [1, 2]
+
+
+def test_what_a_thick_scan_showed_first_is_found_again_as_far_as_that_scan_may_be_off(tmp_path: Path) -> None:
+    """Else a lesion of the second of three visits is gone at the third, and another one is new beside it."""
+    thick = Grid((15, 40, 40), (4.0, 1.0, 1.0))
+    grids = (GRID, thick, GRID)
+    seen_twice = [[], [(beside(4.5), 0.9)], [(HERE, 0.9)]]
+    still = alignment(error_mm=0.0)
+    still.matrix[:3, 3] = 0.0
+    rules = Rules()
+    assert rules.tolerance_mm(2.0, 0.5) < 4.5 < rules.tolerance_mm(4.0, 0.5)
+    scans = scans_of(tmp_path, *seen_twice, grids=grids)
+    (track,) = compare(scans, [replace(still, error_mm=0.5), still])
+    assert track.status == {1: "new", 2: "stable"}
 
 
 @given(st.integers(0, 6), st.integers(0, 6), st.integers(0, 1000))

@@ -99,6 +99,7 @@ def _persons(args: argparse.Namespace, output: Path, machines: Cluster | None) -
     from cmb_plugin.errors import UserError
     from cmb_plugin.followup.sources import (
         TimePoint,
+        bad_name,
         persons_of_folders,
         persons_of_points,
         time_points_of_table,
@@ -106,6 +107,8 @@ def _persons(args: argparse.Namespace, output: Path, machines: Cluster | None) -
     from cmb_plugin.images import image_stem
 
     paths = [Path(text) for text in args.inputs]
+    if problem := bad_name(args.person):
+        raise UserError(f"--person {problem}")
     for text in args.inputs:
         for part in text.split(","):
             if not Path(part).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,25 @@ def result_file(folder: Path, person: str) -> Path:
     return folder / f"{person}{ENDING}"
 
 
+def picture_file(folder: Path, person: str, page: int) -> Path:
+    """``{folder}/{person}_new.png``, of further pages ``{person}_new_2.png`` and so on."""
+    return folder / f"{person}_new{'' if page == 1 else f'_{page}'}.png"
+
+
+def forget_person(folder: Path, person: str) -> None:
+    """Removes what an earlier run wrote of a person who cannot be compared any more: it is no longer true."""
+    if Path(person).name == person:  # others never had files
+        result_file(folder, person).unlink(missing_ok=True)
+        _forget_pictures(folder, person)
+
+
+def _forget_pictures(folder: Path, person: str) -> None:
+    for page in count(1):
+        if not picture_file(folder, person, page).is_file():
+            return
+        picture_file(folder, person, page).unlink()
+
+
 def follow_person(person: Person, folder: Path, rules: Rules) -> bool:
     """Compares the visits of a person and writes what came of it.
 
@@ -44,7 +64,7 @@ def follow_person(person: Person, folder: Path, rules: Rules) -> bool:
     Raises:
         UserError: there is one visit only, or the first cannot be read.
     """
-    if len(person.visits) < 2:
+    if len(person.visits) < 2 and not person.visits[0].problem:
         raise UserError("there is one time point only", remedy="name two or more")
     key = digest([SCHEMA, VERSION, dataclasses.asdict(rules), [visit.key() for visit in person.visits]])
     path = result_file(folder, person.name)
@@ -144,8 +164,7 @@ def _lesion(
 def _draw(
     folder: Path, person: Person, scans: Sequence[Scan], alignments: Sequence[Alignment], tracks: Sequence[Track]
 ) -> None:
-    for old in folder.glob(f"{person.name}_new*.png"):
-        old.unlink()
+    _forget_pictures(folder, person.name)
     from .picture import PER_PAGE, NewLesion, new_lesions_figure
 
     shown = []
@@ -160,4 +179,4 @@ def _draw(
 
     for page, start in enumerate(range(0, len(shown), PER_PAGE), start=1):
         figure = new_lesions_figure(person.name, shown[start : start + PER_PAGE], len(shown))
-        save_figure(figure, folder / f"{person.name}_new{'' if page == 1 else f'_{page}'}.png", dpi=130)
+        save_figure(figure, picture_file(folder, person.name, page), dpi=130)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmb_plugin.dataset import boxes_file, image_files, predicted_cases
@@ -26,12 +26,14 @@ class TimePoint:
         visit: name of the time point.
         case: name of the scan.
         files: a file for each channel of the model.
+        problem: why it cannot be compared; empty where nothing speaks against it yet.
     """
 
     person: str
     visit: str
     case: str
     files: tuple[Path, ...]
+    problem: str = ""
 
 
 def persons_of_folders(folders: Sequence[Path], scans: Sequence[Path]) -> list[Person]:
@@ -83,10 +85,11 @@ def scan_of(case: str, folder: Path) -> Path:
 def time_points_of_table(path: Path) -> list[TimePoint]:
     """The rows of a table of visits: ``subject``, ``visit``, ``scan`` and perhaps ``case``, in the order of time.
 
-    Paths are relative to the table; the files of several channels are separated by commas.
+    Paths are relative to the table; the files of several channels are separated by commas. A row that names no scan, or
+    one that stood there before, is a time point with a problem.
 
     Raises:
-        UserError: the table cannot be read, a column is missing, or a row says nothing.
+        UserError: the table cannot be read, or a column is missing.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -97,91 +100,103 @@ def time_points_of_table(path: Path) -> list[TimePoint]:
     if missing:
         raise UserError(f"{path}: has no column {missing[0]}", remedy=f"its first line names {', '.join(COLUMNS)}")
     points = []
+    lines: dict[str, int] = {}
     for number, row in enumerate(rows, start=2):
         subject, visit, scan = ((row[name] or "").strip() for name in COLUMNS)
-        if not (subject and visit and scan):
-            raise UserError(f"{path}: line {number} lacks a subject, visit or scan", remedy="fill or remove it")
-        files = tuple(path.parent / name.strip() for name in scan.split(","))
+        if not (subject or visit or scan):
+            continue
         case = (row.get("case") or "").strip() or f"{subject}_{visit}"
-        points.append(TimePoint(subject, visit, case, files))
-    check_names(path, points)
+        problem = bad_name(subject or case) or bad_name(case)
+        if not (subject and visit and scan):
+            problem = "lacks a subject, visit or scan - fill or remove it"
+        elif not problem and case in lines:
+            problem = f"is {case} as line {lines[case]} - give each visit of a subject its own name"
+        if problem:
+            problem, case = f"{path}: line {number} {problem}", f"{case}_line{number}"
+        lines.setdefault(case, number)
+        files = tuple(path.parent / name.strip() for name in scan.split(","))
+        points.append(TimePoint(subject or f"line {number}", visit or f"line {number}", case, files, problem))
     return points
 
 
-def check_names(source: Path, points: Iterable[TimePoint]) -> None:
-    """Names must be fit for files, and no scan may stand there twice.
-
-    Raises:
-        UserError: one is not.
-    """
-    seen: set[str] = set()
-    for point in points:
-        for name in (point.person, point.case):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
-                remedy = "names are letters, digits, point, plus, dash and underscore"
-                raise UserError(f"{source}: '{name}' is no name for files", remedy=remedy)
-        if point.case in seen:
-            raise UserError(f"{source}: holds {point.case} twice", remedy="give each visit of a subject its own name")
-        seen.add(point.case)
+def bad_name(name: str) -> str:
+    """What is wrong with the name of a person or a scan, which files are named after; "" where nothing is."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", name):
+        return ""
+    return f"has '{name}', no name for files - names are letters, digits, point, plus, dash and underscore"
 
 
 def persons_of_points(points: Sequence[TimePoint], predictions: Path) -> list[Person]:
     """Persons with their visits in the order of ``points``; ``predictions`` holds ``{case}_boxes.json`` of each."""
     persons: dict[str, list[Visit]] = {}
     for point in points:
-        visit = Visit(point.visit, point.case, point.files[0], boxes_file(predictions, point.case))
+        visit = Visit(point.visit, point.case, point.files[0], boxes_file(predictions, point.case), point.problem)
         persons.setdefault(point.person, []).append(visit)
     return [Person(name, tuple(visits)) for name, visits in persons.items()]
 
 
-def persons_of_bids(root: Path, scans: Mapping[str, Path], predictions: Path) -> list[Person]:
-    """Persons of a BIDS data set, their sessions in the order of ``sub-*_sessions.tsv``'s ``acq_time``, else by name.
+def persons_of_bids(
+    root: Path, scans: Mapping[str, Path], predictions: Path, problems: Mapping[str, str] | None = None
+) -> list[Person]:
+    """Persons of a BIDS data set, their sessions in the order of ``sub-*_sessions.tsv``'s ``acq_time``, by name where
+    it lacks the time of one.
 
     Args:
         root: of the data set.
         scans: case -> the image that was predicted.
         predictions: holds ``{case}_boxes.json`` of each.
+        problems: case -> why it could not be predicted.
     """
+    problems = problems or {}
     visits: dict[str, list[Visit]] = {}
     for case, scan in scans.items():
-        match = re.match(r"(sub-[^_]+)(?:_(ses-[^_]+))?", case)
+        match = re.match(r"sub-[^_]+", case)
         if match:
-            name = match[2] or case.removeprefix(f"{match[1]}_")
-            visits.setdefault(match[1], []).append(Visit(name, case, scan, boxes_file(predictions, case)))
+            name = _session(case) or case.removeprefix(f"{match[0]}_")
+            visit = Visit(name, case, scan, boxes_file(predictions, case), problems.get(case, ""))
+            visits.setdefault(match[0], []).append(visit)
     persons = []
     for person in sorted(visits):
         times = _session_times(root / person / f"{person}_sessions.tsv")
+        if not {visit.name for visit in visits[person]} <= {*times}:
+            times = {}
         ordered = sorted(
             visits[person], key=lambda visit: (times.get(visit.name, ""), _natural(visit.name), visit.case)
         )
         names = visit_names([visit.name for visit in ordered])
-        persons.append(
-            Person(person, tuple(Visit(n, v.case, v.scan, v.boxes) for n, v in zip(names, ordered, strict=True)))
-        )
+        visited = [replace(visit, name=name) for visit, name in zip(ordered, names, strict=True)]
+        persons.append(Person(person, tuple(visited)))
     return persons
 
 
 def came_back(persons: Sequence[Person], root: Path) -> tuple[list[Person], list[str]]:
-    """Those persons of a BIDS data set who have two sessions or more, and the names of the others.
+    """Those persons of a BIDS data set who have two sessions or more, and the names of the others; runs of one session
+    are no follow-up.
 
     Raises:
         UserError: nobody has.
     """
-    again = [person for person in persons if len(person.visits) > 1]
+    again = [person for person in persons if len({_session(visit.case) for visit in person.visits}) > 1]
     if not again:
         raise UserError(f"{root}: nobody has two sessions that the model can read", remedy="name a data set with more")
-    return again, [person.name for person in persons if len(person.visits) < 2]
+    return again, [person.name for person in persons if person not in again]
+
+
+def _session(case: str) -> str:
+    """``ses-2`` of ``sub-1_ses-2_run-1``; "" where there are no sessions."""
+    match = re.match(r"sub-[^_]+_(ses-[^_]+)", case)
+    return match[1] if match else ""
 
 
 def _session_times(path: Path) -> dict[str, str]:
-    """Session -> time of acquisition; empty unless it is known of all of them."""
+    """Session -> time of acquisition, as far as it is known."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error):
         return {}
     times = {row.get("session_id") or "": row.get("acq_time") or "n/a" for row in rows}
-    return {} if "n/a" in times.values() else times
+    return {session: time for session, time in times.items() if time != "n/a"}
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -25,16 +25,18 @@ class Visit:
         case: name of the scan in its predictions.
         scan: the file that is registered and shown.
         boxes: its ``{case}_boxes.json``.
+        problem: why it cannot be compared, where that is known before it is read.
     """
 
     name: str
     case: str
     scan: Path
     boxes: Path
+    problem: str = ""
 
     def key(self) -> str:
         """Changes when the scan or its predictions do."""
-        facts: list[Any] = [self.name, self.case]
+        facts: list[Any] = [self.name, self.case, self.problem]
         for path in (self.scan, self.boxes):
             stat = path.stat() if path.is_file() else None
             facts.append([path.name, None if stat is None else [stat.st_size, stat.st_mtime_ns]])
@@ -61,6 +63,8 @@ class Scan:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
+        if visit.problem:
+            raise UserError(visit.problem)
         if not visit.scan.is_file():
             raise UserError(f"{visit.scan}: no such file", remedy="check the path of the scan")
         if not visit.boxes.is_file():

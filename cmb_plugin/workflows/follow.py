@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cmb_plugin.dataset import boxes_file
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic
 from cmb_plugin.followup.comparison import Rules
-from cmb_plugin.followup.following import follow_person
+from cmb_plugin.followup.following import follow_person, forget_person
 from cmb_plugin.followup.sources import (
     TimePoint,
     came_back,
@@ -75,6 +76,8 @@ def follow(persons: Sequence[Person], output: Path, rules: Rules | None = None, 
     outcomes = run_cases(work, persons, workers=workers, description="Comparing")
     failed = failures(outcomes)
     reasons = {outcome.item.name: outcome.error for outcome in failed}
+    for name in reasons:
+        forget_person(output, name)
     rows = write_tables(output, [person.name for person in persons], reasons)
     done = [bool(outcome.result) for outcome in outcomes if not outcome.error]
     return FollowReport(rows, sum(done), len(done) - sum(done), failed)
@@ -99,42 +102,50 @@ class Predictor:
     def points(self, points: Sequence[TimePoint], output: Path) -> list[Person]:
         """Predicts image files that are named one by one."""
         folder = output / SCANS
+        points = [point if point.problem else dataclasses.replace(point, problem=_no_image(point)) for point in points]
         names = set()
         for point in points:
-            if all(file.is_file() for file in point.files):  # comparing reports the others
+            if not point.problem and all(file.is_file() for file in point.files):  # comparing reports the others
                 names |= {_link(file, folder, f"{point.case}_{c:04d}") for c, file in enumerate(point.files)}
-        if not names:
-            raise UserError(f"{points[0].files[0]}: no such file", remedy="check the paths of the scans")
         for old in folder.glob("*"):
             if old.name not in names and old.is_symlink():
                 old.unlink()  # of a scan that is no longer named
-        self._run(folder, output / PREDICTIONS)
+        failed = self._run(folder, output / PREDICTIONS)[1] if names else {}
+        points = [dataclasses.replace(point, problem=point.problem or failed.get(point.case, "")) for point in points]
         return persons_of_points(points, output / PREDICTIONS)
 
     def paths(self, paths: Sequence[Path], person: str, output: Path) -> list[Person]:
         """Predicts the scans of one person, each a file, files of several channels, or a folder with a DICOM series."""
-        labels = visit_names([image_stem(path) or path.name for path in paths])
-        visits = []
-        for label, path in zip(labels, paths, strict=True):
-            folder = output / PREDICTIONS / label
-            scans = self._run(path, folder)
-            if len(scans) != 1:
-                remedy = "name the folder of one examination, or list the scans in a table of visits"
-                raise UserError(f"{path}: holds {len(scans)} scans that the model can read", remedy=remedy)
-            case, scan = next(iter(scans.items()))
-            visits.append(Visit(label, case, scan, folder / f"{case}_boxes.json"))
+        labels = visit_names([image_stem(path) or path.name.strip(".") or path.resolve().name for path in paths])
+        visits = [
+            self._examination(label, path, output / PREDICTIONS / label)
+            for label, path in zip(labels, paths, strict=True)
+        ]
         return [Person(person, tuple(visits))]
 
     def bids(self, root: Path, output: Path) -> list[Person]:
         """Predicts a BIDS data set."""
         folder = output / PREDICTIONS
-        persons, once = came_back(persons_of_bids(root, self._run(root, folder), folder), root)
+        scans, failed = self._run(root, folder)
+        persons, once = came_back(persons_of_bids(root, scans, folder, failed), root)
         if once:
             self.log(f"left out, with one session only: {', '.join(once)}")
         return persons
 
-    def _run(self, scans: Path, folder: Path) -> dict[str, Path]:
-        """Predicts a file or folder; case -> image."""
+    def _examination(self, label: str, path: Path, folder: Path) -> Visit:
+        """Predicts one scan of a person; where there is none, or several, the visit says so."""
+        try:
+            scans, failed = self._run(path, folder)
+            if len(scans) != 1:
+                remedy = "name the folder of one examination, or list the scans in a table of visits"
+                raise UserError(f"{path}: holds {len(scans)} scans that the model can read", remedy=remedy)
+        except UserError as error:
+            return Visit(label, label, path, boxes_file(folder, label), str(error))
+        ((case, scan),) = scans.items()
+        return Visit(label, case, scan, boxes_file(folder, case), failed.get(case, ""))
+
+    def _run(self, scans: Path, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+        """Predicts a file or folder; case -> image, and case -> why it could not be predicted."""
         from .predict import predict
 
         selection = ScanSelection(self.task, inputs=(scans,))
@@ -144,15 +155,19 @@ class Predictor:
         for remark in report.remarks:
             self.log(f"warning: {remark}")
         sources = select_for(self.model, selection, folder).sources
-        return {source.case.case_id: source.case.images[0] for source in sources}
+        failed = {failure.item.case.case_id: failure.error for failure in report.failures}
+        return {source.case.case_id: source.case.images[0] for source in sources}, failed
+
+
+def _no_image(point: TimePoint) -> str:
+    """Which file of a time point is no image by its name, and what to do; "" where all are."""
+    remedy = f"name a file that ends in {', '.join(SUFFIXES)}"
+    return next((f"{file}: is no image file - {remedy}" for file in point.files if image_stem(file) is None), "")
 
 
 def _link(file: Path, folder: Path, name: str) -> str:
     """Puts a scan under another name into a folder, as a link where the system has them."""
-    suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), None)
-    if suffix is None:
-        remedy = f"name a file that ends in {', '.join(SUFFIXES)}"
-        raise UserError(f"{file}: is no image file", remedy=remedy)
+    suffix = next(suffix for suffix in SUFFIXES if file.name.endswith(suffix))
     target = folder / f"{name}{suffix}"
     with atomic(target) as temporary:
         try:

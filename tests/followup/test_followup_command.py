@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,16 @@ from cmb_plugin.commands.follow import main
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.followup.sources import (
+    TimePoint,
     came_back,
     persons_of_bids,
     persons_of_folders,
     time_points_of_table,
     visit_names,
 )
+from cmb_plugin.followup.visits import Person, Visit
 from cmb_plugin.paths import TaskFolder
-from cmb_plugin.workflows.follow import Predictor, _link
+from cmb_plugin.workflows.follow import Predictor, follow
 from cmb_plugin.workflows.predict import PredictOptions, PredictReport
 from cmb_plugin.workflows.scan_selection import Selected
 
@@ -129,14 +132,18 @@ def test_sessions_come_in_the_order_of_time(tmp_path: Path) -> None:
     table.write_text("\n".join(lines), encoding="utf-8")
     (person,) = persons_of_bids(tmp_path, scans, tmp_path)
     assert [visit.name for visit in person.visits] == ["ses-2", "ses-10", "ses-1"]
+    table.write_text("\n".join(lines[:-1]), encoding="utf-8")  # when session 10 was is not known: not before all others
+    (person,) = persons_of_bids(tmp_path, scans, tmp_path)
+    assert [visit.name for visit in person.visits] == ["ses-1", "ses-2", "ses-10"]
 
 
 def test_who_has_one_session_of_a_data_set_is_named_and_no_failure(tmp_path: Path) -> None:
-    scans = dict.fromkeys(("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-3_ses-2"), tmp_path)
+    names = ("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-3_ses-2_run-1", "sub-3_ses-2_run-2")
+    scans = dict.fromkeys((*names, "sub-4_run-1", "sub-4_run-2"), tmp_path)
     persons = persons_of_bids(tmp_path, scans, tmp_path)
     again, once = came_back(persons, tmp_path)
     assert [person.name for person in again] == ["sub-1"]
-    assert once == ["sub-2", "sub-3"]
+    assert once == ["sub-2", "sub-3", "sub-4"]
     with pytest.raises(UserError, match="nobody has two sessions"):
         came_back(persons[1:], tmp_path)
 
@@ -146,9 +153,6 @@ def test_who_has_one_session_of_a_data_set_is_named_and_no_failure(tmp_path: Pat
     [
         ("subject\tvisit\n", "no column"),
         ("subject\tvisit\tscan\n", "no column"),
-        ("subject\tvisit\tscan\na\t1\t\n", "line 2 lacks"),
-        ("subject\tvisit\tscan\na/b\t1\tx.nii\n", "no name for files"),
-        ("subject\tvisit\tscan\na\t1\tx.nii\na\t1\ty.nii\n", "holds a_1 twice"),
     ],
 )
 def test_a_wrong_table_is_one_line(text: str, expected: str, tmp_path: Path) -> None:
@@ -159,12 +163,60 @@ def test_a_wrong_table_is_one_line(text: str, expected: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("a\t1\t\n", "line 2 lacks"),
+        ("\t1\tx.nii\n", "line 2 lacks"),
+        ("a/b\t1\tx.nii\n", "no name for files"),
+        ("a\t1\tx.nii\n\t\t\na\t1\ty.nii\n", "line 4 is a_1 as line 2"),
+    ],
+)
+def test_a_wrong_row_is_a_time_point_with_a_problem(rows: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "visits.tsv"
+    path.write_text(f"subject\tvisit\tscan\n{rows}good\t1\tx.nii\n", encoding="utf-8")
+    *_, bad, good = time_points_of_table(path)
+    assert expected in bad.problem
+    assert not good.problem
+
+
+def test_a_wrong_row_does_not_stop_the_persons_beside(cohort: Path, tmp_path: Path) -> None:
+    scans = (cohort / "scans").as_posix()
+    rows = ["subject\tvisit\tcase\tscan", "../x\t1\tx\ty.nii.gz", "e\t1\ta_1\t", f"e\t2\ta_2\t{scans}/a_2_0000.nii.gz"]
+    rows += [f"f\t{number}\ta_{number}b\t{scans}/a_{number}_0000.nii.gz" for number in (1, 2)]
+    table, found = tmp_path / "visits.tsv", tmp_path / "found"
+    table.write_text("\n".join(rows), encoding="utf-8")
+    found.mkdir()
+    for number in (1, 2):
+        (found / f"a_{number}b_boxes.json").write_bytes((cohort / "found" / f"a_{number}_boxes.json").read_bytes())
+    assert main([str(table), "--predictions", str(found), "--output", str(tmp_path / "out")]) == 2
+    became = {row["person"]: (row["status"], row["why"]) for row in rows_of(tmp_path / "out" / "followup.tsv")}
+    assert {name: status for name, (status, _) in became.items()} == {"../x": "failed", "e": "failed", "f": "compared"}
+    assert "no name for files" in became["../x"][1]
+    assert "line 3 lacks" in became["e"][1]
+
+
+def test_who_cannot_be_compared_any_more_leaves_no_result(cohort: Path, tmp_path: Path) -> None:
+    """A person whose name begins like another one's with new lesions keeps the pictures."""
+    visits = [Visit(name, name, cohort / "scans" / f"{name}_0000.nii.gz", cohort / "found" / f"{name}_boxes.json")
+              for name in ("a_1", "a_2")]  # fmt: skip
+    persons = [Person(name, tuple(visits)) for name in ("a_new", "a")]
+    assert follow(persons, tmp_path).exit_code == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"a_new.png", "a_new_new.png"}
+    persons[1] = Person("a", (replace(visits[0], scan=tmp_path / "lost.nii.gz"), visits[1]))
+    assert follow(persons, tmp_path).exit_code == 2
+    assert {path.name for path in tmp_path.iterdir() if path.suffix != ".tsv"} == {
+        *("a_new_followup.json", "a_new_new.png")
+    }
+
+
+@pytest.mark.parametrize(
     ("inputs", "expected"),
     [
         (["nowhere.nii.gz", "x.nii.gz"], "no such file"),
         (["one.nii.gz"], "one time point"),
         (["one.nii.gz", "one.nii.gz"], "--task is missing"),
         (["."], "one time point"),
+        (["one.nii.gz", "one.nii.gz", "--person", "../x"], "no name for files"),
     ],
 )
 def test_wrong_words_are_one_line(
@@ -188,17 +240,36 @@ def test_scans_named_one_by_one_are_predicted_under_their_names(
     """The files of a missing scan are left out, those of the others are linked with their numbers."""
     seen_folders = []
 
-    def remember(self: Predictor, scans: Path, folder: Path) -> dict[str, Path]:
+    def remember(self: Predictor, scans: Path, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
         seen_folders.append((sorted(path.name for path in scans.iterdir()), folder.name))
-        return {}
+        return {}, {"d_1": "is damaged"}
 
     monkeypatch.setattr(Predictor, "_run", remember)
     points = time_points_of_table(cohort / "visits.tsv")[-3:]
+    points.append(TimePoint("d", "2", "d_2", (cohort / "visits.tsv",)))
     persons = Predictor(None, None, None, print).points(points, tmp_path)  # type: ignore[arg-type]
     assert seen_folders == [(["c_1_0000.nii.gz", "d_1_0000.nii.gz"], "predictions")]
-    assert [(person.name, len(person.visits)) for person in persons] == [("c", 2), ("d", 1)]
-    with pytest.raises(UserError, match="no image file"):
-        _link(cohort / "visits.tsv", tmp_path, "x")
+    assert [(person.name, len(person.visits)) for person in persons] == [("c", 2), ("d", 2)]
+    damaged, table = persons[1].visits
+    assert damaged.problem == "is damaged"
+    assert "is no image file" in table.problem
+
+
+def test_an_examination_that_cannot_be_read_is_a_visit_with_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Predictor, scans: Path, folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
+        if scans.name == "empty":
+            raise UserError("holds no scan")
+        return dict.fromkeys(("x", "y") if scans.name == "two" else ("x",), scans), {}
+
+    monkeypatch.setattr(Predictor, "_run", run)
+    predictor = Predictor(None, None, None, print)  # type: ignore[arg-type]
+    (person,) = predictor.paths([tmp_path / name for name in ("one", "empty", "two")], "p", tmp_path)
+    assert [visit.name for visit in person.visits] == ["one", "empty", "two"]
+    assert [visit.problem.partition(" - ")[0] for visit in person.visits] == [
+        *("", "holds no scan", f"{tmp_path / 'two'}: holds 2 scans that the model can read")
+    ]
 
 
 def test_what_prediction_doubts_is_said_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if row["status"] in ("refused", "failed") and row.get("visit"):
             print(f"error: {row['person']}, {row['visit']}: {row['status']}: {row['why']}", file=sys.stderr)
     compared = [row for row in report.rows if row["status"] == "compared"]
+    for row in compared:
+        if row["why"]:
+            print(f"warning: {row['person']}, {row['visit']}: {row['why']}", file=sys.stderr)
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     print(
         f"{counted(report.done, 'person')} compared{kept}: {counted(len(compared), 'later scan')}, "

@@ -194,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_report(report: PredictReport) -> int:
     """Prints what became of the cases and returns the exit code."""
+    for remark in report.remarks:  # first: of a large cohort there are many, and errors shall be seen
+        print(f"warning: {remark}", file=sys.stderr)
     unpredicted = [
         (failure.item.case.case_id, failure.error, failure.is_bug, failure.details) for failure in report.failures
     ]
@@ -205,8 +207,6 @@ def show_report(report: PredictReport) -> int:
             print(details, file=sys.stderr)
     for case_id, why in report.unknown.items():
         print(f"Note: {case_id}: regions unknown: {why}")
-    for remark in report.remarks:
-        print(f"warning: {remark}", file=sys.stderr)
     kept = f", {report.kept} kept from an earlier run" if report.kept else ""
     failed = f", {len(report.failures)} failed" if report.failures else ""
     lesions = counted(report.lesions, "lesion")

@@ -85,6 +85,7 @@ def follow_person(person: Person, folder: Path, rules: Rules) -> bool:
         tolerance = rules.tolerance_mm(max(first.thickness_mm, scan.thickness_mm), alignment.error_mm)
         if not alignment.why_not:
             entry["tolerance_mm"] = round(tolerance, 3)
+            entry["why"] = _unlike(first, scan)
             scans.append(scan)
             alignments.append(alignment)
         visits.append(entry)
@@ -121,6 +122,23 @@ def _entry(scan: Scan, status: str, alignment: Alignment | None = None) -> dict[
         matrix = np.round(alignment.matrix, 6)
         entry["registration"] = {**numbers, "blocks": alignment.blocks, "matrix_lps": matrix}
     return entry
+
+
+def _unlike(first: Scan, scan: Scan) -> str:
+    """Why the scores of two scans mean different things; "" where one model predicted both alike."""
+    one, two = first.predictions, scan.predictions
+    for name, before, now in (
+        ("model", one.model, two.model),
+        ("folds", one.folds, two.folds),
+        ("operating point", one.operating_point, two.operating_point),
+        ("modalities", one.modalities, two.modalities),
+    ):
+        if before != now:
+            then, later = (
+                value if isinstance(value, str | float) else ", ".join(map(str, value)) for value in (before, now)
+            )
+            return f"predicted with another {name} ({later}) than the baseline ({then}) - predict both alike"
+    return ""
 
 
 def _counts(tracks: Sequence[Track], visit: int) -> dict[str, Any]:

@@ -64,8 +64,11 @@ class Alignment:
     @property
     def why_not(self) -> str:
         """Why the registration is not trusted; "" when it is."""
-        if self.overlap < MIN_OVERLAP or self.blocks < MIN_BLOCKS:
+        if self.overlap < MIN_OVERLAP:
             return f"the scans have only {self.overlap:.0%} of the brain in common ({MIN_OVERLAP:.0%} are needed)"
+        if self.blocks < MIN_BLOCKS:
+            seen = f"{self.blocks} blocks of {BLOCK_MM:g} mm of brain"
+            return f"both scans show only {seen}, too few to say whether they fit ({MIN_BLOCKS} are needed)"
         if self.agreement < MIN_AGREEMENT or self.error_mm > MAX_ERROR_MM:
             return (
                 f"the scans do not show the same head at the same place (agreement {self.agreement:.2f}, needed "

@@ -12,7 +12,7 @@ from heads import OWN, make_head, rigid, seen, write_visit
 
 from cmb_plugin.commands.follow import main
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json
+from cmb_plugin.files import read_json, write_json
 from cmb_plugin.followup.sources import (
     TimePoint,
     came_back,
@@ -71,6 +71,7 @@ def test_a_row_for_each_later_scan_says_what_became_of_it(output: Path) -> None:
     }
     one = rows["a"]
     assert (one["new"], one["stable"], one["gone"], one["aria_h"]) == ("1", "2", "0", "mild")
+    assert one["why"] == ""
     assert float(one["tolerance_mm"]) == pytest.approx(2 + 1.5 + 2 * float(one["error_mm"]), abs=0.01)
     assert "same head" in rows["b"]["why"]
     assert "c_2_0000.nii.gz: no such file" in rows["c"]["why"]
@@ -207,6 +208,21 @@ def test_who_cannot_be_compared_any_more_leaves_no_result(cohort: Path, tmp_path
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".tsv"} == {
         *("a_new_followup.json", "a_new_new.png")
     }
+
+
+def test_scores_of_another_operating_point_are_compared_with_a_warning(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, point in ((1, 0.5), (2, 0.3)):
+        content = read_json(cohort / "found" / f"a_{number}_boxes.json")
+        write_json(tmp_path / f"t{number}" / f"a_{number}_boxes.json", {**content, "operating_point": {"score": point}})
+    scans = str(cohort / "scans")
+    words = [str(tmp_path / "t1"), str(tmp_path / "t2"), "--scans", scans, scans, "--output", str(tmp_path / "out")]
+    assert main(words) == 0
+    (row,) = rows_of(tmp_path / "out" / "followup.tsv")
+    assert row["status"] == "compared"
+    assert "another operating point (0.3) than the baseline (0.5)" in row["why"]
+    assert f"warning: a_1, t2: {row['why']}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -88,3 +88,13 @@ def test_scans_without_a_common_part_are_refused(head: np.ndarray) -> None:
     top, bottom = (Grid((12, 66, 56), (3.0, 3.0, 3.0), (-82.5, -97.5, z)) for z in (20.0, -60.0))
     found = align(Head(seen(head, top), top), Head(seen(head, bottom), bottom))
     assert found.why_not
+
+
+@pytest.mark.parametrize(
+    ("overlap", "blocks", "expected"),
+    [(0.2, 20, "only 20% of the brain"), (0.61, 3, "only 3 blocks of 28 mm"), (0.61, 8, "")],
+)
+def test_a_refusal_names_what_is_too_little(overlap: float, blocks: int, expected: str) -> None:
+    why = Alignment(np.eye(4), 0.9, 0.2, overlap, blocks).why_not
+    assert expected in why
+    assert bool(why) == bool(expected)

@@ -398,6 +398,8 @@ def _running(text: str) -> Iterator[Client]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what Dask logs when workers and schedulers go: outcomes tell it."""
+    import distributed  # noqa: F401 - sets levels of its own when it is first imported
+
     logger = logging.getLogger("distributed")
     before, names = logger.level, ("distributed", "distributed.client", "distributed.core")
     levels = {name: logging.getLogger(name).level for name in names}

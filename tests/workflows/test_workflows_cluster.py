@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -262,6 +264,21 @@ def test_what_names_no_machines_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith(f"error: {complaint}")
     assert error.count("\n") == 1
+
+
+def test_a_command_says_itself_what_dask_would_log() -> None:
+    """In a process of its own: Dask sets the levels of its loggers when it is first imported."""
+    names = ("distributed", "distributed.client", "distributed.core")
+    code = f"""
+import logging, sys
+from cmb_plugin.cluster import open_cluster
+assert "distributed" not in sys.modules
+with open_cluster("local:1"):
+    print(*{{logging.getLogger(name).level for name in {names}}})
+"""
+    done = subprocess.run([sys.executable, "-c", f"if __name__ == '__main__':\n{textwrap.indent(code, '    ')}"],
+                          capture_output=True, text=True, check=True, timeout=120)  # fmt: skip
+    assert done.stdout.split() == [str(logging.CRITICAL)]
 
 
 def test_without_dask_the_command_says_what_to_install(

@@ -89,7 +89,7 @@ def read_grid(path: Path | str) -> Grid:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        if "orthonormal" in str(error):
+        if "orthonormal" in str(error) or _is_nifti2(path):
             return _straightened_grid(path)
         raise _unreadable(path, error) from None
     size = reader.GetSize()
@@ -211,13 +211,21 @@ def _check_spacing(path: Path, spacing: Any) -> None:
         raise UserError(f"{path}: its voxels measure {sides} mm", remedy="repair its header, or convert it again")
 
 
-def _check_nifti_spacing(path: Path) -> None:
-    """Refuses a header whose ``pixdim`` holds 0 or no number: every reader would take the voxel for 1 mm."""
+def _nifti_head(path: Path) -> bytes:
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            head = file.read(136)
+            return file.read(136)
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from None
+
+
+def _is_nifti2(path: Path) -> bool:
+    return _is_nifti(path) and _nifti_head(path)[4:7] == b"n+2"
+
+
+def _check_nifti_spacing(path: Path) -> None:
+    """Refuses a header whose ``pixdim`` holds 0 or no number: every reader would take the voxel for 1 mm."""
+    head = _nifti_head(path)
     for order in "<>" if len(head) == 136 else "":
         version = struct.unpack_from(f"{order}i", head)[0]
         if version in _PIXDIM:
@@ -244,6 +252,7 @@ def _straightened_grid(path: Path) -> Grid:
     """The nearest grid with perpendicular axes, turned about the middle of the volume, where ITK refuses a NIfTI file.
 
     Scanners' and converters' rounding makes axes that miss 90 degrees by a little; no corner may move by half a voxel.
+    ITK also refuses NIfTI-2, whatever its axes.
     """
     nifti = _load_nifti(path)
     shape = nifti.shape[:3] if all(n == 1 for n in nifti.shape[3:]) else nifti.shape

@@ -114,6 +114,22 @@ def test_axes_that_are_nearly_perpendicular_are_straightened_by_less_than_half_a
     assert read_grid(tmp_path / "again.nii.gz").matches(grid)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_2_is_read_where_nibabel_has_it(tmp_path, suffix):
+    affine = nibabel.affines.from_matvec(np.array([[0, -0.7, 0], [0.9, 0, 0], [0, 0, 2.0]]), [-30, 41.5, 12])
+    image = nibabel.Nifti2Image(noise((6, 7, 8)), affine)
+    nibabel.save(image, tmp_path / f"scan{suffix}")
+    array, grid = read_scan(tmp_path / f"scan{suffix}")
+    np.testing.assert_array_equal(array, image.get_fdata().T)
+    indices = np.argwhere(np.ones(grid.shape))
+    expected = nibabel.affines.apply_affine(affine, indices[:, ::-1])
+    np.testing.assert_allclose(grid.to_world(indices + 0.5) * TO_RAS, expected, atol=1e-4)
+    image.header["pixdim"][1:4] = 0
+    (tmp_path / "damaged.nii").write_bytes(image.header.binaryblock + bytes(2000))
+    with pytest.raises(UserError, match="its voxels measure 0 x 0 x 0 mm"):
+        read_grid(tmp_path / "damaged.nii")
+
+
 def refusals(folder: Path) -> dict[str, Path]:
     """Files that are not one 3D scan of one number per voxel."""
     files = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 
-from .dicom_headers import Frame, SeriesFacts, frames_of_file, import_pydicom
+from .dicom_headers import Frame, SeriesFacts, frames_of_file, import_pydicom, is_dicom
 from .grid import Grid
 
 _SAME_PLACE_MM = 1e-3
@@ -70,20 +70,25 @@ class DicomSeries:
         return Grid(shape, spacing, origin, tuple(direction.ravel().tolist()))  # type: ignore[arg-type]
 
 
-def find_series(folder: Path | str, damaged: list[UserError] | None = None) -> list[DicomSeries]:
+def find_series(
+    folder: Path | str, damaged: list[UserError] | None = None, placeless: list[Path] | None = None
+) -> list[DicomSeries]:
     """The volumes in the DICOM files of a folder and its subfolders, by series number; other files are passed over.
 
     Args:
         folder: where to look.
         damaged: is given an error for each DICOM file that cannot be read; None raises the first.
+        placeless: is given each DICOM file without an image that has a place in space.
 
     Raises:
         UserError: a file is damaged, or pydicom is not installed.
     """
-    return series_of_files((path for path in sorted(Path(folder).rglob("*")) if path.is_file()), damaged)
+    return series_of_files((path for path in sorted(Path(folder).rglob("*")) if path.is_file()), damaged, placeless)
 
 
-def series_of_files(files: Iterable[Path], damaged: list[UserError] | None = None) -> list[DicomSeries]:
+def series_of_files(
+    files: Iterable[Path], damaged: list[UserError] | None = None, placeless: list[Path] | None = None
+) -> list[DicomSeries]:
     """As ``find_series``, of these files."""
     import_pydicom()
     groups: dict[tuple[Any, ...], list[tuple[SeriesFacts, Frame]]] = defaultdict(list)
@@ -97,6 +102,8 @@ def series_of_files(files: Iterable[Path], damaged: list[UserError] | None = Non
                 raise
             damaged.append(error)
             continue
+        if not frames and placeless is not None and is_dicom(file):
+            placeless.append(file)
         for facts, frame in frames:
             groups[(facts.key, np.round(frame.orientation, 3).tobytes(), frame.shape)].append((facts, frame))
     found = [series for members in groups.values() for series in _volumes(members)]

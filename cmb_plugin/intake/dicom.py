@@ -13,6 +13,7 @@ from cmb_plugin.images.dicom import series_of_files
 from .table import PASSED_OVER, UNUSABLE, InputRow
 from .volumes import Volume, safe_case
 
+PLACELESS = "no image with a place in the patient: a report, a screenshot, or a file that was cut off"
 FEWEST_SLICES = 8  # a scan of a head has more; localisers and single pictures have fewer
 
 
@@ -23,13 +24,19 @@ def dicom_volumes(path: Path) -> tuple[list[Volume], list[InputRow]]:
     first series.
     """
     damaged: list[UserError] = []
-    found = find_series(path, damaged) if path.is_dir() else series_of_files([path], damaged)
+    placeless: list[Path] = []
+    found = find_series(path, damaged, placeless) if path.is_dir() else series_of_files([path], damaged, placeless)
     rows = [InputRow("", "", "", "", UNUSABLE, str(error)) for error in damaged]
+    if placeless:
+        name = placeless[0].relative_to(path).as_posix() if path.is_dir() else path.name
+        name = f"{name} ({counted(len(placeless), 'file')})"
+        rows.append(InputRow("", "", name, "", PASSED_OVER, PLACELESS))
     usable = []
     for series in found:
         why = _not_a_scan(series)
         if why:
-            rows.append(InputRow("", "", _name(series), series.facts.contrast, PASSED_OVER, why))
+            shows = series.facts.contrast if _is_mr(series) else ""
+            rows.append(InputRow("", "", _name(series), shows, PASSED_OVER, why))
         else:
             usable.append(series)
     groups: dict[tuple[object, ...], list[DicomSeries]] = defaultdict(list)
@@ -72,8 +79,12 @@ def _name(series: DicomSeries) -> str:
 
 def _not_a_scan(series: DicomSeries) -> str:
     """Why a series is no scan of a head by MR."""
-    if series.facts.modality not in ("MR", ""):
+    if not _is_mr(series):
         return f"is no MR scan but {series.facts.modality}"
     if len(series.frames) < FEWEST_SLICES:
-        return f"has {len(series.frames)} slices in one direction: a localiser or a single picture"
+        return f"has {counted(len(series.frames), 'slice')} in one direction: a localiser or a single picture"
     return ""
+
+
+def _is_mr(series: DicomSeries) -> bool:
+    return series.facts.modality in ("MR", "")

@@ -9,13 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from cmb_plugin.dataset import image_files, split_modality
+from cmb_plugin.documents import counted
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, image_stem
+from cmb_plugin.images.dicom_headers import is_dicom
 
 from .scan_table import TABLES, list_table
 from .selection import Channels, Intake, select
-from .table import InputRow
+from .table import PASSED_OVER, InputRow
 from .volumes import Volume, safe_case, volumes_of_file
+
+_OTHER_FORMATS = (".mgz", ".mgh", ".hdr", ".nhdr", ".mhd", ".mnc", ".par", ".nii.bz2", ".nii.zst", ".head")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
         volumes = bids_volumes(path, options.participants)
     elif path.is_dir() and image_files(path):
         volumes = [v for file in image_files(path) for v in _file(file, path)]
+        rows = _beside(path)
     else:
         from .dicom import dicom_volumes
 
@@ -86,6 +91,30 @@ def _file(file: Path, root: Path) -> list[Volume]:
     return volumes_of_file(file, name, stem if "/" not in stem else safe_case(*stem.split("/")))
 
 
+def _beside(folder: Path) -> list[InputRow]:
+    """Rows for what lies beside the images of a folder, is none of them, and may well be a scan."""
+    rows, dicoms = [], []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or image_stem(path) is not None:
+            continue
+        if path.is_dir():
+            inside = any(image_stem(file) is not None or is_dicom(file) for file in path.rglob("*") if file.is_file())
+            why = "a folder beside image files: name it as a further input" if inside else ""
+        elif is_dicom(path):
+            dicoms.append(path.name)
+            continue
+        else:
+            other = path.name.lower().endswith(_OTHER_FORMATS)
+            why = f"of a format that is not read: convert it to {SUFFIXES[0]}" if other else ""
+            why = "its ending is read in small letters only: rename it" if path.name.lower().endswith(SUFFIXES) else why
+        if why:
+            rows.append(InputRow("", "", path.name, "", PASSED_OVER, why))
+    if dicoms:
+        why = "DICOM beside image files: move it into a folder of its own and name that as a further input"
+        rows.append(InputRow("", "", f"{dicoms[0]} ({counted(len(dicoms), 'file')})", "", PASSED_OVER, why))
+    return rows
+
+
 def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) -> list[Volume]:
     if not root.is_dir():
         raise UserError(f"{root}: is no folder", remedy="patterns are of files in a folder")
@@ -104,8 +133,10 @@ def _by_patterns(root: Path, channels: Channels, patterns: Mapping[str, str]) ->
             if match is None or image_stem(file) is None or file.name.startswith("."):
                 continue
             matched += 1
-            case = safe_case(*(part for group in match.groups() for part in (group or "").split("/")))
             text = file.relative_to(root).as_posix()
+            stem = text[: -len(file.name)] + str(image_stem(file))  # an ending that * stands for names no case
+            parts = [stem[slice(*match.span(number))] for number in range(1, 1 + len(match.groups()))]
+            case = safe_case(*(part for group in parts for part in group.split("/")))
             case = case or safe_case(str(image_stem(file)))
             volumes += volumes_of_file(file, text, case, channel=numbers[name.lower()])
         if not matched:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, read_json
-from cmb_plugin.images import DicomSeries, image_stem, read_scan, read_series, write_image
+from cmb_plugin.images import DicomSeries, image_stem, read_grid, read_scan, read_series, write_image
 from cmb_plugin.images.contrast import UNKNOWN, contrast_of_header, contrast_of_name
 
 MOST_ECHOES = 16  # more volumes in one file are points in time
@@ -124,7 +124,7 @@ def volumes_of_file(path: Path, name: str, case: str, session: str = "", **known
     volume = Volume(name, case, session or case, path, **known)
     if len(shape) != 4:
         own = volume.echo_ms if volume.echo_ms is not None else millis[0]
-        return [replace(volume, echo_ms=own)]
+        return [replace(volume, echo_ms=own, defect=unreadable(path))]
     count = shape[3]
     if count > MOST_ECHOES:
         return [replace(volume, index=0, defect=f"it holds {count} volumes: points in time, not echoes")]
@@ -140,6 +140,17 @@ def volumes_of_file(path: Path, name: str, case: str, session: str = "", **known
         )
         for index in range(count)
     ]
+
+
+def unreadable(path: Path) -> str:
+    """Why an image file holds no 3D volume, as far as its header tells; "" where nothing is known against it."""
+    if path.is_symlink() and not path.exists():
+        return "is a link to a file that is not here: fetch it, for instance by datalad get"
+    try:
+        read_grid(path)
+    except UserError as error:
+        return f"{error.message.removeprefix(f'{path}: ')}: {error.remedy}"
+    return ""
 
 
 def sidecar(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from series import write_enhanced, write_series
@@ -147,6 +148,21 @@ def test_a_study_gives_its_swi_and_a_reason_for_all_else(tmp_path: Path) -> None
     assert [case.volumes[c].name.split(",")[0] for case in both.cases for c in (0, 1)] == [
         "series 6 (SWI_Images)",
         "series 4 (Pha_Images)",
+    ]
+
+
+def test_dicom_files_without_a_place_are_counted_and_other_scanners_show_no_contrast(tmp_path: Path) -> None:
+    first, *_ = write_series(tmp_path, voxels(), GRID, number=1)
+    write_series(tmp_path / "ct", voxels(), GRID, number=2, description="Head", Modality="CT")
+    (tmp_path / "cut").write_bytes(first.read_bytes()[:300])
+    report = pydicom.dcmread(first)
+    del report.Rows, report.Columns, report.PixelData
+    report.save_as(tmp_path / "report")
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    rows = list_input(tmp_path, SWI).rows
+    assert [(row.input, row.shows, row.status) for row in rows if row.status != TAKEN] == [
+        ("cut (2 files)", "", PASSED_OVER),
+        ("series 2 (Head), 20 ms, 9 slices", "", PASSED_OVER),
     ]
 
 

@@ -114,6 +114,14 @@ def test_folders_in_a_pattern_name_the_case(tmp_path: Path) -> None:
     assert [case.case_id for case in deep.cases] == ["s1_v1", "s2_v1"]
 
 
+@pytest.mark.parametrize("pattern", ["*_swi*", "*_swi.*", "*_swi.nii*"])
+def test_an_ending_in_a_pattern_names_no_case(tmp_path: Path, pattern: str) -> None:
+    save(tmp_path / "a_swi.nii.gz")
+    assert [case.case_id for case in list_input(tmp_path, SWI, InputOptions({"swi": pattern})).cases] == ["a"]
+    whole = list_input(tmp_path, SWI, InputOptions({"swi": "a_swi*"}))
+    assert [case.case_id for case in whole.cases] == ["a_swi"]
+
+
 @pytest.mark.parametrize(("times", "taken"), [([5.0, 18.0, 31.0], 2), (None, 3)])
 def test_of_echoes_in_one_file_one_is_taken(tmp_path: Path, times: list[float] | None, taken: int) -> None:
     path = save_echoes(tmp_path / "in" / "a.nii.gz", 3, times)
@@ -131,6 +139,37 @@ def test_a_time_series_is_unusable(tmp_path: Path) -> None:
     save_echoes(tmp_path / "scan.nii.gz", 20)
     (row,) = list_input(tmp_path / "scan.nii.gz", SWI).rows
     assert (row.status, row.why) == (UNUSABLE, "it holds 20 volumes: points in time, not echoes")
+
+
+def test_what_its_header_shows_to_be_no_scan_is_unusable_before_the_work_starts(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    save(folder / "good.nii.gz")
+    (folder / "empty.nii.gz").write_bytes(b"")
+    (folder / "text.mha").write_text("404: not found")
+    (folder / "gone.nii.gz").symlink_to(tmp_path / "annex" / "key")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5), np.float32), np.eye(4)), folder / "flat.nii.gz")
+    intake = list_input(folder, SWI)
+    why = {row.input: row.why for row in intake.rows if row.status == UNUSABLE}
+    assert list(why) == ["empty.nii.gz", "flat.nii.gz", "gone.nii.gz", "text.mha"]
+    assert why["empty.nii.gz"].startswith("cannot be read as an image")
+    assert why["flat.nii.gz"].startswith("is 2D")
+    assert why["gone.nii.gz"].startswith("is a link to a file that is not here")
+    assert [case.case_id for case in intake.cases if not case.problem] == ["good"]
+
+
+def test_what_lies_beside_the_images_of_a_folder_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii.gz")
+    save(tmp_path / "deeper" / "b.nii.gz")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "brain.mgz").write_bytes(b"FreeSurfer")
+    (tmp_path / "SCAN.NII.GZ").write_bytes(b"image")
+    (tmp_path / "notes.txt").write_text("no image")
+    for name in ("IM1", "IM2"):
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM")
+    others = {row.input: row.why for row in list_input(tmp_path, SWI).rows if row.status == PASSED_OVER}
+    assert list(others) == ["SCAN.NII.GZ", "brain.mgz", "deeper", "IM1 (2 files)"]
+    for name, words in zip(others, ("rename it", "convert it", "a further input", "a folder of its own"), strict=True):
+        assert words in others[name]
 
 
 def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> None:

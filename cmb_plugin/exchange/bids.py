@@ -181,19 +181,19 @@ def _sources(case: ExportedCase, raw: Path | None) -> dict[str, Any]:
     return {"Sources": [f"bids:raw:{name}" for name in inside]} if inside else {}
 
 
-def check_names(case_ids: Sequence[str]) -> None:
-    """Refuses cases whose names become one in BIDS, which knows letters and digits only.
-
-    Raises:
-        UserError: two of them do.
-    """
+def without_name(case_ids: Sequence[str]) -> dict[str, UserError]:
+    """Why a case gets no name of its own in BIDS, which knows letters and digits only; of several the first has it."""
     seen: dict[str, str] = {}
+    errors = {}
     for case_id in case_ids:
         name = "_".join(scan_entities(case_id).values())
         if not name or name in seen:
-            remedy = "rename the scans: BIDS names hold letters and digits"
-            raise UserError(f"{case_id}: gets the name of {seen.get(name, 'nothing')} in BIDS", remedy=remedy)
-        seen[name] = case_id
+            remedy = "rename the scan: BIDS names hold letters and digits"
+            why = f"gets the name of {seen[name]} in BIDS" if name else "has no letter and no digit for a name in BIDS"
+            errors[case_id] = UserError(f"{case_id}: {why}", remedy=remedy)
+        else:
+            seen[name] = case_id
+    return errors
 
 
 def write_group(root: Path) -> int:

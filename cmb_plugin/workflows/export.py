@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cmb_plugin.dataset import Case
+from cmb_plugin.documents import counted
 from cmb_plugin.exchange import bids
 from cmb_plugin.exchange.case import ExportedCase
 from cmb_plugin.exchange.dicom import write_dicom
@@ -48,7 +49,7 @@ def export_cases(
     log: Callable[[str], None],
     workers: Workers = 0,
 ) -> list[Outcome[ExportedCase, Path]]:
-    """Writes predicted cases to the targets and returns the failures.
+    """Writes predicted cases to the targets and returns the failures; a case that has no name in BIDS is one.
 
     Args:
         folder: predictions folder.
@@ -59,23 +60,23 @@ def export_cases(
         scores: further score columns of the model, and what they mean.
         log: is given what was written.
         workers: processes, or machines.
-
-    Raises:
-        UserError: two cases would get one name.
     """
     exported = [ExportedCase(folder, case.case_id, case.images[0], inputs.get(case.case_id)) for case in cases]
     failed: list[Outcome[ExportedCase, Path]] = []
     if targets.derivatives is not None:
-        bids.check_names([case.case_id for case in exported])
+        nameless = bids.without_name([case.case_id for case in exported])
         bids.write_description(targets.derivatives, model, targets.raw)
         write = partial(_write_bids, root=targets.derivatives, scores=scores, raw=targets.raw)
-        outcomes = run_cases(write, exported, workers)
+        outcomes = run_cases(write, [case for case in exported if case.case_id not in nameless], workers)
+        failed += [Outcome(case, None, str(nameless[case.case_id])) for case in exported if case.case_id in nameless]
         failed += failures(outcomes)
-        log(f"BIDS derivatives of {len(exported) - len(failures(outcomes))} cases: {targets.derivatives}")
+        written = len(outcomes) - len(failures(outcomes))
+        log(f"BIDS derivatives of {counted(written, 'case')}: {targets.derivatives}")
     if targets.dicom is not None:
         outcomes = run_cases(partial(_write_dicom, folder=targets.dicom), exported, workers)
         failed += failures(outcomes)
-        log(f"DICOM segmentations and reports of {len(exported) - len(failures(outcomes))} cases: {targets.dicom}")
+        written = len(outcomes) - len(failures(outcomes))
+        log(f"DICOM segmentations and reports of {counted(written, 'case')}: {targets.dicom}")
     return failed
 
 

@@ -104,6 +104,13 @@ class PredictOptions:
     draw: bool = True
     machines: Machines | None = None
 
+    @property
+    def targets(self) -> list[Path]:
+        """The folders that are written into."""
+        export = self.export
+        folders = [self.output, *((export.derivatives, export.dicom) if export is not None else ())]
+        return [folder for folder in folders if folder is not None]
+
 
 def predict(
     model: TrainedModel,
@@ -127,6 +134,9 @@ def predict(
     """
     options = options or PredictOptions()
     _check_output(model, scans, options.output)
+    for target in options.targets:
+        if target.exists() and not target.is_dir():
+            raise UserError(f"{target}: is a file", remedy="name a folder for the results")
     device = options.device or default_device()
     config = (options.config or model.inference_config()).on(device)
     # What prepares scans in the background takes a core from the network where the network runs on the cores.
@@ -163,7 +173,7 @@ def predict(
 
             write_scans(folder, (source.case for source in sources), ensemble.plan.modalities)
         localisation = None
-        if options.regions is not None:
+        if options.regions is not None and sources:
             from cmb_plugin.regions.localisation import Localisation
 
             localisation = Localisation.of(options.regions, sources[0].case.images[0].parent, ensemble)

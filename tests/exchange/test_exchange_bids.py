@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from placed_case import write_prediction
 
+from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
 from cmb_plugin.exchange import bids
 from cmb_plugin.exchange.case import ExportedCase
 from cmb_plugin.images import Grid, read_mask
+from cmb_plugin.workflows.export import ExportTargets, export_cases
 
 GRID = Grid((9, 12, 10), (2.0, 0.9, 0.7), (-31.5, 12.25, 40.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
 SCORES = {"score_rpn": "What the detection head says.", "score_other": "Not in these predictions."}
@@ -62,12 +64,27 @@ def test_every_column_is_described_and_nothing_is_empty(tmp_path: Path) -> None:
     assert "score_other" not in listed[0]
 
 
-def test_names_that_bids_cannot_tell_apart_are_refused() -> None:
+def test_a_case_without_a_name_in_bids_is_refused_alone() -> None:
     assert bids.scan_entities("P_7_20240131_s004") == {"sub": "P720240131s004"}
     assert bids.scan_entities("sub-01_ses-2") == {"sub": "01", "ses": "2"}
-    bids.check_names(["a_1", "b_1"])
-    with pytest.raises(UserError, match="a1: gets the name of a_1 in BIDS"):
-        bids.check_names(["a_1", "a1"])
+    assert bids.without_name(["a_1", "b_1"]) == {}
+    refused = {case_id: str(error) for case_id, error in bids.without_name(["a_1", "患者", "a1", "b_1"]).items()}
+    assert list(refused) == ["患者", "a1"]
+    assert "a1: gets the name of a_1 in BIDS" in refused["a1"]
+    assert "no letter and no digit" in refused["患者"]
+
+
+def test_a_case_without_a_name_in_bids_stops_no_other(tmp_path: Path) -> None:
+    cases = []
+    for name in ("a_1", "a1", "b_1"):
+        write_prediction(tmp_path / "found", name, GRID)
+        cases.append(Case(name, (tmp_path / f"{name}.nii.gz",)))
+    lines: list[str] = []
+    targets = ExportTargets(derivatives=tmp_path / "bids")
+    failed = export_cases(tmp_path / "found", cases, {}, targets, "a model", {}, lines.append)
+    assert [(failure.item.case_id, failure.is_bug) for failure in failed] == [("a1", False)]
+    assert sorted(path.name for path in (tmp_path / "bids").glob("sub-*")) == ["sub-a1", "sub-b1"]
+    assert lines == [f"BIDS derivatives of 2 cases: {tmp_path / 'bids'}"]
 
 
 def test_a_group_is_a_row_per_scan(tmp_path: Path) -> None:

@@ -99,6 +99,21 @@ def test_an_input_without_a_scan_to_predict_is_an_error_in_earnest_too(model: st
     assert predict_command([*words, "--output", str(tmp_path / "out"), "-npp", "0"]) == 2
     assert capsys.readouterr().err == "error: no scan is one that the model reads - inputs.tsv says why\n"
     assert "projection" in (tmp_path / "out" / "inputs.tsv").read_text(encoding="utf-8")
+    assert predict_command([*words, "--output", str(tmp_path / "out"), "--regions", "atlas:builtin", "-npp", "0"]) == 2
+    assert capsys.readouterr().err == "error: no scan is one that the model reads - inputs.tsv says why\n"
+
+
+def test_a_file_in_the_place_of_a_folder_of_results_is_refused_before_the_work(
+    model: str, tmp_path: Path, capsys
+) -> None:
+    write_series(tmp_path / "in", volume(), GRID, number=4)
+    (tmp_path / "file").touch()
+    words = [model, "--input", str(tmp_path / "in"), "-npp", "0"]
+    for targets in (["--output", "file"], ["--output", "out", "--dicom-out", "file"]):
+        targets = [str(tmp_path / word) if "--" not in word else word for word in targets]
+        assert predict_command([*words, *targets]) == 2
+        assert capsys.readouterr().err == f"error: {tmp_path / 'file'}: is a file - name a folder for the results\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_case_is_kept_until_its_series_changes(model: str, tmp_path: Path, capsys) -> None:

@@ -18,6 +18,7 @@ from cmb_plugin.reporting.figures import BLUE, GREEN, GREY, VERMILION
 COLOURS = {"lobar": BLUE, "deep": VERMILION, "infratentorial": GREEN, UNKNOWN: GREY}
 INK, SOFT, RULE, WARN = "#1d2433", "#697386", "#d5dae3", "#a61b1b"
 WARNING = "RESEARCH USE ONLY"
+NO_BRAIN = "No brain was found in the scan: look at the scan before you believe the counts."
 FOOTER = (
     "Research use only. This is no medical device: not for diagnosis or treatment. Every lesion needs a reader's eye."
 )
@@ -51,6 +52,11 @@ class PageContent:
     def shown(self) -> list[int]:
         """Rows of the detections that count, highest score first."""
         return [row for row, word in enumerate(self.certainty) if word]
+
+    @property
+    def nothing_to_place(self) -> bool:
+        """Whether there is neither a brain nor a lesion for a glass brain."""
+        return not self.shown and (self.brain is None or not self.brain.any())
 
     @property
     def possible_known(self) -> bool:
@@ -105,20 +111,20 @@ class MarsRow:
 def mars_table(content: PageContent) -> list[MarsRow]:
     """The rows of the MARS table, the last of them of all lesions (group ``all``).
 
-    Groups of a map that is not trusted are left out: a row of zeros would say that there are none.
+    Groups and sides of a map that is not trusted are left out: zeros would say that there are none.
     """
-    lesions, possible = content.lesions, content.possible_known
-    rows = []
+    lesions, rows = content.lesions, []
     for group, region in mars_rows(lesions, content.regions.sub_regions):
         if group in GROUPS and not content.regions.trusted:
             continue
         name = region or ("place unknown" if group == UNKNOWN else "sub-region not known")
-        rows.append(MarsRow(group, name, _counts(lesions, possible, group=group, region=region)))
-    return [*rows, MarsRow("all", "", _counts(lesions, possible))]
+        rows.append(MarsRow(group, name, _counts(content, group=group, region=region)))
+    return [*rows, MarsRow("all", "", _counts(content))]
 
 
-def _counts(lesions: Sequence[Lesion], possible: bool, **which: str) -> tuple[int | None, ...]:
-    sides = [number(lesions, side=side, **which) for side in SIDES[:2]]
+def _counts(content: PageContent, **which: str) -> tuple[int | None, ...]:
+    lesions, possible, sided = content.lesions, content.possible_known, content.regions.trusted
+    sides = [number(lesions, side=side, **which) if sided else None for side in SIDES[:2]]
     return (*sides, number(lesions, **which), number(lesions, certainty="possible", **which) if possible else None)
 
 
@@ -168,4 +174,7 @@ def place_of(lesion: Lesion) -> str:
 def made_by(predictions: CasePredictions) -> list[str]:
     """Program, model and operating point, as words."""
     words = [f"cmb_plugin {version('cmb_plugin')}", predictions.model]
-    return [word for word in (*words, f"reported from score {predictions.operating_point:.2f} on") if word]
+    possible = (predictions.regions or {}).get("possible_score")
+    scores = f"definite from score {predictions.operating_point:.2f} on"
+    scores += "" if possible is None else f", possible from {possible:.2f} on"
+    return [word for word in (*words, scores) if word]

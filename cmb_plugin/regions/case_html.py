@@ -15,6 +15,7 @@ from cmb_plugin.reporting.pages import PageTable, render
 from .case_content import (
     COLOURS,
     FOOTER,
+    NO_BRAIN,
     QUALITY,
     SOFT,
     VIEW_MM,
@@ -42,7 +43,8 @@ def case_html(content: PageContent) -> str:
         made_by=made_by(content.predictions),
         tiles=tiles(content),
         flags=content.flags,
-        brain=_glass_brains(content),
+        brain=None if content.nothing_to_place else _glass_brains(content),
+        no_brain=NO_BRAIN,
         mars=_mars(content),
         facts=[fact for fact in facts(content) if fact.label != QUALITY],
         lesions=_lesions(content),

@@ -17,6 +17,7 @@ from .case_content import (
     COLOURS,
     FOOTER,
     INK,
+    NO_BRAIN,
     QUALITY,
     RULE,
     SOFT,
@@ -116,6 +117,9 @@ def _tiles(sheet: _Sheet, content: PageContent, top: float) -> float:
 
 def _glass_brains(sheet: _Sheet, content: PageContent, top: float) -> float:
     sheet.heading(EDGE, top, "Where they lie", "seen through the brain; size by diameter, hollow: possible")
+    if content.nothing_to_place:
+        sheet.write(EDGE, top + 0.3, NO_BRAIN, fontsize=9, color=WARN)
+        return top + 0.6
     width = INNER / 3
     turned = Mapping.plan(content.predictions.grid)
     for index, (name, letter, down, right) in enumerate(PLANES):
@@ -223,7 +227,7 @@ def _planes(sheet: _Sheet, content: PageContent, top: float) -> None:
     lines = max(1, int(room // (0.85 * side + CAPTION + 0.06)))
     side = min(side, room / lines - CAPTION - 0.06) if len(rows) > (lines - 1) * columns else side
     chosen, choice = lesions_on_planes([content.certainty[row] for row in rows], lines * columns, columns)
-    sheet.heading(EDGE, top, "The lesions", f"{choice}; {VIEW_MM:g} mm" if rows else "")
+    sheet.heading(EDGE, top, "The lesions", f"{choice}; diameter and score; planes of {VIEW_MM:g} mm" if rows else "")
     if not rows:
         sheet.write(EDGE, top + 0.3, "No microbleed was found.", fontsize=9, color=SOFT)
         return

@@ -11,12 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from region_task import make_region_task
 from tiny_task import make_tiny_task
 
 from cmb_plugin import __version__
+from cmb_plugin.images import Grid, write_image
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -51,6 +53,19 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
     folders = "cmb_plugin|planners|trainers|tasks|tests|benchmarks|docs"
     named = re.findall(rf"`((?:{folders})/[\w./]+)`", page.read_text(encoding="utf-8"))
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_script_of_the_page_on_exchange_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "exchange.md").read_text(encoding="utf-8")
+    (tmp_path / "script.py").write_text(page.partition("```python\n")[2].partition("```")[0], encoding="utf-8")
+    (tmp_path / "scans").mkdir()
+    noise = np.random.default_rng(0).normal(100, 9, (16, 24, 24)).astype(np.float32)
+    write_image(tmp_path / "scans" / "a.nii.gz", noise, Grid(noise.shape, (2.0, 1.0, 1.0)))
+    (tmp_path / "scans" / "empty.nii.gz").write_bytes(b"")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "empty.nii.gz: cannot be read as an image" in done.stdout
+    assert (tmp_path / "derivatives" / "group_microbleeds.tsv").is_file()
 
 
 def test_every_command_is_in_the_table_and_no_other() -> None:

@@ -62,7 +62,7 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
     if options.patterns:
         volumes = _by_patterns(path, channels, options.patterns)
     elif path.is_file() and image_stem(path) is not None:
-        volumes = volumes_of_file(path, path.name, safe_case(str(image_stem(path))))
+        volumes = _file(path, path.parent)
     elif path.is_dir() and any(path.glob("sub-*/")):
         from .bids import bids_volumes
 

@@ -100,6 +100,39 @@ def centre_loss(
     return each.sum() / centre.sum().clamp(min=1)
 
 
+def hard_centre_loss(
+    logits: Tensor,
+    target: Tensor,
+    lesions: int,
+    negatives: int,
+    weight: float = 2.0,
+    forgiveness: float = 4.0,
+    judged: Tensor | None = None,
+) -> Tensor:
+    """Cross entropy of a map of centres over its positives and the hardest negatives alone (Shrivastava et al. 2016).
+
+    The sum of -log p over the n locations of the batch that hold a centre (target 1), and of
+    -(``weight`` / k) (1 - y)^b log(1 - p) over the k max(n, B) others where it is greatest, divided by n: all in all
+    negatives count ``weight`` times as much as positives, and more in a batch with fewer lesions than images.
+
+    Args:
+        logits: [B, ...] of any shape.
+        target: y, the same shape, 0..1.
+        lesions: n where the number of negatives is set; known without asking the device.
+        negatives: k, locations without a centre for each that holds one.
+        weight: of the negatives; 2 as where a third of sampled anchors are positives.
+        forgiveness: b, how little locations near a centre count.
+        judged: bool, broadcast to the same shape, False for locations that are left out; None takes all.
+    """
+    centre = target >= 1
+    miss = torch.where(centre, 0, -(1 - target).pow(forgiveness) * F.logsigmoid(-logits))
+    if judged is not None:
+        centre, miss = centre & judged, torch.where(judged, miss, 0)
+    hardest = miss.flatten().topk(min(negatives * max(lesions, len(logits)), miss.numel())).values
+    hit = torch.where(centre, -F.logsigmoid(logits), 0)
+    return (hit.sum() + weight / negatives * hardest.sum()) / centre.sum().clamp(min=1)
+
+
 def regression_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """1 - GIoU of decoded boxes and their lesions (Rezatofighi et al. 2019), averaged; 0 (with a gradient path)
     without pairs.

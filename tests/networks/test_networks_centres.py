@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cmb_plugin.networks import LOCAL_NORMS, NORMS, CentreHead, centre_loss, sample_anchors
+from cmb_plugin.networks import LOCAL_NORMS, NORMS, CentreHead, centre_loss, hard_centre_loss, sample_anchors
 
 
 def test_the_centre_loss_is_cornernets_formula():
@@ -28,16 +28,41 @@ def test_a_map_without_centres_is_divided_by_one():
     assert centre_loss(logits, torch.zeros(4)).item() == pytest.approx(4 * 0.25 * math.log(2))
 
 
+@pytest.mark.parametrize("centres", [0, 1, 5])
+def test_the_hard_loss_is_the_entropy_of_positives_and_of_the_hardest_others(centres):
+    """Location by location, with the sorting of plain Python."""
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(0, 3, (2, 60, 1)), rng.random((2, 60, 1)) * 0.9
+    target[1, :centres] = 1
+    hits, misses = [], []
+    for logit, y in zip(logits.ravel(), target.ravel(), strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        if y == 1:
+            hits.append(-math.log(p))
+        else:
+            misses.append(-((1 - y) ** 4) * math.log(1 - p))
+    hardest = sorted(misses, reverse=True)[: 3 * max(centres, 2)]
+    expected = (sum(hits) + 2 / 3 * sum(hardest)) / max(1, centres)
+    loss = hard_centre_loss(torch.tensor(logits), torch.tensor(target), centres, 3)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_hard_loss_of_a_map_with_fewer_locations_than_negatives_takes_them_all():
+    loss = hard_centre_loss(torch.zeros(1, 5, 1), torch.zeros(1, 5, 1), 0, 100, weight=100.0)
+    assert loss.item() == pytest.approx(5 * math.log(2))
+
+
 @pytest.mark.parametrize("value", [100.0, -100.0])
-def test_the_gradient_of_the_centre_loss_is_finite_for_the_surest_wrong_answers(value):
-    logits = torch.full((6,), value, requires_grad=True)
-    target = torch.tensor([0, 0.5, 0.999999, 1, 1, 0])
-    loss = centre_loss(logits, target)
+@pytest.mark.parametrize("formula", [centre_loss, lambda logits, target: hard_centre_loss(logits, target, 2, 1)])
+def test_the_gradient_of_the_centre_loss_is_finite_for_the_surest_wrong_answers(value, formula):
+    logits = torch.full((1, 6), value, requires_grad=True)
+    target = torch.tensor([[0, 0.5, 0.999999, 1, 1, 0]])
+    loss = formula(logits, target)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
     wrong = 3 if value < 0 else 0
-    assert logits.grad[wrong].abs() > 0.1  # it is pulled back
+    assert logits.grad[0, wrong].abs() > 0.1  # it is pulled back
 
 
 @pytest.mark.parametrize("classes", [1, 3])

@@ -149,12 +149,17 @@ def test_forty_steps_find_every_lesion_of_both_classes_and_nothing_else():
     assert (nothing.scores < 0.5).all()
 
 
-def test_the_gradient_of_the_score_reaches_every_location():
-    model = module(hspl=False)
+@pytest.mark.parametrize("negatives", [0, 5])
+def test_the_gradient_of_the_score_reaches_every_location_or_the_hardest(negatives):
+    model = module(hspl=False, hard_negatives=negatives)
     output = model.network(scene(DENSE).images)
     output.logits.retain_grad()
     model.assignment.losses(output, scene(DENSE, (0, 8, 8, 8)), torch.Generator())["classification"].backward()
-    assert (output.logits.grad != 0).all()
+    reached = output.logits.grad != 0
+    assert reached.sum() == (1 + 2 * negatives if negatives else reached.numel())
+    if negatives:
+        away = reached & (output.logits.grad > 0)
+        assert output.logits[away].min() >= output.logits[0].quantile(0.9)
 
 
 def test_losses_are_the_same_in_any_order_of_the_lesions():
@@ -283,7 +288,7 @@ def test_a_plan_without_anchors_is_learned_by_centres():
 def test_the_baseline_takes_centres_too(widths, level):
     plan = dataclasses.replace(DENSE, centres=dataclasses.replace(DENSE.centres, level=level))
     model = module(plan, RetinaUNetV001, assignment="centre", widths=widths)
-    history = train(model, scene(plan, (0, 4, 5, 5)), 3)
+    history = train(model, scene(plan, (0, 4, 5, 5)), 10)
     assert history[-1]["classification"] < history[0]["classification"]
     assert model.divisor == (PLAN.architecture.divisor if widths == "plan" else (1, 2, 2))
 

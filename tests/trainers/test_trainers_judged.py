@@ -10,7 +10,7 @@ from small_plan import PLAN
 from torch import Tensor
 
 from cmb_plugin.boxes import at_middles, centre_map, flat_index
-from cmb_plugin.networks import RetinaOutput, centre_loss, sample_anchors, segmentation_loss
+from cmb_plugin.networks import RetinaOutput, centre_loss, hard_centre_loss, sample_anchors, segmentation_loss
 from cmb_plugin.planning import Centres
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import Batch, TrainerConfig
@@ -185,6 +185,8 @@ def test_losses_of_judged_places_are_those_of_the_places_alone():
     judged = torch.arange(40) < 30
     whole = centre_loss(logits, target, judged=judged[None, :, None])
     torch.testing.assert_close(whole, centre_loss(logits[:, judged], target[:, judged]))
+    whole = hard_centre_loss(logits, target, 1, 4, judged=judged[None, :, None])
+    torch.testing.assert_close(whole, hard_centre_loss(logits[:, judged], target[:, judged], 1, 4))
     segmentation = torch.randn(1, 2, 4, 4, 4, generator=generator)
     foreground = (torch.rand(1, 4, 4, 4, generator=generator) < 0.3).to(torch.uint8)
     mask = torch.zeros_like(foreground)

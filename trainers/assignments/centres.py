@@ -21,7 +21,7 @@ from cmb_plugin.boxes import (
     peaks,
 )
 from cmb_plugin.inference import PatchDetections
-from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, light_tower, regression_loss
+from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, hard_centre_loss, light_tower, regression_loss
 from cmb_plugin.planning import Architecture, Centres, default_centres
 from cmb_plugin.training import Batch
 
@@ -41,9 +41,9 @@ WIDEST_CODE_ERROR = 1.0
 
 
 class CentreAssignment(Assignment):
-    """Every location learns how near the centre of a lesion it is, by a Gaussian in mm, with a focal loss over all of
-    them (Law & Deng 2018; Zhou et al. 2019); those near a centre learn the box. A lesion of two voxels weighs as much
-    as one of ten, and every mimic in view is a negative."""
+    """Every location learns how near the centre of a lesion it is, by a Gaussian in mm (Law & Deng 2018; Zhou et al.
+    2019), those that hold no lesion where they are hardest; those near a centre learn the box. A lesion of two voxels
+    weighs as much as one of ten, and every mimic in view may be a negative."""
 
     @cached_property
     def centres(self) -> Centres:
@@ -85,8 +85,8 @@ class CentreAssignment(Assignment):
         return reach, [side / mm for side, mm in zip(self.centres.sides_mm, spacing, strict=True)]
 
     def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Focal loss over all locations; L1 of codes and GIoU of boxes over those near a centre. What nobody has judged
-        is left out."""
+        """Cross entropy of centres and hard negatives, or a focal loss over all locations; L1 of codes and GIoU of
+        boxes over those near a centre. What nobody has judged is left out."""
         spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
         targets = [
             centre_map(
@@ -101,12 +101,19 @@ class CentreAssignment(Assignment):
         judged = judged_anchors(output, batch, [self.stride])
         if judged is not None:
             judged = judged | (target >= 1).any(dim=2)  # a lesion has been judged, wherever its location's middle lies
-            kept = judged[image, location]
-            image, location, lesion = image[kept], location[kept], lesion[kept]
+            near_judged = judged[image, location]
+            image, location, lesion = image[near_judged], location[near_judged], lesion[near_judged]
+        kept = None if judged is None else judged[..., None]
+        hard = self.config.hard_negatives
+        if hard:
+            lesions = sum(map(len, batch.boxes))
+            classification = hard_centre_loss(output.logits, target, lesions, hard, judged=kept)
+        else:
+            classification = centre_loss(output.logits, target, judged=kept)
         boxes, _ = boxes_of_lesions(batch, image, lesion)
         points = middles_of(torch.stack(torch.unravel_index(location, shape), dim=1), self.stride)
         return {
-            "classification": centre_loss(output.logits, target, judged=None if judged is None else judged[..., None]),
+            "classification": classification,
             "regression": self.box_loss(output.deltas[image, location], boxes, points),
         }
 

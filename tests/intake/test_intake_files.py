@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel
@@ -54,11 +55,13 @@ def test_a_file_and_a_folder_of_any_format_are_one_scan_each(tmp_path: Path) -> 
     assert [case.case_id for case in alone.cases] == ["b"]
 
 
-def test_a_file_named_alone_has_the_name_that_it_has_in_its_folder(tmp_path: Path) -> None:
-    for name in ("head 1", "患者"):
-        path = save(tmp_path / name / f"{name}.nii.gz")
-        assert [case.case_id for case in list_input(path, SWI).cases] == [name]
-        assert [case.case_id for case in list_input(path.parent, SWI).cases] == [name]
+@pytest.mark.parametrize("name", ["head 1", "患者"])
+def test_a_file_named_alone_has_the_name_that_it_has_in_its_folder(tmp_path: Path, name: str) -> None:
+    if not name.isascii() and sys.getfilesystemencoding() == "ascii":
+        pytest.skip("this system's file names are ASCII")
+    path = save(tmp_path / name / f"{name}.nii.gz")
+    assert [case.case_id for case in list_input(path, SWI).cases] == [name]
+    assert [case.case_id for case in list_input(path.parent, SWI).cases] == [name]
 
 
 def test_names_and_sidecars_say_what_is_no_swi(tmp_path: Path) -> None:

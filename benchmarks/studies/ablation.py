@@ -8,9 +8,8 @@
 
 It is nndet_benchmark with these rows as its models (the first is the reference of ratios) and a longer report; its
 options and how it goes on after a stop are described in docs/benchmark.md. All rows have the same plan, scans, seeds,
-steps and patches. Rows: vanilla and baseline (RetinaUNetV001 with random and with hard negatives), focal and focal_hspl
-(CMBRetinaUNet with the focal loss that it had first), dense, ffm, hspl, both (with these parts), deep_mir, two_step;
---models gives others.
+steps and patches. Rows: vanilla and baseline (RetinaUNetV001 with random and with hard negatives), dense, ffm, hspl,
+both (CMBRetinaUNet with these parts), deep_mir, two_step; --models gives others.
 
 Records, logs, runs.csv, table.md and froc.png land in --output (${det_models}/ablation) below the task's name. The
 report also goes between the markers of --page (docs/studies/ablation.md) and to --figure (docs/images/ablation.png),
@@ -36,8 +35,6 @@ from .ablation_report import write_report
 ROWS = {  # name on the command line: as nndet_benchmark --models takes it
     "vanilla": "RPN with random negatives: RetinaUNetV001 model_cfg.negative_pool=null",
     "baseline": "RetinaUNetV001",
-    "focal": "dense with focal loss: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=false model_cfg.hard_negatives=0",
-    "focal_hspl": "dense with focal loss + HSPL: CMBRetinaUNet model_cfg.ffm=false model_cfg.hard_negatives=0",
     "dense": "dense: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=false",
     "ffm": "dense + FFM: CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=false",
     "hspl": "dense + HSPL: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=true",

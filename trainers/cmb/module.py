@@ -118,10 +118,9 @@ class CMBRetinaUNet(RetinaUNetV001):
 
     @classmethod
     def migrated(cls, model_cfg: dict[str, Any]) -> dict[str, Any]:
-        """Before there were dense maps of centres it was a network with anchors; the first ones had a focal loss."""
-        anchors = {"assignment": "atss", "widths": "plan", "norm": "instance"}
-        before = {"hard_negatives": 0} if "assignment" in model_cfg else anchors
-        return {**before, **model_cfg}
+        """Before there were dense maps of centres it was a network with anchors."""
+        before = {"assignment": "atss", "widths": "plan", "norm": "instance"}
+        return model_cfg if "assignment" in model_cfg else {**before, **model_cfg}
 
     @property
     def scores(self) -> dict[str, str]:  # type: ignore[override] # which there are is a question of the settings

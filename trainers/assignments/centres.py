@@ -41,9 +41,9 @@ WIDEST_CODE_ERROR = 1.0
 
 
 class CentreAssignment(Assignment):
-    """Every location learns how near the centre of a lesion it is, by a Gaussian in mm (Law & Deng 2018; Zhou et al.
-    2019), those that hold no lesion where they are hardest; those near a centre learn the box. A lesion of two voxels
-    weighs as much as one of ten, and every mimic in view may be a negative."""
+    """Every location learns how near the centre of a lesion it is, by a Gaussian in mm, with a focal loss over all of
+    them (Law & Deng 2018; Zhou et al. 2019), or from the hardest alone; those near a centre learn the box. A lesion of
+    two voxels weighs as much as one of ten, and every mimic in view is a negative."""
 
     @cached_property
     def centres(self) -> Centres:
@@ -85,8 +85,8 @@ class CentreAssignment(Assignment):
         return reach, [side / mm for side, mm in zip(self.centres.sides_mm, spacing, strict=True)]
 
     def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross entropy of centres and hard negatives, or a focal loss over all locations; L1 of codes and GIoU of
-        boxes over those near a centre. What nobody has judged is left out."""
+        """Focal loss over all locations, or cross entropy of centres and hard negatives; L1 of codes and GIoU of boxes
+        over those near a centre. What nobody has judged is left out."""
         spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
         targets = [
             centre_map(

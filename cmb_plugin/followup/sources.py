@@ -176,10 +176,15 @@ def came_back(persons: Sequence[Person], root: Path) -> tuple[list[Person], list
     Raises:
         UserError: nobody has.
     """
-    again = [person for person in persons if len({_session(visit.case) for visit in person.visits}) > 1]
+    again, once = [], []
+    for person in persons:
+        if len({_session(visit.case) for visit in person.visits}) > 1:
+            again.append(person)
+        else:
+            once.append(person.name)
     if not again:
         raise UserError(f"{root}: nobody has two sessions that the model can read", remedy="name a data set with more")
-    return again, [person.name for person in persons if person not in again]
+    return again, once
 
 
 def _session(case: str) -> str:

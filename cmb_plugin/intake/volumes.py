@@ -124,7 +124,7 @@ def volumes_of_file(path: Path, name: str, case: str, session: str = "", **known
     volume = Volume(name, case, session or case, path, **known)
     if len(shape) != 4:
         own = volume.echo_ms if volume.echo_ms is not None else millis[0]
-        return [replace(volume, echo_ms=own, defect=unreadable(path))]
+        return [replace(volume, echo_ms=own, defect=_unreadable(path))]
     count = shape[3]
     if count > MOST_ECHOES:
         return [replace(volume, index=0, defect=f"it holds {count} volumes: points in time, not echoes")]
@@ -142,7 +142,7 @@ def volumes_of_file(path: Path, name: str, case: str, session: str = "", **known
     ]
 
 
-def unreadable(path: Path) -> str:
+def _unreadable(path: Path) -> str:
     """Why an image file holds no 3D volume, as far as its header tells; "" where nothing is known against it."""
     if path.is_symlink() and not path.exists():
         return "is a link to a file that is not here: fetch it, for instance by datalad get"

@@ -69,14 +69,15 @@ def export_cases(
         write = partial(_write_bids, root=targets.derivatives, scores=scores, raw=targets.raw)
         outcomes = run_cases(write, [case for case in exported if case.case_id not in nameless], workers)
         failed += [Outcome(case, None, str(nameless[case.case_id])) for case in exported if case.case_id in nameless]
-        failed += failures(outcomes)
-        written = len(outcomes) - len(failures(outcomes))
-        log(f"BIDS derivatives of {counted(written, 'case')}: {targets.derivatives}")
+        unwritten = failures(outcomes)
+        failed += unwritten
+        log(f"BIDS derivatives of {counted(len(outcomes) - len(unwritten), 'case')}: {targets.derivatives}")
     if targets.dicom is not None:
         outcomes = run_cases(partial(_write_dicom, folder=targets.dicom), exported, workers)
-        failed += failures(outcomes)
-        written = len(outcomes) - len(failures(outcomes))
-        log(f"DICOM segmentations and reports of {counted(written, 'case')}: {targets.dicom}")
+        unwritten = failures(outcomes)
+        failed += unwritten
+        written = counted(len(outcomes) - len(unwritten), "case")
+        log(f"DICOM segmentations and reports of {written}: {targets.dicom}")
     return failed
 
 

@@ -101,21 +101,22 @@ class CentreAssignment(Assignment):
         judged = judged_anchors(output, batch, [self.stride])
         if judged is not None:
             judged = judged | (target >= 1).any(dim=2)  # a lesion has been judged, wherever its location's middle lies
-            near_judged = judged[image, location]
-            image, location, lesion = image[near_judged], location[near_judged], lesion[near_judged]
-        kept = None if judged is None else judged[..., None]
-        hard = self.config.hard_negatives
-        if hard:
-            lesions = sum(map(len, batch.boxes))
-            classification = hard_centre_loss(output.logits, target, lesions, hard, judged=kept)
-        else:
-            classification = centre_loss(output.logits, target, judged=kept)
+            kept = judged[image, location]
+            image, location, lesion = image[kept], location[kept], lesion[kept]
+            judged = judged[..., None]
         boxes, _ = boxes_of_lesions(batch, image, lesion)
         points = middles_of(torch.stack(torch.unravel_index(location, shape), dim=1), self.stride)
         return {
-            "classification": classification,
+            "classification": self.score_loss(output.logits, target, sum(map(len, batch.boxes)), judged),
             "regression": self.box_loss(output.deltas[image, location], boxes, points),
         }
+
+    def score_loss(self, logits: Tensor, target: Tensor, lesions: int, judged: Tensor | None) -> Tensor:
+        """Of logits [B, T, K], by all negatives or by the hardest; ``judged`` [B, T, 1] as for ``centre_loss``."""
+        negatives = self.config.hard_negatives
+        if negatives:
+            return hard_centre_loss(logits, target, lesions, negatives, judged=judged)
+        return centre_loss(logits, target, judged=judged)
 
     def box_loss(self, codes: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
         """Smooth L1 of codes [P, 6], which pulls at any prediction, and 1 - GIoU, which knows what a box is, of boxes

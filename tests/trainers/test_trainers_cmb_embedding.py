@@ -1,10 +1,10 @@
-"""What prototypes are called, and the picture of their space."""
+"""What prototypes are called, and the picture of what lies near them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from cmb_plugin.trainers.cmb.embedding import embedding_figure, name_prototypes, principal_plane
+from cmb_plugin.trainers.cmb.embedding import name_prototypes, prototypes_figure
 
 KINDS = ["cmb", "cmb", "mimic", "mimic", "mimic"]
 
@@ -28,23 +28,20 @@ def test_without_detections_prototypes_are_numbered():
     assert members == [{}] * 5
 
 
-def test_the_plane_is_that_of_a_singular_value_decomposition():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(40, 6)) * [5, 3, 1, 0.5, 0.1, 0.1]
-    flat, others, shown = principal_plane(points, points[:3])
-    values = np.linalg.eigvalsh(np.cov(points.T))[::-1]
-    np.testing.assert_allclose(np.sort(flat.var(axis=0, ddof=1))[::-1], values[:2], rtol=1e-9)
-    np.testing.assert_allclose(shown, values[:2].sum() / values.sum(), rtol=1e-9)
-    np.testing.assert_allclose(others, flat[:3], atol=1e-9)
-
-
 @pytest.mark.parametrize("count", [0, 1, 30])
-def test_the_figure_shows_every_prototype_and_kind(count):
-    rng = np.random.default_rng(0)
+def test_the_figure_has_a_row_for_every_prototype_and_a_dot_for_every_detection(count):
+    odds = np.linspace(-3, 3, count)
+    nearest = np.arange(count) % 2
     seen = ["cmb", "vein", "none"] * (count // 3) or ["cmb"] * count
-    names = ["cmb 1", "mimic 1 (vein)"]
-    figure = embedding_figure(rng.normal(size=(count, 4)), seen, rng.normal(size=(2, 4)), names, ["cmb"], "title")
+    names = ["cmb 1", "mimic 1 (vein)", "mimic 2"]
+    figure = prototypes_figure(odds, nearest, seen, names, ["cmb"], "title")
     axes = figure.axes[0]
-    assert [text.get_text() for text in axes.texts] == names
-    assert sum(len(dots.get_offsets()) for dots in axes.collections) == count
+    held = [(count + 1) // 2, count // 2, 0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        f"{name}: {n}" for name, n in zip(names, held, strict=True)
+    ]
+    dots = np.concatenate([np.asarray(group.get_offsets()) for group in axes.collections] or [np.zeros((0, 2))])
+    by_odds = dots[np.argsort(dots[:, 0])]
+    np.testing.assert_allclose(by_odds[:, 0], odds)
+    np.testing.assert_array_equal(np.round(by_odds[:, 1]), nearest)
     assert len(axes.collections) == len(set(seen))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from cmb_plugin.dataset import Case, Dataset, read_mimics, read_truth
 from cmb_plugin.detections import Detections
@@ -17,26 +17,27 @@ from cmb_plugin.reporting.figures import save_figure
 from cmb_plugin.training import DetectionModule, LabelledCases
 from cmb_plugin.workers import progress
 
-from .embedding import NO_MIMIC, embedding_figure, name_prototypes
+from .embedding import NO_MIMIC, name_prototypes, prototypes_figure
+from .prototypes import Prototypes
 
 SCHEMA = 1
 MOST_CASES = 12
 
 
 def describe_prototypes(
-    module: DetectionModule, prototypes: Tensor, kinds: Sequence[str], fold: FoldFolder, scans: LabelledCases
+    module: DetectionModule, prototypes: Prototypes, kinds: Sequence[str], fold: FoldFolder, scans: LabelledCases
 ) -> None:
-    """Writes ``prototypes.json`` (names, and what lies nearest to each prototype) and ``embedding.png``.
+    """Writes ``prototypes.json`` (names, and what each prototype stands for) and ``embedding.png``.
 
     Args:
         module: trained; its detections have a column ``embedding`` [N, E].
-        prototypes: [K, E].
+        prototypes: K of them.
         kinds: K kinds, ``mimic`` or the name of a class.
         fold: folder that is written to.
         scans: to look at, the first ``MOST_CASES`` of them; where the Task lists mimics by kind, prototypes are named
             after them.
     """
-    centres, classes = prototypes.float().cpu().numpy(), Dataset.load(scans.task).classes
+    classes = Dataset.load(scans.task).classes
     cases = scans.labelled(MOST_CASES)
     embeddings: list[np.ndarray] = []
     seen: list[str] = []
@@ -46,9 +47,14 @@ def describe_prototypes(
             seen += _true_kinds(detections, case, classes)
             embeddings += list(detections.columns.get("embedding", []))
             advance()
-    points = np.array(embeddings, dtype=float).reshape(-1, centres.shape[1])
-    nearest = np.square(points[:, None] - centres[None]).sum(axis=2).argmin(axis=1)
-    names, members = name_prototypes(kinds, nearest, seen)
+    points = torch.from_numpy(np.array(embeddings, dtype=np.float32).reshape(-1, prototypes.prototypes.shape[1]))
+    with torch.no_grad():
+        points = points.to(prototypes.prototypes)
+        likelihoods = prototypes.likelihoods(points)
+        likeliest = likelihoods.argmax(dim=1).cpu().numpy()
+        is_mimic = prototypes.owner == prototypes.owner.max()
+        odds = likelihoods[:, ~is_mimic].logsumexp(dim=1) - likelihoods[:, is_mimic].logsumexp(dim=1)
+    names, members = name_prototypes(kinds, likeliest, seen)
     content: dict[str, Any] = {
         "schema": SCHEMA,
         "names": names,
@@ -58,7 +64,7 @@ def describe_prototypes(
     }
     write_json(fold.root / "prototypes.json", content)
     title = f"{scans.task.name}, {fold.root.parent.name}, {fold.root.name}: {len(cases)} scans"
-    figure = embedding_figure(points, seen, centres, names, classes, title)
+    figure = prototypes_figure(odds.cpu().numpy(), likeliest, seen, names, classes, title)
     save_figure(figure, fold.root / "embedding.png")
 
 

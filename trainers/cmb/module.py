@@ -267,17 +267,18 @@ class CMBRetinaUNet(RetinaUNetV001):
     def describe(
         self, output: RetinaOutput, image: int, detections: PatchDetections, points: Tensor
     ) -> dict[str, Tensor]:
-        """Scores of the detector, of the prototypes and of both, the nearest prototype and the distance to it; nothing
-        without ``model_cfg.hspl``."""
+        """Scores of the detector, of the prototypes and of both, the likeliest prototype and the distance to it;
+        nothing without ``model_cfg.hspl``."""
         if not self.model_cfg.hspl:
             return {}
         features = output.features[0]
         cells = cells_of(points, features.shape[2:], self.stride)
         places = torch.cat([torch.full_like(cells[:, :1], image), cells], dim=1)
         embeddings = self.prototypes.embed(features, places)
-        distance, nearest = self.prototypes.squared_distances(embeddings).min(dim=1)
+        likeliest = self.prototypes.likelihoods(embeddings).argmax(dim=1)
+        distance = self.prototypes.squared_distances(embeddings).gather(1, likeliest[:, None]).squeeze(1).sqrt()
         detections.categories = {"looks_like": self.prototype_names}
-        columns = {"looks_like": nearest, "prototype_distance": distance.sqrt()}
+        columns = {"looks_like": likeliest, "prototype_distance": distance}
         if not self.scores_by_prototypes:
             probability = self.prototypes.log_probabilities(embeddings).exp()
             score = probability.gather(1, detections.labels[:, None]).squeeze(1)
@@ -309,7 +310,7 @@ class CMBRetinaUNet(RetinaUNetV001):
             return
         self.keep_embeddings = True
         try:
-            describe_prototypes(self, self.prototypes.prototypes.detach(), self.kinds, fold, cases)
+            describe_prototypes(self, self.prototypes, self.kinds, fold, cases)
         finally:
             self.keep_embeddings = False
 

@@ -316,23 +316,15 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
         found = Detections(truth.boxes, np.linspace(0.9, 0.8, len(truth)), truth.labels)
         write_case_predictions(given, CasePredictions(case.case_id, found, truth.grid, ("cmb", "iron"), 0.5))
     assert boxes_file(given, "sub-51").is_file()
-    common = [
-        task.name,
-        "--models",
-        f"RetinaUNetV001,{given}",
-        "--budget",
-        "20steps",
-        "--resamples",
-        "100",
-        "-o",
-        *SMALL,
-    ]
+    methods = [task.name, "--models", f"RetinaUNetV001,{given}"]
+    settings = ["--resamples", "100", "-o", *SMALL, "trainer_cfg.batch_size=2", "inference_cfg.overlap=0"]
+    common = [*methods, "--budget", "20steps", *settings]
     whole, broken = tmp_path / "models" / "whole", tmp_path / "models" / "broken"
     assert command.main([*common, "--output", str(whole)]) == 0
     assert "FROC score" in capsys.readouterr().out
     fold = tmp_path / "models" / task.name / "RetinaUNetV001_D3CMB_3d_broken_seed0" / "fold0"
     for sign in (fold / "settings.yaml", fold / "model_last.ckpt"):
-        process = start(*common, "--output", str(broken))
+        process = start(*common, "--output", str(broken), "--only", "train,predict,eval")
         deadline = time.monotonic() + 120
         while not sign.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -356,7 +348,7 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
     # Nothing is left to do: the table alone is written anew; another budget is another benchmark.
     before = (fold / "model_last.ckpt").stat().st_mtime_ns
     assert command.main([*common, "--output", str(broken), "--only", "eval"]) == 0
-    assert command.main([*common[:3], "--budget", "40steps", "-o", *SMALL, "--output", str(broken)]) == 2
+    assert command.main([*methods, "--budget", "40steps", *settings, "--output", str(broken)]) == 2
     assert "another --output" in capsys.readouterr().err
     assert (fold / "model_last.ckpt").stat().st_mtime_ns == before
     assert json.loads((broken / task.name / "RetinaUNetV001_fold0_seed0.json").read_text(encoding="utf-8"))[

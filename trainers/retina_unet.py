@@ -49,8 +49,8 @@ class RetinaConfig(ModelConfig):
         positive_fraction: share of positives among them.
         negative_pool: size of the pool of hard negatives relative to the number drawn; null draws from all, which are
             the random negatives of a plain region proposal network.
-        hard_negatives: with a dense map, how many locations without a lesion enter the loss for each lesion, the
-            hardest of the batch, by cross entropy; 0 takes all, by CornerNet's focal loss.
+        hard_negatives: with a dense map, how many locations without a lesion enter a cross entropy for each lesion, the
+            hardest of the batch, beside CornerNet's focal loss over all; 0 takes the focal loss alone.
         topk: best-scoring boxes of a patch that reach suppression.
         score_threshold: boxes below it are dropped before suppression.
         nms_iou: overlap from which the weaker of two boxes of a patch is dropped.
@@ -70,7 +70,7 @@ class RetinaConfig(ModelConfig):
     samples_per_image: int = within(32, 1)
     positive_fraction: float = within(1 / 3, 0, 1)
     negative_pool: float | None = within(20.0, 0)
-    hard_negatives: int = within(0, 0)
+    hard_negatives: int = within(16, 0)
     topk: int = within(1000, 1)
     score_threshold: float = within(0.02, 0, 1)
     nms_iou: float = within(0.6, 0, 1)

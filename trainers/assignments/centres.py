@@ -39,10 +39,13 @@ SAME_LESION_IOU = 0.1
 WIDEST_CODE_ERROR = 1.0
 """Error of a box's code from which its loss grows no faster than the error."""
 
+FOCAL_SHARE = 0.25
+"""Weight of the focal loss beside that of hard negatives: it keeps down what is never hard (docs/studies/dense.md)."""
+
 
 class CentreAssignment(Assignment):
     """Every location learns how near the centre of a lesion it is, by a Gaussian in mm, with a focal loss over all of
-    them (Law & Deng 2018; Zhou et al. 2019), or from the hardest alone; those near a centre learn the box. A lesion of
+    them (Law & Deng 2018; Zhou et al. 2019) and the hardest once more; those near a centre learn the box. A lesion of
     two voxels weighs as much as one of ten, and every mimic in view is a negative."""
 
     @cached_property
@@ -85,7 +88,7 @@ class CentreAssignment(Assignment):
         return reach, [side / mm for side, mm in zip(self.centres.sides_mm, spacing, strict=True)]
 
     def losses(self, output: RetinaOutput, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Focal loss over all locations, or cross entropy of centres and hard negatives; L1 of codes and GIoU of boxes
+        """Focal loss over all locations, and cross entropy of centres and hard negatives; L1 of codes and GIoU of boxes
         over those near a centre. What nobody has judged is left out."""
         spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
         targets = [
@@ -112,11 +115,12 @@ class CentreAssignment(Assignment):
         }
 
     def score_loss(self, logits: Tensor, target: Tensor, lesions: int, judged: Tensor | None) -> Tensor:
-        """Of logits [B, T, K], by all negatives or by the hardest; ``judged`` [B, T, 1] as for ``centre_loss``."""
+        """Of logits [B, T, K]; ``judged`` [B, T, 1] as for ``centre_loss``."""
+        focal = centre_loss(logits, target, judged=judged)
         negatives = self.config.hard_negatives
-        if negatives:
-            return hard_centre_loss(logits, target, lesions, negatives, judged=judged)
-        return centre_loss(logits, target, judged=judged)
+        if not negatives:
+            return focal
+        return FOCAL_SHARE * focal + hard_centre_loss(logits, target, lesions, negatives, judged=judged)
 
     def box_loss(self, codes: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
         """Smooth L1 of codes [P, 6], which pulls at any prediction, and 1 - GIoU, which knows what a box is, of boxes

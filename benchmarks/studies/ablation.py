@@ -8,8 +8,9 @@
 
 It is nndet_benchmark with these rows as its models (the first is the reference of ratios) and a longer report; its
 options and how it goes on after a stop are described in docs/benchmark.md. All rows have the same plan, scans, seeds,
-steps and patches. Rows: vanilla and baseline (RetinaUNetV001 with random and with hard negatives), dense, ffm, hspl,
-both (CMBRetinaUNet with these parts), deep_mir, two_step; --models gives others.
+steps and patches. Rows: vanilla and baseline (RetinaUNetV001 with random and with hard negatives); dense, ffm, hspl,
+both (CMBRetinaUNet by focal loss alone, with these parts); hard, default (with hard negatives, without and with HSPL);
+deep_mir, two_step; --models gives others.
 
 Records, logs, runs.csv, table.md and froc.png land in --output (${det_models}/ablation) below the task's name. The
 report also goes between the markers of --page (docs/studies/ablation.md) and to --figure (docs/images/ablation.png),
@@ -35,10 +36,12 @@ from .ablation_report import write_report
 ROWS = {  # name on the command line: as nndet_benchmark --models takes it
     "vanilla": "RPN with random negatives: RetinaUNetV001 model_cfg.negative_pool=null",
     "baseline": "RetinaUNetV001",
-    "dense": "dense: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=false",
-    "ffm": "dense + FFM: CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=false",
-    "hspl": "dense + HSPL: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=true",
-    "both": "dense + FFM + HSPL: CMBRetinaUNet model_cfg.ffm=true model_cfg.hspl=true",
+    "dense": "dense: CMBRetinaUNet model_cfg.hard_negatives=0 model_cfg.ffm=false model_cfg.hspl=false",
+    "ffm": "dense + FFM: CMBRetinaUNet model_cfg.hard_negatives=0 model_cfg.ffm=true model_cfg.hspl=false",
+    "hspl": "dense + HSPL: CMBRetinaUNet model_cfg.hard_negatives=0 model_cfg.ffm=false model_cfg.hspl=true",
+    "both": "dense + FFM + HSPL: CMBRetinaUNet model_cfg.hard_negatives=0 model_cfg.ffm=true model_cfg.hspl=true",
+    "hard": "dense + hard negatives: CMBRetinaUNet model_cfg.ffm=false model_cfg.hspl=false",
+    "default": "dense + HSPL + hard negatives: CMBRetinaUNet",
     "deep_mir": "DeepMIRUNet",
     "two_step": "TwoStepKD",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -19,6 +20,9 @@ from cmb_plugin.workers import THREAD_VARIABLES, default_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+POLL_S = 0.5
+"""How often a command that may be ended early is looked at."""
 
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here: a forked child must not load it
 
@@ -51,8 +55,20 @@ class Commands:
         with self._lock:
             return self._alone.setdefault(name, threading.Lock())
 
-    def call(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+    def call(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        enough: Callable[[], bool] | None = None,
+    ) -> int:
         """Runs a command with its output added to ``log``; returns its exit code. It ends when this process does.
+
+        Args:
+            command: program and arguments.
+            log: file.
+            environment: variables that differ.
+            enough: asked every now and then; once it says so, the command is ended, and the exit code is 0.
 
         Raises:
             UserError: it is not installed.
@@ -79,7 +95,7 @@ class Commands:
                 )
                 self._running.add(process)
             try:
-                code = process.wait()
+                code = process.wait() if enough is None else _wait_until(process, enough)
             except BaseException:
                 process.terminate()
                 process.wait()
@@ -120,6 +136,18 @@ class Commands:
             self.stopped = True
             for process in self._running:
                 process.send_signal(signal.SIGTERM)
+
+
+def _wait_until(process: subprocess.Popen[bytes], enough: Callable[[], bool]) -> int:
+    """The exit code of a process that ends by itself; 0 of one that is ended, with all that it started."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(POLL_S)
+        if enough():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return 0
 
 
 def _die_with_parent() -> None:

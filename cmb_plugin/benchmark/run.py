@@ -29,7 +29,7 @@ from .machine import machine
 from .nnunet import NnunetTask, collect, export_task, is_planned, link_scans
 from .processes import Commands
 
-TRIAL_EPOCHS = 4  # the first warms up, the last validates, those between tell how long a step takes
+TRIAL_EPOCHS = 4  # the first warms up, the last is not run, those between tell how long a step takes
 TRIAL_STEPS = (4, 4000)  # of an epoch, at first and at most
 
 
@@ -246,12 +246,20 @@ def _trial_tag(entry: Entry) -> str:
 
 
 def _trial(entry: Entry, steps: int, commands: Commands) -> float:
-    """Seconds of an epoch of so many steps."""
+    """Seconds of an epoch of so many steps. The trial ends before the last epoch, whose end would validate and predict:
+    of a slow network that took much longer than the trial."""
+
+    def lengths() -> list[float]:
+        return epoch_seconds(entry.log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2])
+
+    def enough() -> bool:
+        return len(lengths()) >= TRIAL_EPOCHS - 1
+
     if entry.method.is_nnunet:
         results = entry.nnunet.root / "results_seed999"
         shutil.rmtree(results, ignore_errors=True)
         environment = entry.nnunet.environment(999, TRIAL_EPOCHS, steps, commands.threads)
-        code = commands.call(entry.nnunet.train_command(999, entry.fold, _device()), entry.log, environment)
+        code = commands.call(entry.nnunet.train_command(999, entry.fold, _device()), entry.log, environment, enough)
         shutil.rmtree(results, ignore_errors=True)
     else:
         command = _train_command(entry, TRIAL_EPOCHS, steps, _trial_tag(entry))
@@ -261,12 +269,11 @@ def _trial(entry: Entry, steps: int, commands: Commands) -> float:
             f"trainer_cfg.steps_per_epoch={steps}",
         ]
         further = [*once, f"trainer_cfg.validate_every={TRIAL_EPOCHS}", "train.mode=overwrite"]
-        code = commands.call([*command, *further], entry.log)
-    said = entry.log.read_text(errors="replace").rpartition("\n$ ")[2]
-    lengths = epoch_seconds(said)
-    if code or len(lengths) < TRIAL_EPOCHS:
+        code = commands.call([*command, *further], entry.log, enough=enough)
+    if code or not enough():
         raise UserError(f"{entry.name}: a trial of {steps} steps failed", remedy=f"see {entry.log}")
-    return sum(lengths[1:-1]) / len(lengths[1:-1])
+    known = lengths()[1 : TRIAL_EPOCHS - 1]
+    return sum(known) / len(known)
 
 
 def epoch_seconds(said: str) -> list[float]:

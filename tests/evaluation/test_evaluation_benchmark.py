@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,6 +86,35 @@ def test_the_length_of_epochs_is_read_from_what_trainings_print():
     assert epoch_seconds(ours) == [6.0, 4.0]
     theirs = "2026-11-21 15:00:00.1: Epoch 0\n2026-11-21 15:00:09.1: Epoch time: 9.04 s\n"
     assert epoch_seconds(theirs) == [9.04]
+
+
+def test_a_trial_ends_as_soon_as_it_has_said_how_long_an_epoch_takes(task, tmp_path, monkeypatch):
+    from cmb_plugin.benchmark import run as workflow
+
+    method = parse_methods("RetinaUNetV001")
+    asked = Benchmark((task,), method, (0,), (0,), Budget(None, 5.0), (), tmp_path / "out")
+    entry = Entry(asked, task, method[0], 0, 0)
+    script = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print('child', child.pid)\n"
+        "for n, since in enumerate([5, 7, 9], 1): print(f'Epoch {n}/4  loss 1.0  {since} s, 9 s left')\n"
+        "time.sleep(600)\n"  # the validation at the end of a slow network
+    )
+    monkeypatch.setattr(workflow, "_train_command", lambda *_: [sys.executable, "-c", script])
+    began = time.monotonic()
+    assert workflow._trial(entry, 4, Commands(1, print)) == 2.0
+    assert time.monotonic() - began < 60
+    child = int(re.search(r"child (\d+)", entry.log.read_text(encoding="utf-8"))[1])
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/cmdline").is_file() and b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "what the trial started outlived it"
+        time.sleep(0.05)
+
+    failing = "print('Epoch 1/4  loss 1.0  5 s, 9 s left'); raise SystemExit(3)"
+    monkeypatch.setattr(workflow, "_train_command", lambda *_: [sys.executable, "-c", failing])
+    with pytest.raises(UserError, match="a trial of 4 steps failed"):
+        workflow._trial(entry, 4, Commands(1, print))
 
 
 def test_methods_are_trainers_with_a_plan_nnunet_and_folders(tmp_path):

@@ -47,6 +47,8 @@ def dark_density(scan: np.ndarray, spacing: Sequence[float]) -> Density:
     pieces, _ = ndimage.label(ndimage.binary_fill_holes(bright))
     head = pieces == np.bincount(pieces.ravel())[1:].argmax() + 1
     deep = ndimage.distance_transform_edt(head, sampling=GRID_MM) > DEPTH_MM
+    if not deep.any():
+        return Density(np.nan, np.nan, 0.0)
     window = [max(3, round(AROUND_MM / s) | 1) for s in GRID_MM]
     (inside,) = ndimage.find_objects(deep.astype(np.uint8))
     # The median is what takes long: only what it needs is given to it.

@@ -76,7 +76,7 @@ def test_the_logit_is_the_log_odds_of_the_class_against_the_mimics_and_a_bias():
     log = model.log_probabilities(model.embedding(features))
     expected = log[:, :-1] - log[:, -1:] + model.bias
     torch.testing.assert_close(model(features), expected)
-    likelihoods = model.likelihoods(model.embedding(features))
+    likelihoods = model.log_likelihoods(model.embedding(features))
     of_each = [part.logsumexp(dim=1) for part in likelihoods.split([2, 1, 3], dim=1)]
     torch.testing.assert_close(torch.stack(of_each[:2], dim=1) - of_each[2][:, None], expected)
     as_a_map = model(features.reshape(2, 3, 4))

@@ -50,7 +50,7 @@ def describe_prototypes(
     points = torch.from_numpy(np.array(embeddings, dtype=np.float32).reshape(-1, prototypes.prototypes.shape[1]))
     with torch.no_grad():
         points = points.to(prototypes.prototypes)
-        likelihoods = prototypes.likelihoods(points)
+        likelihoods = prototypes.log_likelihoods(points)
         likeliest = likelihoods.argmax(dim=1).cpu().numpy()
         is_mimic = prototypes.owner == prototypes.owner.max()
         odds = likelihoods[:, ~is_mimic].logsumexp(dim=1) - likelihoods[:, is_mimic].logsumexp(dim=1)

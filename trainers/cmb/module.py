@@ -275,7 +275,7 @@ class CMBRetinaUNet(RetinaUNetV001):
         cells = cells_of(points, features.shape[2:], self.stride)
         places = torch.cat([torch.full_like(cells[:, :1], image), cells], dim=1)
         embeddings = self.prototypes.embed(features, places)
-        likeliest = self.prototypes.likelihoods(embeddings).argmax(dim=1)
+        likeliest = self.prototypes.log_likelihoods(embeddings).argmax(dim=1)
         distance = self.prototypes.squared_distances(embeddings).gather(1, likeliest[:, None]).squeeze(1).sqrt()
         detections.categories = {"looks_like": self.prototype_names}
         columns = {"looks_like": likeliest, "prototype_distance": distance}

@@ -56,14 +56,14 @@ class Prototypes(nn.Module, ABC):
         """[N, E] -> [N, K] squared Euclidean distance to every prototype, in float32."""
         return (embeddings.float()[:, None] - self.prototypes.float()[None]).square().sum(dim=2)
 
-    def likelihoods(self, embeddings: Tensor) -> Tensor:
+    def log_likelihoods(self, embeddings: Tensor) -> Tensor:
         """[N, E] -> [N, K] log of how likely it is that each prototype stands for a place, but for a constant of the
         place: -g ||f(x) - m_k||^2."""
         return -self.gamma * self.squared_distances(embeddings)
 
     def log_probabilities(self, embeddings: Tensor) -> Tensor:
         """[N, E] -> [N, classes] log p(class | x)."""
-        log_each = F.log_softmax(Prototypes.likelihoods(self, embeddings), dim=1)
+        log_each = F.log_softmax(Prototypes.log_likelihoods(self, embeddings), dim=1)
         of_classes = [of_class.logsumexp(dim=1) for of_class in log_each.split(self.counts, dim=1)]
         return torch.stack(of_classes, dim=1)
 
@@ -130,10 +130,10 @@ class PrototypeLogits(Prototypes):
             embedded: Tensor = self.embedding(windows(features, places, 1).float())
         return embedded
 
-    def likelihoods(self, embeddings: Tensor) -> Tensor:
+    def log_likelihoods(self, embeddings: Tensor) -> Tensor:
         """As the base's, lesions being as rare as ``b`` says: their log odds are the score's logit."""
         rarity = torch.cat([self.bias, self.bias.new_zeros(1)])[self.owner]
-        return super().likelihoods(embeddings) + rarity.float()
+        return super().log_likelihoods(embeddings) + rarity.float()
 
 
 class PrototypeHead(Prototypes):

@@ -250,9 +250,11 @@ def _trial(entry: Entry, steps: int, commands: Commands) -> float:
     of a slow network that took much longer than the trial."""
 
     def lengths() -> list[float]:
+        """Of the epochs that the trial has printed."""
         return epoch_seconds(entry.log.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2])
 
     def enough() -> bool:
+        """Whether they say how long one takes."""
         return len(lengths()) >= TRIAL_EPOCHS - 1
 
     if entry.method.is_nnunet:

@@ -65,7 +65,8 @@ def test_all_rows_of_a_seed_come_before_the_next_seed(task):
         "RetinaUNetV001_fold0_seed1",
         "dense_FFM_HSPL_fold0_seed1",
     ]
-    assert entries[3].overrides == ("train=fast", "model_cfg.ffm=true", "model_cfg.hspl=true")
+    loss, *ideas = "model_cfg.hard_negatives=0", "model_cfg.ffm=true", "model_cfg.hspl=true"
+    assert entries[3].overrides == ("train=fast", loss, *ideas)
     assert entries[3].model.name == "CMBRetinaUNet_D3CMB_3d_ablation_dense_FFM_HSPL_seed1"
     with pytest.raises(UserError, match="baseline"):
         study_of("--rows", "baselin")

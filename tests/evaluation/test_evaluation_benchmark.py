@@ -353,17 +353,16 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
     assert command.main([*common, "--output", str(whole)]) == 0
     assert "FROC score" in capsys.readouterr().out
     fold = tmp_path / "models" / task.name / "RetinaUNetV001_D3CMB_3d_broken_seed0" / "fold0"
-    for sign in (fold / "settings.yaml", fold / "model_last.ckpt"):
-        process = start(*common, "--output", str(broken), "--only", "train,predict,eval")
-        deadline = time.monotonic() + 120
-        while not sign.is_file() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        deadline = time.monotonic() + 10
-        while running("exp.tag=broken_seed0") and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not running("exp.tag=broken_seed0"), "the training outlived the benchmark"
+    process = start(*common, "--output", str(broken), "--only", "train,predict,eval")
+    deadline = time.monotonic() + 120
+    while not (fold / "model_last.ckpt").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while running("exp.tag=broken_seed0") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running("exp.tag=broken_seed0"), "the training outlived the benchmark"
     assert command.main([*common, "--output", str(broken)]) == 0
     assert rows_of(broken) == rows_of(whole)
 

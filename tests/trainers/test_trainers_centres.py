@@ -323,6 +323,11 @@ def test_a_fold_of_before_there_were_centres_is_loaded_as_what_it_was(tmp_path):
     assert loaded.halo is None
 
 
+def test_a_dense_fold_of_before_there_were_hard_negatives_goes_on_by_the_focal_loss():
+    assert CMBRetinaUNet.migrated({"assignment": "centre"})["hard_negatives"] == 0
+    assert CMBRetinaUNet.migrated({"assignment": "centre", "hard_negatives": 16})["hard_negatives"] == 16
+
+
 def test_negatives_without_a_pool_are_drawn_from_all_anchors():
     """The random negatives of a plain region proposal network: most are easy, where mined ones are the hardest."""
     batch = scene(PLAN, (0, 4, 5, 5))

@@ -52,8 +52,8 @@ def describe_prototypes(
         points = points.to(prototypes.prototypes)
         likelihoods = prototypes.log_likelihoods(points)
         likeliest = likelihoods.argmax(dim=1).cpu().numpy()
-        is_mimic = prototypes.owner == prototypes.owner.max()
-        odds = likelihoods[:, ~is_mimic].logsumexp(dim=1) - likelihoods[:, is_mimic].logsumexp(dim=1)
+        of_lesions, of_mimics = likelihoods.tensor_split([-prototypes.counts[-1]], dim=1)
+        odds = of_lesions.logsumexp(dim=1) - of_mimics.logsumexp(dim=1)
     names, members = name_prototypes(kinds, likeliest, seen)
     content: dict[str, Any] = {
         "schema": SCHEMA,

@@ -118,9 +118,11 @@ class CMBRetinaUNet(RetinaUNetV001):
 
     @classmethod
     def migrated(cls, model_cfg: dict[str, Any]) -> dict[str, Any]:
-        """Before there were dense maps of centres it was a network with anchors."""
-        before = {"assignment": "atss", "widths": "plan", "norm": "instance"}
-        return model_cfg if "assignment" in model_cfg else {**before, **model_cfg}
+        """Before there were dense maps of centres it was a network with anchors; the first ones had the focal loss
+        alone."""
+        anchors = {"assignment": "atss", "widths": "plan", "norm": "instance"}
+        before = {"hard_negatives": 0} if "assignment" in model_cfg else anchors
+        return {**before, **model_cfg}
 
     @property
     def scores(self) -> dict[str, str]:  # type: ignore[override] # which there are is a question of the settings
@@ -276,7 +278,7 @@ class CMBRetinaUNet(RetinaUNetV001):
         places = torch.cat([torch.full_like(cells[:, :1], image), cells], dim=1)
         embeddings = self.prototypes.embed(features, places)
         likeliest = self.prototypes.log_likelihoods(embeddings).argmax(dim=1)
-        distance = self.prototypes.squared_distances(embeddings).gather(1, likeliest[:, None]).squeeze(1).sqrt()
+        distance = (embeddings - self.prototypes.prototypes[likeliest]).float().norm(dim=1)
         detections.categories = {"looks_like": self.prototype_names}
         columns = {"looks_like": likeliest, "prototype_distance": distance}
         if not self.scores_by_prototypes:

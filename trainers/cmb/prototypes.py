@@ -63,7 +63,7 @@ class Prototypes(nn.Module, ABC):
 
     def log_probabilities(self, embeddings: Tensor) -> Tensor:
         """[N, E] -> [N, classes] log p(class | x)."""
-        log_each = F.log_softmax(Prototypes.log_likelihoods(self, embeddings), dim=1)
+        log_each = F.log_softmax(-self.gamma * self.squared_distances(embeddings), dim=1)
         of_classes = [of_class.logsumexp(dim=1) for of_class in log_each.split(self.counts, dim=1)]
         return torch.stack(of_classes, dim=1)
 

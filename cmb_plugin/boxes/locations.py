@@ -101,9 +101,8 @@ def centre_map(
         middles = (torch.arange(n, device=boxes.device) + 0.5) * step
         factors.append(torch.exp(-0.5 * ((middles - centres[:, axis, None]) * mm / sigma_mm).square()))  # [N, n]
     z, y, x = factors
-    for lesion, label in enumerate(labels.tolist()):
-        bump = z[lesion, :, None, None] * y[lesion, None, :, None] * x[lesion, None, None, :]
-        target[label] = torch.maximum(target[label], bump)
+    bumps = z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
+    target.scatter_reduce_(0, labels[:, None, None, None].expand_as(bumps), bumps, "amax")
     cell = cells_of(centres, shape, stride)
     target[labels, cell[:, 0], cell[:, 1], cell[:, 2]] = 1
     return target
@@ -133,7 +132,12 @@ def _cube(reach: Sequence[int], device: torch.device) -> Tensor:
 
 
 def locations_near(
-    boxes: Tensor, shape: Sequence[int], stride: Sequence[int], spacing: Sequence[float], reach_mm: float
+    boxes: Tensor,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    spacing: Sequence[float],
+    reach_mm: float,
+    image: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Locations within ``reach_mm`` of a lesion's centre, and the one that it lies in; each belongs to the nearest.
 
@@ -141,9 +145,11 @@ def locations_near(
         boxes: [N, 6] lesions in patch voxels.
         shape, stride, spacing: as for ``centre_map``.
         reach_mm: how far.
+        image: int64 [N] which of several maps of that shape each lesion lies in; None for a single one.
 
     Returns:
-        int64 [P] indices into the map's flattened locations, ascending, and [P] the lesion of each.
+        int64 [P] indices into the flattened locations of all maps, one map after the other, ascending, and [P] the
+        lesion of each.
     """
     if not len(boxes):
         empty = torch.zeros(0, dtype=torch.long, device=boxes.device)
@@ -160,6 +166,8 @@ def locations_near(
     wanted = (distance <= reach_mm) | (around == 0).all(dim=1)
     lesion, place = (wanted & (cells >= 0).all(dim=2) & (cells < limit).all(dim=2)).nonzero(as_tuple=True)
     flat = flat_index(cells[lesion, place], shape)
+    if image is not None:
+        flat = flat + image[lesion] * math.prod(shape)
     # Of several lesions that want a location the nearest gets it: sorted by location, then by distance.
     order = distance[lesion, place].argsort(stable=True)
     order = order[flat[order].argsort(stable=True)]
@@ -169,7 +177,7 @@ def locations_near(
     return flat[chosen], lesion[chosen]
 
 
-def peaks(scores: Tensor, most: int, least: float, window: Sequence[int]) -> Tensor:
+def peaks(scores: Tensor, most: int, least: float, window: Sequence[int], of_each: bool = False) -> Tensor:
     """The highest local maxima of maps.
 
     Args:
@@ -177,6 +185,7 @@ def peaks(scores: Tensor, most: int, least: float, window: Sequence[int]) -> Ten
         most: at most so many, of all maps together.
         least: lowest score.
         window: locations along z, y, x on each side among which a peak is the highest of its map.
+        of_each: at most ``most`` of each map, and one map after the other.
 
     Returns:
         int64 [N, 4] ``(map, z, y, x)``, highest score first.
@@ -186,8 +195,13 @@ def peaks(scores: Tensor, most: int, least: float, window: Sequence[int]) -> Ten
     for axis, reach in enumerate(window, start=1):
         highest = _highest_within(highest, reach, axis)
     places = ((scores == highest) & (scores >= least)).nonzero()
-    ranking = scores[tuple(places.unbind(dim=1))].argsort(descending=True, stable=True)
-    return places[ranking[:most]]
+    places = places[scores[tuple(places.unbind(dim=1))].argsort(descending=True, stable=True)]
+    if not of_each:
+        return places[:most]
+    places = places[places[:, 0].argsort(stable=True)]
+    own = places[:, 0].contiguous()
+    rank = torch.arange(len(own), device=own.device) - torch.searchsorted(own, own)  # among those of its map
+    return places[rank < most]
 
 
 def _highest_within(scores: Tensor, reach: int, axis: int) -> Tensor:

@@ -148,6 +148,23 @@ def test_locations_near_a_centre_are_those_of_brute_force(reach):
     assert location.tolist() == sorted(expected)
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 2**16))
+def test_images_of_a_batch_have_together_what_each_has_alone(counts, seed):
+    images = [lesions(count, seed + index) for index, count in enumerate(counts)]
+    owner = torch.repeat_interleave(torch.tensor(counts))
+    flat, lesion = locations_near(torch.cat(images), SHAPE, STRIDE, SPACING, 1.5, owner)
+    target = centre_map(torch.cat(images), owner, len(images), SHAPE, STRIDE, SPACING, 1.2)
+    before = 0
+    for index, found in enumerate(images):
+        own = flat // math.prod(SHAPE) == index
+        alone = locations_near(found, SHAPE, STRIDE, SPACING, 1.5)
+        assert (flat[own] % math.prod(SHAPE)).tolist() == alone[0].tolist()
+        assert (lesion[own] - before).tolist() == alone[1].tolist()
+        label = torch.zeros(len(found), dtype=torch.long)
+        torch.testing.assert_close(target[index], centre_map(found, label, 1, SHAPE, STRIDE, SPACING, 1.2)[0])
+        before += len(found)
+
+
 # Peaks ------------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +196,20 @@ def test_the_highest_peaks_are_kept_however_many_candidates_there_are():
     for most in (1, 40, len(expected), 10**6):
         found = [tuple(row) for row in peaks(torch.from_numpy(scores), most, 0.0, (1, 1, 1)).tolist()]
         assert found == expected[:most]
+
+
+@pytest.mark.parametrize("levels", [None, 5], ids=["all differ", "ties and plateaus"])
+def test_peaks_of_each_map_are_those_it_has_alone(levels):
+    scores = torch.from_numpy(np.random.default_rng(2).random((4, 5, 9, 8)).astype(np.float32))
+    scores[2] = 0  # has none
+    if levels:
+        scores = (scores * levels).floor() / levels
+    for most in (1, 7, 10**6):
+        found = peaks(scores, most, 0.5, (1, 1, 1), of_each=True)
+        for index in range(4):
+            alone = peaks(scores[index : index + 1], most, 0.5, (1, 1, 1))
+            assert found[found[:, 0] == index, 1:].tolist() == alone[:, 1:].tolist()
+        assert found[:, 0].tolist() == sorted(found[:, 0].tolist())
 
 
 def test_a_map_below_the_least_score_has_no_peaks():

@@ -25,7 +25,7 @@ from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, hard_cent
 from cmb_plugin.planning import Architecture, Centres, default_centres
 from cmb_plugin.training import Batch
 
-from .assignment import Assignment, boxes_of_lesions, judged_anchors
+from .assignment import Assignment, judged_anchors
 
 PEAK_MM = 2.0
 """A peak is the highest location within this distance along each axis; lesions nearer to each other are one."""
@@ -91,27 +91,24 @@ class CentreAssignment(Assignment):
         """Focal loss over all locations, and cross entropy of centres and hard negatives; L1 of codes and GIoU of boxes
         over those near a centre. What nobody has judged is left out."""
         spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
-        targets = [
-            centre_map(
-                boxes, labels, output.logits.shape[2], shape, self.stride, spacing, self.centres.sigma_mm
-            ).flatten(1)
-            for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
-        ]
-        near = [locations_near(boxes, shape, self.stride, spacing, self.centres.reach_mm) for boxes in batch.boxes]
-        image = torch.cat([torch.full_like(lesion, index) for index, (_, lesion) in enumerate(near)])
-        location, lesion = (torch.cat(parts) for parts in zip(*near, strict=True))
-        target = torch.stack(targets).transpose(1, 2)
+        # All images of the batch at once: one by one they would keep a GPU waiting for the next small step.
+        images, classes = len(batch.boxes), output.logits.shape[2]
+        every, owner = torch.cat(batch.boxes), batch.image_of_box
+        maps = owner * classes + torch.cat(batch.labels)
+        target = centre_map(every, maps, images * classes, shape, self.stride, spacing, self.centres.sigma_mm)
+        target = target.reshape(images, classes, -1).transpose(1, 2)
+        flat, lesion = locations_near(every, shape, self.stride, spacing, self.centres.reach_mm, owner)
+        image, location = owner[lesion], flat % math.prod(shape)
         judged = judged_anchors(output, batch, [self.stride])
         if judged is not None:
             judged = judged | (target >= 1).any(dim=2)  # a lesion has been judged, wherever its location's middle lies
             kept = judged[image, location]
             image, location, lesion = image[kept], location[kept], lesion[kept]
             judged = judged[..., None]
-        boxes, _ = boxes_of_lesions(batch, image, lesion)
         points = middles_of(torch.stack(torch.unravel_index(location, shape), dim=1), self.stride)
         return {
-            "classification": self.score_loss(output.logits, target, sum(map(len, batch.boxes)), judged),
-            "regression": self.box_loss(output.deltas[image, location], boxes, points),
+            "classification": self.score_loss(output.logits, target, len(every), judged),
+            "regression": self.box_loss(output.deltas[image, location], every[lesion], points),
         }
 
     def score_loss(self, logits: Tensor, target: Tensor, lesions: int, judged: Tensor | None) -> Tensor:

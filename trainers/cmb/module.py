@@ -249,10 +249,8 @@ class CMBRetinaUNet(RetinaUNetV001):
     def lesion_places(self, batch: Batch, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Where the lesions' middles lie on the finest detection level: int64 [N, 4] ``(image, z, y, x)``, and their
         classes [N]."""
-        device = batch.images.device
-        image = [torch.full((len(boxes),), index, device=device) for index, boxes in enumerate(batch.boxes)]
         places = cells_of(box_centres(torch.cat(batch.boxes)), shape, self.stride)
-        return torch.cat([torch.cat(image)[:, None], places], dim=1), torch.cat(batch.labels)
+        return torch.cat([batch.image_of_box[:, None], places], dim=1), torch.cat(batch.labels)
 
     @staticmethod
     def score_map(output: RetinaOutput, images: int) -> Tensor:

@@ -264,27 +264,22 @@ def hard_mimics(
     Returns:
         int64 [M, 4] ``(image, z, y, x)``.
     """
-    scores = scores.detach().float()
-    places = []
-    for image, (map_, lesions) in enumerate(zip(scores, boxes, strict=True)):
-        if len(lesions):
-            near = _distance_mm(map_.shape, lesions, stride, spacing) < max(apart_mm, 1e-6)
-            map_ = map_.masked_fill(near, -torch.inf)
-        found = peaks(map_[None], count, LEAST_LOGIT, (1, 1, 1))
-        found[:, 0] = image
-        places.append(found)
-    return torch.cat(places)
+    scores, every = scores.detach().float(), torch.cat(list(boxes))
+    if len(every):
+        image = torch.repeat_interleave(torch.tensor([len(own) for own in boxes])).to(every.device)
+        near = _distance_mm(scores.shape[1:], every, stride, spacing) < max(apart_mm, 1e-6)  # [N, Z, Y, X]
+        lesions = torch.zeros_like(scores).index_add_(0, image, near.to(scores.dtype))
+        scores = scores.masked_fill(lesions > 0, -torch.inf)
+    return peaks(scores, count, LEAST_LOGIT, (1, 1, 1), of_each=True)
 
 
 def _distance_mm(shape: Sequence[int], boxes: Tensor, stride: Sequence[float], spacing: Sequence[float]) -> Tensor:
-    """[Z, Y, X] distance in mm of each location's middle to the nearest box; 0 inside, infinite without boxes."""
-    squared = torch.full((len(boxes), *shape), 0.0, device=boxes.device)
+    """[N, Z, Y, X] distance in mm of each location's middle to each box; 0 inside."""
+    squared = torch.zeros((len(boxes), *shape), device=boxes.device)
     for axis in range(3):
         centres = (torch.arange(shape[axis], device=boxes.device) + 0.5) * stride[axis]
         outside = torch.maximum(boxes[:, axis, None] - centres, centres - boxes[:, axis + 3, None]).clamp(min=0)
         view = [len(boxes), 1, 1, 1]
         view[axis + 1] = shape[axis]
         squared = squared + (outside * spacing[axis]).square().reshape(view)
-    if not len(boxes):
-        return torch.full(tuple(shape), torch.inf, device=boxes.device)
-    return squared.amin(dim=0).sqrt()
+    return squared.sqrt()

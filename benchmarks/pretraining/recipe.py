@@ -39,7 +39,8 @@ class Recipe:
         scans: training phantoms of a round.
         pool: phantoms of the validation pool, each of a subject of its own.
         healthy: share without lesions.
-        lesions: mean number of microbleeds of a training phantom that has any; 0 for as many as in cohorts.
+        lesions: mean number of microbleeds of a training phantom that has any; 0 for as many as in cohorts, from which
+            less is learned (docs/studies/pretrained.md).
         steps: optimisation steps of a round; a tenth of them averages weights.
         epochs: into which the steps are divided.
         modality: the one channel.
@@ -54,7 +55,7 @@ class Recipe:
     scans: int = 240
     pool: int = 48
     healthy: float = 0.3
-    lesions: int = 0
+    lesions: int = 24
     steps: int = 12_000
     epochs: int = 20
     modality: str = "swi"

@@ -291,7 +291,11 @@ def options() -> argparse.ArgumentParser:
     arguments.add_argument("--drawn", default=own.drawn, help="of drawn scanners (default: %(default)s)")
     arguments.add_argument("--anatomy", default=own.anatomy, metavar="FILE:TABLE", help="head of half of the latter")
     arguments.add_argument(
-        "--lesions", type=int, default=own.lesions, metavar="N", help="of a scan that has any (default: as in cohorts)"
+        "--lesions",
+        type=int,
+        default=own.lesions,
+        metavar="N",
+        help="of a scan that has any, on average; 0: as in cohorts (default: %(default)s)",
     )
     arguments.add_argument("--start", metavar="FILE", help="packed weights to begin with, or pretrained")
     arguments.add_argument("--modality", default=own.modality, help="the one channel (default: %(default)s)")

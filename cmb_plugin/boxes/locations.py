@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .overlap import as_float, box_centres
 
+AT_ONCE = 32
+"""Lesions of which each gets a map of its own in memory at a time."""
+
 LEAST_RATIO = 0.02  # of a typical side; the code of a side of 0 would be minus infinity
 
 
@@ -100,9 +103,11 @@ def centre_map(
     for axis, (n, step, mm) in enumerate(zip(shape, stride, spacing, strict=True)):
         middles = (torch.arange(n, device=boxes.device) + 0.5) * step
         factors.append(torch.exp(-0.5 * ((middles - centres[:, axis, None]) * mm / sigma_mm).square()))  # [N, n]
-    z, y, x = factors
-    bumps = z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
-    target.scatter_reduce_(0, labels[:, None, None, None].expand_as(bumps), bumps, "amax")
+    # Some lesions at once, for a GPU's sake, but not so many that memory grows with them.
+    parts = (values.split(AT_ONCE) for values in (*factors, labels))
+    for z, y, x, own in zip(*parts, strict=True):
+        bumps = z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
+        target.scatter_reduce_(0, own[:, None, None, None].expand_as(bumps), bumps, "amax")
     cell = cells_of(centres, shape, stride)
     target[labels, cell[:, 0], cell[:, 1], cell[:, 2]] = 1
     return target

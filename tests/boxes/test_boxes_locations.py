@@ -104,9 +104,10 @@ def test_points_outside_a_map_belong_to_its_nearest_location():
 # Targets ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_target_is_the_nearest_lesions_gaussian_and_one_at_its_own_location():
-    found = lesions(9)
-    labels = torch.arange(9) % 2
+@pytest.mark.parametrize("count", [9, 2 * module.AT_ONCE + 1])
+def test_the_target_is_the_nearest_lesions_gaussian_and_one_at_its_own_location(count):
+    found = lesions(count)
+    labels = torch.arange(count) % 2
     target = centre_map(found, labels, 3, SHAPE, STRIDE, SPACING, sigma_mm=1.2)
     assert target.shape == (3, *SHAPE)
     points = middles_of(CELLS, STRIDE).double().numpy() * SPACING

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 from cmb_plugin.trainers.cmb.fusion import FeatureFusion
-from cmb_plugin.trainers.cmb.prototypes import PrototypeHead, PrototypeLogits, hard_mimics, peaks_near, windows
+from cmb_plugin.trainers.cmb.prototypes import (
+    LESIONS_AT_ONCE,
+    PrototypeHead,
+    PrototypeLogits,
+    hard_mimics,
+    peaks_near,
+    windows,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,7 +148,7 @@ def test_windows_equal_those_of_a_padded_map():
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**31),
-    st.integers(0, 4),
+    st.sampled_from([0, 1, 4, LESIONS_AT_ONCE + 3]),
     st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 2, 2)]),
     st.sampled_from([(1.0, 1.0, 1.0), (3.0, 0.8, 0.8)]),
     st.floats(0, 8),

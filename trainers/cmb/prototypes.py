@@ -215,6 +215,9 @@ def windows(features: Tensor, places: Tensor, side: int) -> Tensor:
     return (vectors * inside[..., None].to(vectors.dtype)).flatten(1)
 
 
+LESIONS_AT_ONCE = 32
+"""Lesions of which each gets a map of distances in memory at a time."""
+
 LEAST_LOGIT = torch.finfo(torch.float32).min
 """Any finite score counts as a place; -inf is none."""
 
@@ -265,11 +268,12 @@ def hard_mimics(
         int64 [M, 4] ``(image, z, y, x)``.
     """
     scores, every = scores.detach().float(), torch.cat(list(boxes))
-    if len(every):
-        image = torch.repeat_interleave(torch.tensor([len(own) for own in boxes])).to(every.device)
-        near = _distance_mm(scores.shape[1:], every, stride, spacing) < max(apart_mm, 1e-6)  # [N, Z, Y, X]
-        lesions = torch.zeros_like(scores).index_add_(0, image, near.to(scores.dtype))
-        scores = scores.masked_fill(lesions > 0, -torch.inf)
+    image = torch.repeat_interleave(torch.tensor([len(own) for own in boxes])).to(every.device)
+    lesions = torch.zeros_like(scores)  # how many are near
+    for some, own in zip(every.split(LESIONS_AT_ONCE), image.split(LESIONS_AT_ONCE), strict=True):
+        near = _distance_mm(scores.shape[1:], some, stride, spacing) < max(apart_mm, 1e-6)  # [N, Z, Y, X]
+        lesions.index_add_(0, own, near.to(scores.dtype))
+    scores = scores.masked_fill(lesions > 0, -torch.inf)
     return peaks(scores, count, LEAST_LOGIT, (1, 1, 1), of_each=True)
 
 

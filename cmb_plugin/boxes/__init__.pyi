@@ -2,12 +2,14 @@ from .anchors import anchors_for_level, anchors_for_levels
 from .clustering import Clusters, weighted_box_clustering
 from .coding import decode, encode
 from .locations import (
+    LESIONS_AT_ONCE,
     at_middles,
     cells_of,
     centre_map,
     decode_from,
     encode_from,
     flat_index,
+    image_of_boxes,
     locations_near,
     middles_of,
     peaks,
@@ -27,6 +29,7 @@ from .overlap import (
 from .suppression import batched_nms, nms
 
 __all__ = [
+    "LESIONS_AT_ONCE",
     "Clusters",
     "anchors_for_level",
     "anchors_for_levels",
@@ -46,6 +49,7 @@ __all__ = [
     "encode",
     "encode_from",
     "flat_index",
+    "image_of_boxes",
     "locations_near",
     "middles_of",
     "nms",

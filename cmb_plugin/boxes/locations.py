@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .overlap import as_float, box_centres
 
-AT_ONCE = 32
+LESIONS_AT_ONCE = 32
 """Lesions of which each gets a map of its own in memory at a time."""
 
 LEAST_RATIO = 0.02  # of a typical side; the code of a side of 0 would be minus infinity
@@ -104,13 +104,18 @@ def centre_map(
         middles = (torch.arange(n, device=boxes.device) + 0.5) * step
         factors.append(torch.exp(-0.5 * ((middles - centres[:, axis, None]) * mm / sigma_mm).square()))  # [N, n]
     # Some lesions at once, for a GPU's sake, but not so many that memory grows with them.
-    parts = (values.split(AT_ONCE) for values in (*factors, labels))
+    parts = (values.split(LESIONS_AT_ONCE) for values in (*factors, labels))
     for z, y, x, own in zip(*parts, strict=True):
         bumps = z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]
         target.scatter_reduce_(0, own[:, None, None, None].expand_as(bumps), bumps, "amax")
     cell = cells_of(centres, shape, stride)
     target[labels, cell[:, 0], cell[:, 1], cell[:, 2]] = 1
     return target
+
+
+def image_of_boxes(boxes: Sequence[Tensor]) -> Tensor:
+    """Which image each box lies in: boxes of images, [N, 6] each -> int64 [sum of N], one image after the other."""
+    return torch.repeat_interleave(torch.tensor([len(own) for own in boxes])).to(boxes[0].device)
 
 
 def cells_of(points: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:

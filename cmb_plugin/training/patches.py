@@ -47,12 +47,6 @@ class Batch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     judged: Tensor | None = None
 
-    @property
-    def image_of_box(self) -> Tensor:
-        """int64 [N] which image each of all boxes, one image after the other, lies in."""
-        counts = torch.tensor([len(boxes) for boxes in self.boxes])
-        return torch.repeat_interleave(counts).to(self.images.device)
-
 
 @dataclass
 class Sample:

@@ -17,6 +17,7 @@ from cmb_plugin.boxes import (
     decode_from,
     encode_from,
     flat_index,
+    image_of_boxes,
     locations_near,
     middles_of,
     peaks,
@@ -104,7 +105,7 @@ def test_points_outside_a_map_belong_to_its_nearest_location():
 # Targets ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [9, 2 * module.AT_ONCE + 1])
+@pytest.mark.parametrize("count", [9, 2 * module.LESIONS_AT_ONCE + 1])
 def test_the_target_is_the_nearest_lesions_gaussian_and_one_at_its_own_location(count):
     found = lesions(count)
     labels = torch.arange(count) % 2
@@ -152,7 +153,8 @@ def test_locations_near_a_centre_are_those_of_brute_force(reach):
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 2**16))
 def test_images_of_a_batch_have_together_what_each_has_alone(counts, seed):
     images = [lesions(count, seed + index) for index, count in enumerate(counts)]
-    owner = torch.repeat_interleave(torch.tensor(counts))
+    owner = image_of_boxes(images)
+    assert owner.tolist() == [index for index, count in enumerate(counts) for _ in range(count)]
     flat, lesion = locations_near(torch.cat(images), SHAPE, STRIDE, SPACING, 1.5, owner)
     target = centre_map(torch.cat(images), owner, len(images), SHAPE, STRIDE, SPACING, 1.2)
     before = 0

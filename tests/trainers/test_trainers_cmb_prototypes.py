@@ -7,7 +7,6 @@ import pytest
 import torch
 from cmb_plugin.trainers.cmb.fusion import FeatureFusion
 from cmb_plugin.trainers.cmb.prototypes import (
-    LESIONS_AT_ONCE,
     PrototypeHead,
     PrototypeLogits,
     hard_mimics,
@@ -16,6 +15,8 @@ from cmb_plugin.trainers.cmb.prototypes import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cmb_plugin.boxes import LESIONS_AT_ONCE
 
 
 def head(prototypes=(2, 3), **changes) -> PrototypeHead:

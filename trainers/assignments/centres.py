@@ -16,6 +16,7 @@ from cmb_plugin.boxes import (
     decode_from,
     encode_from,
     flat_index,
+    image_of_boxes,
     locations_near,
     middles_of,
     peaks,
@@ -93,7 +94,7 @@ class CentreAssignment(Assignment):
         spacing, shape = self.plan.preprocessing.spacing, output.map_shapes[0]
         # All images of the batch at once: one by one they would keep a GPU waiting for the next small step.
         images, classes = len(batch.boxes), output.logits.shape[2]
-        every, owner = torch.cat(batch.boxes), batch.image_of_box
+        every, owner = torch.cat(batch.boxes), image_of_boxes(batch.boxes)
         maps = owner * classes + torch.cat(batch.labels)
         target = centre_map(every, maps, images * classes, shape, self.stride, spacing, self.centres.sigma_mm)
         target = target.reshape(images, classes, -1).transpose(1, 2)

@@ -12,7 +12,7 @@ from lightning import Callback
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cmb_plugin.boxes import at_middles, box_centres, cells_of
+from cmb_plugin.boxes import at_middles, box_centres, cells_of, image_of_boxes
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import LOCAL_NORMS, RetinaOutput, RetinaUNet
@@ -250,7 +250,7 @@ class CMBRetinaUNet(RetinaUNetV001):
         """Where the lesions' middles lie on the finest detection level: int64 [N, 4] ``(image, z, y, x)``, and their
         classes [N]."""
         places = cells_of(box_centres(torch.cat(batch.boxes)), shape, self.stride)
-        return torch.cat([batch.image_of_box[:, None], places], dim=1), torch.cat(batch.labels)
+        return torch.cat([image_of_boxes(batch.boxes)[:, None], places], dim=1), torch.cat(batch.labels)
 
     @staticmethod
     def score_map(output: RetinaOutput, images: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cmb_plugin.boxes import peaks
+from cmb_plugin.boxes import LESIONS_AT_ONCE, image_of_boxes, peaks
 
 
 class Prototypes(nn.Module, ABC):
@@ -215,9 +215,6 @@ def windows(features: Tensor, places: Tensor, side: int) -> Tensor:
     return (vectors * inside[..., None].to(vectors.dtype)).flatten(1)
 
 
-LESIONS_AT_ONCE = 32
-"""Lesions of which each gets a map of distances in memory at a time."""
-
 LEAST_LOGIT = torch.finfo(torch.float32).min
 """Any finite score counts as a place; -inf is none."""
 
@@ -268,9 +265,8 @@ def hard_mimics(
         int64 [M, 4] ``(image, z, y, x)``.
     """
     scores, every = scores.detach().float(), torch.cat(list(boxes))
-    image = torch.repeat_interleave(torch.tensor([len(own) for own in boxes])).to(every.device)
     lesions = torch.zeros_like(scores)  # how many are near
-    for some, own in zip(every.split(LESIONS_AT_ONCE), image.split(LESIONS_AT_ONCE), strict=True):
+    for some, own in zip(every.split(LESIONS_AT_ONCE), image_of_boxes(boxes).split(LESIONS_AT_ONCE), strict=True):
         near = _distance_mm(scores.shape[1:], some, stride, spacing) < max(apart_mm, 1e-6)  # [N, Z, Y, X]
         lesions.index_add_(0, own, near.to(scores.dtype))
     scores = scores.masked_fill(lesions > 0, -torch.inf)

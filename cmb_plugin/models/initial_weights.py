@@ -20,6 +20,7 @@ from cmb_plugin.settings import read_settings
 from cmb_plugin.training import TrainingModule, read_weights
 
 from .packed import unpacked
+from .seen import SeenScans, seen_before, seen_in_training
 from .shipped import ENDING, is_packed_name, packed_file
 from .trained import TrainedModel
 
@@ -74,6 +75,25 @@ class InitialWeights:
             return str(packed["weights_sha256"])[:16]
         with self.checkpoint.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+    def seen_with(self, task: TaskFolder) -> SeenScans | None:
+        """What the scans that these weights have learned from are like, beside those of a Task that they go on with;
+        None where nothing is known.
+
+        Args:
+            task: their next one. Models in folders know their own scans by the Task beside it that they were trained
+                on, where it still lies there; its scans count once if it is this very Task.
+        """
+        model = TrainedModel(ModelFolder(self.fold.root.parent), (0,))
+        if model.packed is not None:
+            return model.seen
+        before, settings = seen_before(self.fold), read_settings(self.fold.settings)
+        own = TaskFolder(task.root.parent / str(settings.get("task", "")))
+        if own.name == task.name or not (own.fingerprint.is_file() and self.fold.splits.is_file()):
+            return before
+        number = settings["exp"]["fold"]
+        scans = seen_in_training(own, {number if isinstance(number, int) else 0: self.fold})
+        return scans.joined(before) if before else scans
 
     @classmethod
     def named(cls, text: str, task: TaskFolder, number: int = 0) -> InitialWeights:

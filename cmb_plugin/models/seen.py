@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cmb_plugin.documents import from_json
+from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, Mapping
 from cmb_plugin.images.contrast import QSM, UNKNOWN, contrast_of_name
+from cmb_plugin.paths import FoldFolder, TaskFolder
+from cmb_plugin.planning import Plan
+from cmb_plugin.settings import read_settings
 
 if TYPE_CHECKING:  # prediction reads no fingerprint
     from cmb_plugin.preparation import Fingerprint
@@ -72,6 +78,28 @@ class SeenScans:
             lesion_mm=tuple(np.percentile(diameters, (5, 50, 95)).round(2).tolist()) if len(diameters) else (),
         )
 
+    def joined(self, other: SeenScans) -> SeenScans:
+        """What the scans of both are like. Percentiles of the lesions are the means of theirs, weighted by the numbers
+        of lesions, since the diameters themselves are not kept.
+        """
+        z, y, x = (_together(*pair) for pair in zip(self.extent_mm, other.extent_mm, strict=True))
+        lesions = self.lesions + other.lesions
+        if self.lesion_mm and other.lesion_mm:
+            sums = np.multiply(self.lesions, self.lesion_mm) + np.multiply(other.lesions, other.lesion_mm)
+            lesion_mm = tuple((sums / lesions).round(2).tolist())
+        else:
+            lesion_mm = self.lesion_mm or other.lesion_mm
+        return SeenScans(
+            cases=self.cases + other.cases,
+            lesions=lesions,
+            slice_mm=_together(self.slice_mm, other.slice_mm),
+            pixel_mm=_together(self.pixel_mm, other.pixel_mm),
+            extent_mm=(z, y, x),
+            contrasts=tuple(dict.fromkeys([*self.contrasts, *other.contrasts])),
+            polarity=self.polarity if self.polarity == other.polarity else "unknown",
+            lesion_mm=lesion_mm,
+        )
+
     def doubts(self, grid: Grid, negative: float | None = None, contrast: str = "") -> list[str]:
         """Sentences on what is unlike every scan that the model has seen; none is good.
 
@@ -118,3 +146,40 @@ class SeenScans:
 
 def _range(values: np.ndarray) -> Range:
     return round(float(values.min()), 4), round(float(values.max()), 4)
+
+
+def _together(one: Range, other: Range) -> Range:
+    return min(one[0], other[0]), max(one[1], other[1])
+
+
+def seen_before(fold: FoldFolder) -> SeenScans | None:
+    """What the scans of the model that a fold's training began with are like; None where it began with random weights,
+    or nobody noted it."""
+    noted = (read_settings(fold.settings).get("init") or {}).get("seen")
+    return from_json(SeenScans, noted, f"{fold.settings}: init.seen") if noted else None
+
+
+def seen_in_training(task: TaskFolder, folds: Dictionary[int, FoldFolder]) -> SeenScans:
+    """What the training scans of a Task are like that folds of a model learned from.
+
+    Args:
+        task: that they were trained on; of its preparation the fingerprint is read.
+        folds: number -> folder.
+
+    Raises:
+        UserError: the Task was never prepared here, or holds none of these scans.
+    """
+    from cmb_plugin.dataset import read_splits
+    from cmb_plugin.preparation import Fingerprint
+
+    from .trained import splits_file
+
+    fingerprint = Fingerprint.load(task.fingerprint)
+    trained = {
+        case_id for number, fold in folds.items() for case_id in read_splits(splits_file(task, fold))[number]["train"]
+    }
+    cases = tuple(case for case in fingerprint.cases if case.case_id in trained)
+    if not cases:
+        raise UserError(f"{task.fingerprint}: holds none of the model's training scans", remedy="run nndet_prep again")
+    plan = Plan.load(next(iter(folds.values())).plan)
+    return SeenScans.of(replace(fingerprint, cases=cases), plan.modalities, plan.polarity[0] if plan.polarity else "")

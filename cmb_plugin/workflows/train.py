@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -146,7 +147,7 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
         model_cfg=trainer.model_config(),
         inference_cfg=InferenceConfig(),
     )
-    begun = {"init": {"from": str(init), "weights": initial.digest}} if initial is not None else {}
+    begun = {"init": _begun_with(str(init), initial, folder)} if initial is not None else {}
     settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **begun, **settings}
     exp: ExperimentConfig = settings["exp"]
     model = model_folder(folder, name, plan_name, exp)
@@ -157,6 +158,12 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
             remedy="choose another plan=NAME or module=NAME",
         )
     return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.number), initial)
+
+
+def _begun_with(text: str, initial: InitialWeights, task: TaskFolder) -> dict[str, Any]:
+    """What a fold's settings keep of the weights that it began with."""
+    seen = initial.seen_with(task)
+    return {"from": text, "weights": initial.digest, **({"seen": dataclasses.asdict(seen)} if seen else {})}
 
 
 def _number(overrides: Overrides) -> int:

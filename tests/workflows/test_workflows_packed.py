@@ -16,6 +16,7 @@ from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import bids, pack, predict, prep, sweep, train
 from cmb_plugin.dataset import boxes_file, predicted_cases, read_case_predictions
+from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_scan, write_image
@@ -23,10 +24,12 @@ from cmb_plugin.models import packed, shipped
 from cmb_plugin.models.initial_weights import InitialWeights
 from cmb_plugin.models.packed import read_header, read_packed_weights, unpacked
 from cmb_plugin.models.seen import SeenScans
-from cmb_plugin.paths import TaskFolder
+from cmb_plugin.models.trained import TrainedModel
+from cmb_plugin.paths import ModelFolder, TaskFolder
 from cmb_plugin.planning import Plan
-from cmb_plugin.settings import Overrides
+from cmb_plugin.settings import Overrides, plain_settings, read_settings, write_settings
 from cmb_plugin.training import read_weights
+from cmb_plugin.workflows.pack import pack as workflow_pack
 from cmb_plugin.workflows.prep import prepare
 from cmb_plugin.workflows.train import resolve
 
@@ -332,6 +335,38 @@ def test_a_plan_from_a_model_has_its_spacing_and_network_and_trains_on_from_it(r
         else:
             torch.testing.assert_close(value, given[name], rtol=0, atol=0)
     assert log.startswith(f"Weights of mine: {len(own)} of {len(own)} tensors taken, phase from 0, t2s from swi")
+
+
+def test_what_weights_have_seen_goes_with_them(root, two_channels, tmp_path, monkeypatch):
+    shutil.copytree(root / "data" / "Task900_Tiny", tmp_path / "Task900_Tiny")
+    fold = root / "models" / "Task900_Tiny" / MODEL / "fold0"
+    theirs = read_header(root / "mine.cmb").seen_scans
+    for begun in (root / "mine.cmb", fold):
+        run = resolve(two_channels, Overrides({"train.init": str(begun), "plan": "D3CMB_3d_mine"}))
+        assert from_json(SeenScans, plain_settings(run.settings)["init"]["seen"], "") == theirs
+    again = resolve(TaskFolder(tmp_path / "Task900_Tiny"), Overrides({"train.init": str(fold)}))
+    assert "seen" not in again.settings["init"]  # its own scans: they count once
+
+    trained_on = ModelFolder(tmp_path / "models" / "on")
+    shutil.copytree(fold, trained_on.fold(0).root)
+    before = dataclasses.replace(theirs, cases=40, slice_mm=(0.5, 9.0), polarity="bright")
+    settings = read_settings(fold.joinpath("settings.yaml")) | {"init": {"seen": dataclasses.asdict(before)}}
+    write_settings(trained_on.fold(0).settings, settings)
+    model = TrainedModel(trained_on, (0,))
+    seen = workflow_pack(TaskFolder(tmp_path / "Task900_Tiny"), model, tmp_path / "on.cmb").seen_scans
+    assert (seen.cases, seen.slice_mm, seen.polarity) == (43, (0.5, 9.0), "unknown")
+    assert seen.lesions == 2 * theirs.lesions
+    assert seen.lesion_mm == theirs.lesion_mm
+
+
+def test_percentiles_of_lesions_are_weighted_by_their_numbers():
+    extent = ((100.0, 120.0),) * 3
+    one = SeenScans(3, 30, (1.0, 2.0), (0.5, 1.0), extent, ("SWI",), "dark", (1.0, 2.0, 4.0))
+    other = SeenScans(2, 10, (0.8, 1.5), (0.4, 0.6), extent, ("T2S",), "dark", (3.0, 4.0, 8.0))
+    both = SeenScans(5, 40, (0.8, 2.0), (0.4, 1.0), extent, ("SWI", "T2S"), "dark", (1.5, 2.5, 5.0))
+    assert one.joined(other) == both
+    healthy = dataclasses.replace(other, lesions=0, lesion_mm=())
+    assert one.joined(healthy).lesion_mm == healthy.joined(one).lesion_mm == one.lesion_mm
 
 
 def test_another_network_is_refused_with_the_remedy(root, two_channels):

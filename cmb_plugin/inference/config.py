@@ -43,6 +43,8 @@ class InferenceConfig:
     max_detections: int = within(1000, 1)
     foreground: bool = True
 
-    def on(self, device: torch.device) -> InferenceConfig:
-        """The settings on a device: where ``tta`` is open, 8 views on a GPU and 1 elsewhere."""
-        return self if self.tta is not None else replace(self, tta=8 if device.type == "cuda" else 1)
+    def on(self, device: torch.device, views: int | None = None) -> InferenceConfig:
+        """The settings on a device: where ``tta`` is open, ``views`` if they are known, else 8 on a GPU and 1
+        elsewhere."""
+        usual = 8 if device.type == "cuda" else 1
+        return self if self.tta is not None else replace(self, tta=usual if views is None else views)

@@ -13,6 +13,7 @@ import numpy as np
 from cmb_plugin.detections import DEFAULT_OPERATING_POINT, RAW_SCORE, Detections, fold_column, stretched
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
+from cmb_plugin.paths import FoldFolder
 
 if TYPE_CHECKING:
     from cmb_plugin.anatomy.rules import RemovalRules
@@ -37,6 +38,8 @@ class OperatingPoint:
         sweep: how it was chosen; None for the default and for several folds together.
         rates: false positives per scan -> the operating point that the sweep keeps for them.
         rate: false positives per scan that it was chosen for at prediction; None for the sweep's own choice.
+        views: mirrorings of each tile in the predictions that it was chosen on, with which it holds; None where nobody
+            noted them, or where folds differ.
     """
 
     score: float = DEFAULT_OPERATING_POINT
@@ -49,6 +52,7 @@ class OperatingPoint:
     sweep: SweepResult | None = None
     rates: dict[float, OperatingPoint] = field(default_factory=dict)
     rate: float | None = None
+    views: int | None = None
 
     @property
     def is_default(self) -> bool:
@@ -113,7 +117,8 @@ class OperatingPoint:
         """What ``operating_point.json`` of a fold holds."""
         chosen = dataclasses.asdict(self.sweep) if self.sweep else {"score": self.score, "ranking": self.ranking}
         rules = next(iter(self.removal.values()), None)
-        return {"schema": SCHEMA, **chosen, **({} if rules is None else {"removal": rules})}
+        further = {"removal": rules, "views": self.views}
+        return {"schema": SCHEMA, **chosen, **{key: value for key, value in further.items() if value is not None}}
 
     def save(self, path: Path) -> None:
         """Writes ``operating_point.json`` of a fold."""
@@ -140,6 +145,9 @@ class OperatingPoint:
                 {int(label): round(float(score), 6) for label, score in content.get("class_scores", {}).items()},
                 {} if rules is None else {rules.source: rules},
                 (path.parent.name,),
+                views=int(content["views"])
+                if "views" in content
+                else views_of_run(FoldFolder(path.parent).predictions("val")),
             )
             for entry in content.get("rates") or ():
                 point.rates[float(entry["target"])] = point._for_rate(entry)
@@ -190,6 +198,7 @@ class OperatingPoint:
             tuple(name for point in agreeing for name in point.folds),
             tuple(points),
             rate=agreeing[0].rate,
+            views=agreeing[0].views if len({point.views for point in agreeing}) == 1 else None,
         )
 
     def apply(self, detections: Detections) -> Detections:
@@ -243,6 +252,13 @@ def _calibrated(scores: np.ndarray, labels: np.ndarray, point: OperatingPoint, c
     moved = stretched(scores, own, common)
     calibrated: np.ndarray = np.where(scores < own, np.minimum(moved, common * (1 - 1e-5)), moved)
     return calibrated
+
+
+def views_of_run(predictions: Path) -> int | None:
+    """Mirrorings of each tile with which a folder of predictions was made; None where it does not say so."""
+    run = predictions / "run.json"
+    settings = read_json(run).get("settings", {}) if run.is_file() else {}
+    return max(settings["tta"], 1) if isinstance(settings.get("tta"), int) else None
 
 
 def _mean(scores: Sequence[float]) -> float:

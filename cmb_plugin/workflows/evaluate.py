@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cmb_plugin.dataset import Dataset, Truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
 from cmb_plugin.files import read_json
-from cmb_plugin.models.operating_point import OperatingPoint
+from cmb_plugin.models.operating_point import OperatingPoint, views_of_run
 from cmb_plugin.models.results import EvaluationRun, measure_scored, write_results
 from cmb_plugin.models.scored_cases import PredictionSet, ScoredCases
 from cmb_plugin.models.shipped import ENDING
@@ -81,6 +82,7 @@ def sweep(
     removal = choose_removal(scored.cases, model.place.predictions("val"), config)
     # Of all detections, removed ones included: the score then holds with and without regions.
     point = OperatingPoint.choose(scored.cases, rule, config, model.place.root.name, removal)
+    point = replace(point, views=views_of_run(model.place.predictions("val")))
     point.save(model.place.operating_point)
     return point
 
@@ -119,6 +121,7 @@ def sweep_packed(
     scored = PredictionSet.of_folder(dataset, predictions, "val").read(before_sweep=True)
     scored.check_complete()
     point = OperatingPoint.choose(scored.cases, rule, config, dataset.task.name)
+    point = replace(point, views=views_of_run(predictions))
     repack(source, header, target, point.content())
     return point
 

@@ -22,7 +22,7 @@ from cmb_plugin.dataset import (
     write_summary,
 )
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import digest, read_json, write_json
+from cmb_plugin.files import digest, write_json
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.trained import TrainedModel
@@ -138,7 +138,7 @@ def predict(
         if target.exists() and not target.is_dir():
             raise UserError(f"{target}: is a file", remedy="name a folder for the results")
     device = options.device or default_device()
-    config = (options.config or model.inference_config()).on(device)
+    config = (options.config or model.inference_config()).on(device, model.operating_point().views)
     # What prepares scans in the background takes a core from the network where the network runs on the cores.
     workers = min(3, default_workers() - 1) if options.workers is None else options.workers
     if scans.split == "test" and model.left_out:
@@ -230,15 +230,12 @@ def _introduce(ensemble: Ensemble, log: Callable[[str], None]) -> None:
     )
     if ensemble.plan.target == "lesions":
         log(f"Operating point {ensemble.operating_point.score:g}: {ensemble.operating_point.origin}")
-    for number, fold in model.fold_folders.items():
-        run = fold.predictions("val") / "run.json"
-        if fold.operating_point.is_file() and run.is_file():
-            swept_views = max(read_json(run).get("settings", {}).get("tta") or 1, 1)
-            if swept_views != views:
-                log(
-                    f"Note: the operating point of fold {number} was chosen with {swept_views} mirrorings, "
-                    f"now there are {views}; -ntta {swept_views} makes scores comparable"
-                )
+    for point in ensemble.operating_point.members or (ensemble.operating_point,):
+        if point.views is not None and point.views != views:
+            log(
+                f"Note: the operating point of {', '.join(point.folds)} was chosen with {point.views} mirrorings, "
+                f"now there are {views}; -ntta {point.views} makes scores comparable"
+            )
     if not _can_draw():
         log("Note: SimpleITK is not installed, so no instance masks are written")
 

@@ -184,6 +184,20 @@ def test_the_operating_point_is_that_of_the_rate_asked_for(root, tmp_path, capsy
     assert "it has 0.25, 0.5, 1, 2" in capsys.readouterr().err
 
 
+def test_tiles_are_mirrored_as_when_the_operating_point_was_chosen(root, tmp_path, capsys):
+    """A model swept on a CPU must not report by another threshold's scores on a GPU."""
+    swept = read_header(root / "mine.cmb").folds["0"]["operating_point"]
+    assert swept["views"] == 1
+    words = ["--input", images(root), "-npp", "0", "--output"]
+    assert predict.main([str(root / "mine.cmb"), *words, str(tmp_path / "two"), "-ntta", "2"]) == 0
+    assert "was chosen with 1 mirrorings, now there are 2" in capsys.readouterr().out
+    packed.repack(root / "mine.cmb", read_header(root / "mine.cmb"), tmp_path / "four.cmb", {**swept, "views": 4})
+    assert predict.main([str(tmp_path / "four.cmb"), *words, str(tmp_path / "four")]) == 0
+    out = capsys.readouterr().out
+    assert "4 mirrorings per tile" in out
+    assert "Note: the operating point" not in out
+
+
 def test_a_bids_data_set_is_predicted_without_a_task(root, tmp_path, monkeypatch):
     monkeypatch.setenv("det_data", str(tmp_path / "nothing"))
     scan = tmp_path / "raw" / "sub-51" / "swi" / "sub-51_swi.nii.gz"

@@ -101,18 +101,18 @@ class PhantomSettings:
         if anatomy:
             read_table(anatomy.table)  # what is wrong with it is said before anything is made
         return cls(
-            train,
-            test,
-            healthy,
-            protocols,
-            modalities,
-            names,
-            options.seed,
-            options.followup,
-            later[0],
-            scans,
-            anatomy,
-            options.lesions,
+            train=train,
+            test=test,
+            healthy=healthy,
+            protocols=protocols,
+            modalities=modalities,
+            classes=names,
+            seed=options.seed,
+            followup=options.followup,
+            followup_protocol=later[0],
+            scans=scans,
+            anatomy=anatomy,
+            lesions=options.lesions,
         )
 
     def to_json(self) -> dict[str, Any]:

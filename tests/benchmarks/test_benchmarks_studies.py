@@ -10,7 +10,7 @@ import pytest
 from tiny_task import make_tiny_task
 
 from benchmarks.accuracy.operating_point import scans
-from benchmarks.studies import ablation, deep_mir, deep_mir_report, new_scanner, two_step_kd
+from benchmarks.studies import ablation, compare, deep_mir, deep_mir_report, new_scanner, two_step_kd
 from benchmarks.studies.ablation_report import write_report
 from benchmarks.studies.generalisation import build
 from benchmarks.tools.markdown import put_between_markers
@@ -54,6 +54,40 @@ def finish(entry, n_false):
     state = {**entry.state(), "finished": ["train", "predict"], "machine": machine(), "steps": 1}
     state |= {"seconds": {"train": 1.0, "predict": 1.0}, "commands": {"train": "nndet_train"}, "threads": 1, "jobs": 2}
     write_json(entry.record, state)
+
+
+def write_folder(task, folder, n_false, found=True):
+    """Predictions of a folder: every lesion or none, and ``n_false`` things that score less."""
+    for case in Dataset.load(task).cases("Ts"):
+        truth = read_truth(case)
+        lesions = truth.boxes if found else truth.boxes[:0]
+        boxes = np.concatenate([lesions, np.array([[0, 0, 0, 2, 2, 2]] * n_false).reshape(-1, 6)])
+        scores = np.repeat([0.9, 0.6], [len(lesions), n_false])
+        detections = Detections(boxes, scores, np.zeros(len(boxes)))
+        write_case_predictions(folder, CasePredictions(case.case_id, detections, truth.grid, ("cmb",), 0.5))
+
+
+def test_folders_of_predictions_are_compared_with_the_first(task, tmp_path, capsys):
+    for name, n_false, found in (("exact", 0, True), ("some", 1, True), ("more", 3, True), ("blind", 1, False)):
+        write_folder(task, tmp_path / name, n_false, found)
+    rows = [
+        f"best={tmp_path / 'exact'}",
+        f"two runs={tmp_path / 'some'},{tmp_path / 'more'}",
+        f"none={tmp_path / 'blind'}",
+    ]
+    page = tmp_path / "page.md"
+    assert compare.main(["Task900_Tiny", *rows, "--resamples", "50", "--page", str(page)]) == 0
+    best, two, none = ([cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines()[3:6])
+    assert best[:3] == ["best", "1", "1.000 (1.000-1.000)"]
+    assert best[7:9] == ["1.000 (1.000-1.000)", "0.00 (0.00-0.00)"]
+    assert two[1] == "2"
+    assert two[8] == "2.00 (2.00-2.00)"  # the mean of one and three
+    assert two[-3:] == ["+0.000 (+0.000 to +0.000)", "+0.000 (+0.000 to +0.000)", "+2.00 (+2.00 to +2.00)"]
+    assert none[-2] == "-1.000 (-1.000 to -1.000)"
+    (tmp_path / "some").joinpath(next((tmp_path / "some").iterdir()).name).unlink()
+    assert compare.main(["Task900_Tiny", *rows]) == 2
+    assert compare.main(["Task900_Tiny", "nothing"]) == 2
+    assert "TITLE=FOLDER" in capsys.readouterr().err
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed(task):

@@ -236,6 +236,8 @@ def _introduce(ensemble: Ensemble, log: Callable[[str], None]) -> None:
                 f"Note: the operating point of {', '.join(point.folds)} was chosen with {point.views} mirrorings, "
                 f"now there are {views}; -ntta {point.views} makes scores comparable"
             )
+    if ensemble.operating_point.views == views > 1 and ensemble.device.type == "cpu":
+        log(f"Note: {views} mirrorings, as when the operating point was chosen, take {views} times as long as -ntta 1")
     if not _can_draw():
         log("Note: SimpleITK is not installed, so no instance masks are written")
 

@@ -195,6 +195,7 @@ def test_tiles_are_mirrored_as_when_the_operating_point_was_chosen(root, tmp_pat
     assert predict.main([str(tmp_path / "four.cmb"), *words, str(tmp_path / "four")]) == 0
     out = capsys.readouterr().out
     assert "4 mirrorings per tile" in out
+    assert "take 4 times as long" in out
     assert "Note: the operating point" not in out
 
 

@@ -101,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--num_tta",
         type=int,
         metavar="N",
-        help="mirrorings of every tile, 1 (none) to 8; default as many as the operating point was chosen with",
+        help="mirrorings of every tile, 1 (none) to 8; default 8 on a GPU, but no more than the operating point was "
+        "chosen with, and 1 on a CPU",
     )
     arguments.add_argument("-nmodels", "--num_models", type=int, metavar="N", help="use only the first N trained folds")
     arguments.add_argument("--ckpt", choices=("last", "best"), default="last", help="checkpoint of each fold")

@@ -44,7 +44,7 @@ class InferenceConfig:
     foreground: bool = True
 
     def on(self, device: torch.device, views: int | None = None) -> InferenceConfig:
-        """The settings on a device: where ``tta`` is open, ``views`` if they are known, else 8 on a GPU and 1
-        elsewhere."""
+        """The settings on a device: where ``tta`` is open, 8 views on a GPU and 1 elsewhere, but never more than the
+        ``views`` with which the operating point was chosen."""
         usual = 8 if device.type == "cuda" else 1
-        return self if self.tta is not None else replace(self, tta=usual if views is None else views)
+        return self if self.tta is not None else replace(self, tta=usual if views is None else min(usual, views))

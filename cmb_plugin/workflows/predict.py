@@ -21,6 +21,7 @@ from cmb_plugin.dataset import (
     write_lesions,
     write_summary,
 )
+from cmb_plugin.documents import counted
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, write_json
 from cmb_plugin.inference import InferenceConfig
@@ -233,11 +234,10 @@ def _introduce(ensemble: Ensemble, log: Callable[[str], None]) -> None:
     for point in ensemble.operating_point.members or (ensemble.operating_point,):
         if point.views is not None and point.views != views:
             log(
-                f"Note: the operating point of {', '.join(point.folds)} was chosen with {point.views} mirrorings, "
-                f"now there are {views}; -ntta {point.views} makes scores comparable"
+                f"Note: the operating point of {', '.join(point.folds)} was chosen with "
+                f"{counted(point.views, 'mirroring')}, now there {'is' if views == 1 else 'are'} {views}; "
+                f"-ntta {point.views} makes scores comparable"
             )
-    if ensemble.operating_point.views == views > 1 and ensemble.device.type == "cpu":
-        log(f"Note: {views} mirrorings, as when the operating point was chosen, take {views} times as long as -ntta 1")
     if not _can_draw():
         log("Note: SimpleITK is not installed, so no instance masks are written")
 
@@ -333,7 +333,7 @@ class _Run:
         }
         stored = StoredPredictions(self.folder, [name for name in case_ids if name not in failed])
 
-        def counted() -> Iterator[CasePredictions]:
+        def tallied() -> Iterator[CasePredictions]:
             """The cases, of each of which a row and its warnings are kept."""
             for case in stored:
                 reported, name = int(case.reported.sum()), case.case_id
@@ -342,7 +342,7 @@ class _Run:
                 report.remarks += [f"{name}: {sentence}" for sentence in case.warnings]
                 yield case
 
-        write_lesions(self.folder / "lesions.tsv", counted())
+        write_lesions(self.folder / "lesions.tsv", tallied())
         write_summary(self.folder / "summary.tsv", [rows[name] for name in case_ids])
         report.remarks += self.ensemble.remarks(stored)
 

@@ -20,6 +20,7 @@ from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.images import Grid, read_scan, write_image
+from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.models import packed, shipped
 from cmb_plugin.models.initial_weights import InitialWeights
 from cmb_plugin.models.packed import read_header, read_packed_weights, unpacked
@@ -184,19 +185,26 @@ def test_the_operating_point_is_that_of_the_rate_asked_for(root, tmp_path, capsy
     assert "it has 0.25, 0.5, 1, 2" in capsys.readouterr().err
 
 
-def test_tiles_are_mirrored_as_when_the_operating_point_was_chosen(root, tmp_path, capsys):
-    """A model swept on a CPU must not report by another threshold's scores on a GPU."""
+def test_tiles_are_mirrored_no_more_often_than_when_the_operating_point_was_chosen(root, tmp_path, capsys):
     swept = read_header(root / "mine.cmb").folds["0"]["operating_point"]
     assert swept["views"] == 1
-    words = ["--input", images(root), "-npp", "0", "--output"]
-    assert predict.main([str(root / "mine.cmb"), *words, str(tmp_path / "two"), "-ntta", "2"]) == 0
-    assert "was chosen with 1 mirrorings, now there are 2" in capsys.readouterr().out
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    usual = InferenceConfig()
+    assert [usual.on(cuda, views).tta for views in (None, 1, 4, 8)] == [8, 1, 4, 8]
+    assert [usual.on(cpu, views).tta for views in (None, 1, 8)] == [1, 1, 1]
+    assert dataclasses.replace(usual, tta=2).on(cuda, 1).tta == 2  # what is asked for holds
+
     packed.repack(root / "mine.cmb", read_header(root / "mine.cmb"), tmp_path / "four.cmb", {**swept, "views": 4})
-    assert predict.main([str(tmp_path / "four.cmb"), *words, str(tmp_path / "four")]) == 0
-    out = capsys.readouterr().out
-    assert "4 mirrorings per tile" in out
-    assert "take 4 times as long" in out
-    assert "Note: the operating point" not in out
+    for model, views, note in (
+        (root / "mine.cmb", ["-ntta", "2"], "chosen with 1 mirroring, now there are 2; -ntta 1 makes"),
+        (tmp_path / "four.cmb", [], "chosen with 4 mirrorings, now there is 1; -ntta 4 makes"),
+        (root / "mine.cmb", [], None),
+    ):
+        words = ["--input", images(root), "-npp", "0", "--output", str(tmp_path / f"{model.stem}{len(views)}")]
+        assert predict.main([str(model), *words, *views]) == 0
+        out = capsys.readouterr().out
+        assert ("Note: the operating point" in out) == (note is not None)
+        assert note is None or note in out
 
 
 def test_a_bids_data_set_is_predicted_without_a_task(root, tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def _read_run(dataset: Dataset, folder: Path) -> tuple[SubjectCounts, float | No
 
 def table(rows: Sequence[Row]) -> str:
     """The rows in Markdown, differences to the first."""
-    points = ("sensitivity", "FP per scan", "of these on healthy scans")
+    points = ("sensitivity", "FP per scan", "per healthy scan")
     lines = [
         table_head(
             "",

@@ -61,7 +61,7 @@ def test_a_round_begins_with_the_last_and_is_measured_on_the_same_pool(tmp_path:
         (split,) = read_json(fold.splits)
         assert split["val"] == ["pool_sub-51"]
         assert split["train"] == ["sub-01", "sub-02"]
-        assert read_header(training.packed(number)).seen_scans.cases == 2
+        assert read_header(training.packed(number)).seen_scans.cases == 2 * (number + 1)  # its own and the last one's
         assert 0 <= result["quality"] <= 1
         assert not (tmp_path / "data" / f"Task{710 + number}_Round").exists()
     settings = (tmp_path / "models" / "Task711_Round").glob("*/fold0/settings.yaml")

@@ -20,15 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tools.markdown import add_page, put_between_markers, table_head, table_row
+from cmb_plugin.benchmark.table import show
 from cmb_plugin.commands.cli import command, parser
 from cmb_plugin.commands.names import find_task
 from cmb_plugin.dataset import Dataset
 from cmb_plugin.errors import UserError
-from cmb_plugin.evaluation import Bootstrap, Estimate, EvaluationConfig, SubjectCounts, bootstrap, subject_counts
+from cmb_plugin.evaluation import Bootstrap, EvaluationConfig, SubjectCounts, bootstrap, subject_counts
 from cmb_plugin.evaluation.metrics import measure
 from cmb_plugin.models.scored_cases import PredictionSet
-
-from .ablation_report import show
 
 RATES = (0.25, 0.5, 1.0, 2.0)
 """False positives per scan at which the sensitivity is read; packed models keep operating points for these."""
@@ -99,24 +98,17 @@ def table(rows: Sequence[Row]) -> str:
     first = rows[0].statistics
     for row in rows:
         own = row.statistics
-        names = {"froc_score": 3, "sensitivity": 3, "fp_per_scan": 2}
         differences = [
-            "" if row is rows[0] else _signed(own.difference(first, name), decimals) for name, decimals in names.items()
+            "" if row is rows[0] else show(own.difference(first, name), decimals, signed=True)
+            for name, decimals in (("froc_score", 3), ("sensitivity", 3), ("fp_per_scan", 2))
         ]
         at_rates = (show(own.estimate(f"sensitivity@{rate:g}"), 3) for rate in RATES)
         healthy = "-" if row.healthy is None else f"{row.healthy:.2f}"
-        reached = (show(own.estimate("sensitivity"), 3), show(own.estimate("fp_per_scan")), healthy)
+        reached = (show(own.estimate("sensitivity"), 3), show(own.estimate("fp_per_scan"), 2), healthy)
         lines.append(
             table_row(row.title, row.runs, show(own.estimate("froc_score"), 3), *at_rates, *reached, *differences)
         )
     return "\n".join(lines)
-
-
-def _signed(estimate: Estimate, decimals: int) -> str:
-    """``+0.02 (-0.01 to +0.05)``."""
-    ends = (estimate.value, estimate.low, estimate.high)
-    value, low, high = ("-" if end is None else f"{end:+.{decimals}f}" for end in ends)
-    return f"{value} ({low} to {high})"
 
 
 @command

@@ -61,7 +61,7 @@ def test_from_two_folders_to_a_model(tmp_path, monkeypatch, capsys):
     assert "2 of 3 scans" in shown
     place = task.root / "active"
     queue = ReviewQueue.load(place / "queue_uncertainty.json")
-    ranking = (place / "ranking_uncertainty.tsv").read_text().splitlines()
+    ranking = (place / "ranking_uncertainty.tsv").read_text(encoding="utf-8").splitlines()
     assert len(ranking) == 1 + 3
     assert [line.split("\t")[1] for line in ranking[1:3]] == [scan.case_id for scan in queue.scans]
     values = [float(line.split("\t")[3]) for line in ranking[1:]]
@@ -116,7 +116,7 @@ def test_from_two_folders_to_a_model(tmp_path, monkeypatch, capsys):
     ask[0] = "302"
     assert nndet_active([*ask, "--strategy", "random", "--output", str(place)]) == 0
     assert "passed over 2 scans" in capsys.readouterr().out
-    assert first not in (place / "ranking_random.tsv").read_text()
+    assert first not in (place / "ranking_random.tsv").read_text(encoding="utf-8")
 
 
 def test_a_queue_that_is_damaged_or_of_another_task_is_named(tmp_path, monkeypatch, capsys):

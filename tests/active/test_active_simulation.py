@@ -30,7 +30,7 @@ PLAY = ["--simulate", "--rounds", "2", "--acquire", "1", "--start", "2", "--resa
 def prepared(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     task = make_tiny_task(data, n_train=6, n_test=2, modalities=("swi",), shape=(20, 24, 24))
-    content = json.loads((task.root / "dataset.json").read_text())
+    content = json.loads((task.root / "dataset.json").read_text(encoding="utf-8"))
     names = [f"sub-0{i}" for i in range(1, 7)]
     domain = {name: "ukb" if i < 3 else "cuhk" for i, name in enumerate(names)}
     (task.root / "dataset.json").write_text(json.dumps({**content, "domain": domain}))
@@ -77,7 +77,9 @@ def test_rounds_are_played_and_go_on_after_any_interruption(root, monkeypatch, c
     text = capsys.readouterr().out
     assert "78 % recall, 80 % precision and 1.6 false positives per scan" in text
     assert "no rank follows" in text
-    rows = list(csv.DictReader((root / "whole" / "active.tsv").read_text().splitlines(), delimiter="\t"))
+    rows = list(
+        csv.DictReader((root / "whole" / "active.tsv").read_text(encoding="utf-8").splitlines(), delimiter="\t")
+    )
     rows = [(row["strategy"], row["labelled"]) for row in rows]
     assert rows == [("disagreement", n) for n in "234"] + [(ALL, "6")] * 3
     assert (root / "whole" / "active.png").stat().st_size > 5000
@@ -89,7 +91,9 @@ def test_rounds_are_played_and_go_on_after_any_interruption(root, monkeypatch, c
             patch.setattr(place, name, dying(getattr(place, name), at, after=place is Checkpoints))
             assert play(root / "killed") in (0, 130)
     assert play(root / "killed") == 0
-    assert (root / "killed" / "active.tsv").read_text() == (root / "whole" / "active.tsv").read_text()
+    assert (root / "killed" / "active.tsv").read_text(encoding="utf-8") == (root / "whole" / "active.tsv").read_text(
+        encoding="utf-8"
+    )
     for place in ("start", "disagreement/round2", "all/round2"):
         one, two = (weights(root / name / "seed0" / place) for name in ("whole", "killed"))
         assert all(np.array_equal(one[key], two[key]) for key in one), place

@@ -77,7 +77,9 @@ def test_folders_of_predictions_are_compared_with_the_first(task, tmp_path, caps
     ]
     page = tmp_path / "page.md"
     assert compare.main(["Task900_Tiny", *rows, "--resamples", "50", "--page", str(page)]) == 0
-    best, two, none = ([cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text().splitlines()[3:6])
+    best, two, none = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.read_text(encoding="utf-8").splitlines()[3:6]
+    )
     assert best[:3] == ["best", "1", "1.000 (1.000-1.000)"]
     assert best[7:9] == ["1.000 (1.000-1.000)", "0.00 (0.00-0.00)"]
     assert two[1] == "2"

@@ -18,7 +18,7 @@ voxels = st.tuples(*[st.floats(0.3, 6.0)] * 3)
 
 def named(task, domains):
     path = task.root / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "domain": domains}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "domain": domains}))
 
 
 def test_a_case_knows_the_domain_that_dataset_json_names(tmp_path):

@@ -121,7 +121,7 @@ def test_trainers_that_take_the_rest_for_background_refuse(task, capsys):
     fold = next((task.root.parent.parent / "models" / task.name).glob("*/fold0"))
     metrics = read_json(fold / "val_results" / "metrics.json")
     assert metrics["n_cases"] == len(read_splits(task.splits)[0]["val"])
-    assert json.loads((fold / "splits.json").read_text()) == read_splits(task.splits)
+    assert json.loads((fold / "splits.json").read_text(encoding="utf-8")) == read_splits(task.splits)
 
 
 def test_a_mask_on_another_grid_is_named(task, capsys):

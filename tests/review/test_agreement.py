@@ -65,8 +65,8 @@ def test_the_command_writes_a_table_and_a_figure(task, capsys):
     assert "verdict kappa" in capsys.readouterr().out
     folder = task.root / "review" / "agreement"
     assert (folder / "ann_ben.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "ann_ben.json").read_text())["readers"] == ["ann", "ben"]
-    assert len((folder / "ann_ben.tsv").read_text().splitlines()) == 1 + 6
+    assert json.loads((folder / "ann_ben.json").read_text(encoding="utf-8"))["readers"] == ["ann", "ben"]
+    assert len((folder / "ann_ben.tsv").read_text(encoding="utf-8").splitlines()) == 1 + 6
 
 
 def test_without_a_scan_that_both_have_done_there_is_nothing_to_compare(task):

@@ -257,7 +257,7 @@ def test_a_killed_server_loses_nothing_and_the_next_one_goes_on(tabs, tmp_path, 
         server.send_signal(signal.SIGINT)
         assert "1 of 2 scans judged, 0 of them done" in server.stdout.read()
         assert server.wait(timeout=60) == 0
-        log = (tmp_path / "Task900_Tiny" / "review" / "ann" / "decisions.tsv").read_text()
+        log = (tmp_path / "Task900_Tiny" / "review" / "ann" / "decisions.tsv").read_text(encoding="utf-8")
         assert [line.split("\t")[4] for line in log.splitlines()[1:]] == ["judge", "judge", "undo"]
     finally:
         server.kill()
@@ -270,7 +270,7 @@ def test_markup_in_names_stays_text(tabs, tmp_path, monkeypatch):
     for file in [*task.root.rglob("sub-51*"), *(tmp_path / "found").glob("sub-51*")]:
         file.rename(file.with_name(file.name.replace("sub-51", nasty)))
     boxes = tmp_path / "found" / f"{nasty}_boxes.json"
-    boxes.write_text(json.dumps({**json.loads(boxes.read_text()), "case_id": nasty}))
+    boxes.write_text(json.dumps({**json.loads(boxes.read_text(encoding="utf-8")), "case_id": nasty}))
     session = open_session(task)
     assert nasty in session.cases
     with serving(session) as address:

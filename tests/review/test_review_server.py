@@ -105,7 +105,7 @@ def test_undo_takes_back_one_decision_after_another_and_nothing_is_forgotten(cli
         assert set(state["lesions"]) == names
     assert not state["can_undo"]
     assert decide(client, {"kind": "undo"}, 6).status_code == 400
-    log = session.store.write_log([session.review("sub-51")]).read_text().splitlines()
+    log = session.store.write_log([session.review("sub-51")]).read_text(encoding="utf-8").splitlines()
     assert len(log) == 1 + 6
     assert "ann" in log[1]
 

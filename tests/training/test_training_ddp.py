@@ -47,7 +47,9 @@ def together(prepared, tmp_path_factory):
     finally:
         for process in processes:
             process.kill()
-    assert codes == [0, 0], "".join((folder / f"rank{rank}.log").read_text()[-2000:] for rank in range(2))
+    assert codes == [0, 0], "".join(
+        (folder / f"rank{rank}.log").read_text(encoding="utf-8")[-2000:] for rank in range(2)
+    )
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -23,7 +23,7 @@ def make(root, name, modalities=("swi", "phase"), classes=("cmb",), **options):
 
 def define(task, **entries):
     path = task.root / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **entries}))
 
 
 def refused(capsys):
@@ -61,7 +61,7 @@ def test_tasks_are_joined_by_links_with_names_matched_and_domains_kept(root, cap
     assert {number: joined.classes[label] for number, label in after.classes.items()} == names
     assert not [file for file in task.raw.glob("images*/*") if not file.is_symlink()]
     assert not check_dataset(joined).errors
-    assert json.loads((task.root / "dataset.json").read_text())["metadata"] == {"A_sub-01": {"age": 70}}
+    assert json.loads((task.root / "dataset.json").read_text(encoding="utf-8"))["metadata"] == {"A_sub-01": {"age": 70}}
 
 
 def test_run_again_it_links_what_is_new_and_removes_what_is_gone(root, capsys):

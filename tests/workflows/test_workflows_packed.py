@@ -316,7 +316,7 @@ def test_a_map_of_susceptibility_is_turned_dark_with_a_note_and_a_warning(root, 
     assert predict.main(words) == 0
     turned, _ = read_scan(tmp_path / "out" / "scans" / "sub-51_qsm_0000.nii.gz")
     np.testing.assert_allclose(turned, 0.001 * (array - 100), atol=1e-6)
-    assert "its sign is turned" in (tmp_path / "out" / "inputs.tsv").read_text()
+    assert "its sign is turned" in (tmp_path / "out" / "inputs.tsv").read_text(encoding="utf-8")
     (case,) = predictions(tmp_path / "out")
     assert case.warnings[0].startswith("A map of susceptibility")
     assert "A map of susceptibility" in capsys.readouterr().err

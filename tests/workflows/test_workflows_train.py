@@ -61,7 +61,7 @@ def one_line(capsys):
 
 def test_a_trained_fold_says_so(model):
     assert model.fold(0).is_finished()
-    assert json.loads(model.fold(0).training.read_text()) == {"schema": 1, "finished": True}
+    assert json.loads(model.fold(0).training.read_text(encoding="utf-8")) == {"schema": 1, "finished": True}
     assert not model.fold(0).lock.exists()
 
 
@@ -95,7 +95,7 @@ def test_folds_from_before_the_note_are_judged_by_their_epochs(two_folds):
     fold = two_folds.fold(1)
     fold.training.unlink()
     assert two_folds.trained_folds() == [0, 1]
-    rows = fold.history.read_text().splitlines()
+    rows = fold.history.read_text(encoding="utf-8").splitlines()
     assert len(rows) == 3
     fold.history.write_text("\n".join(rows[:-1]))
     assert two_folds.trained_folds() == [0]
@@ -167,7 +167,7 @@ def test_a_fold_of_another_network_is_refused_before_it_is_trained(model, capsys
 
 def test_a_fold_of_another_plan_is_refused_before_it_is_trained(model, capsys):
     path = find_task("900").plan("D3CMB_3d")
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     plan = json.loads(before)
     path.write_text(json.dumps({**plan, "classes": ["bleed"]}))
     try:
@@ -180,7 +180,7 @@ def test_a_fold_of_another_plan_is_refused_before_it_is_trained(model, capsys):
 
 def test_folds_of_different_networks_do_not_predict_together(two_folds, capsys):
     path = two_folds.fold(1).settings
-    settings = yaml.safe_load(path.read_text())
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings["model_cfg"]["detections_per_patch"] = 77
     path.write_text(yaml.safe_dump(settings))
     assert nndet_predict(["900"]) == 2
@@ -192,7 +192,7 @@ def test_folds_of_different_networks_do_not_predict_together(two_folds, capsys):
 
 def test_a_validation_scan_that_cannot_be_predicted_is_named(model, capsys):
     """The run is trained; it ends with the scan's name, not with what its missing predictions lead to."""
-    case = json.loads(model.fold(0).splits.read_text())[0]["val"][0]
+    case = json.loads(model.fold(0).splits.read_text(encoding="utf-8"))[0]["val"][0]
     scan = find_task("900").images("Tr") / f"{case}_0000.nii.gz"
     whole = scan.read_bytes()
     scan.write_bytes(whole[:100])

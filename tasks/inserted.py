@@ -22,7 +22,7 @@ from cmb_plugin.phantom import (
     ExampleReport,
     ExampleTask,
     MeasuredScan,
-    is_healthy,
+    healthy_cases,
     place_lesions,
     resolve_modalities,
 )
@@ -287,7 +287,7 @@ def _write_case(task: TaskFolder, settings: InsertedSettings, place: tuple[str, 
         np.random.default_rng([settings.seed, number]),
         scan,
         settings.modalities[0],
-        healthy=is_healthy(number - first, cases, settings.healthy),
+        healthy=number - first in healthy_cases(cases, settings.healthy),
         mimics=settings.mimics,
         mean=settings.lesions,
     )

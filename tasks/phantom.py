@@ -22,7 +22,7 @@ from cmb_plugin.phantom import (
     PhantomCase,
     PhantomConfig,
     VisitRow,
-    is_healthy,
+    healthy_cases,
     make_case,
     make_scans,
     make_visit,
@@ -34,7 +34,7 @@ from cmb_plugin.phantom import (
 from cmb_plugin.plugins import register_task, suggest
 from cmb_plugin.workers import keep_freed_memory, run_cases
 
-RECIPE = 4
+RECIPE = 5
 """Raised whenever the phantoms of a seed change, so that an older folder is not taken for a finished one."""
 
 ANATOMY_RECIPE = 2
@@ -254,7 +254,7 @@ def _drawn_from(settings: PhantomSettings, place: Place) -> tuple[PhantomConfig,
     config = PhantomConfig(
         settings.protocols, settings.modalities, settings.classes, settings.anatomy, settings.lesions
     )
-    return config, is_healthy(index - first, cases, settings.healthy)
+    return config, index - first in healthy_cases(cases, settings.healthy, len(settings.protocols))
 
 
 def _write_files(

@@ -1,6 +1,6 @@
 """The physics of synthetic susceptibility scans on real anatomy: tissue, sources, dipole field, signal, images."""
 
-from .case import PhantomCase, PhantomConfig, is_healthy, make_case
+from .case import PhantomCase, PhantomConfig, healthy_cases, make_case
 from .example import ExampleOptions, ExampleReport, ExampleTask
 from .followup import Visit, VisitRow, make_visit, write_visits
 from .into import PlacedCase, place_lesions
@@ -24,7 +24,7 @@ __all__ = [
     "Protocol",
     "Visit",
     "VisitRow",
-    "is_healthy",
+    "healthy_cases",
     "make_case",
     "make_scans",
     "make_visit",

@@ -79,11 +79,19 @@ class PhantomCase:
     anatomy: dict[str, Any] = field(default_factory=dict)
 
 
-def is_healthy(index: int, cases: int, fraction: float) -> bool:
-    """Whether case ``index`` of ``cases`` has no lesion: exactly the rounded share has none, evenly spread over the
-    set."""
+def healthy_cases(cases: int, fraction: float, kinds: int = 1) -> frozenset[int]:
+    """Which of ``cases`` cases have no lesion: exactly the rounded share, evenly spread over the set and over the
+    ``kinds`` of case (protocols) that it holds in turn."""
     healthy = int(fraction * cases + 0.5)
-    return (index + 1) * healthy // cases > index * healthy // cases
+    chosen: set[int] = set()
+    of_kind = [0] * kinds
+    for first in range(0, cases, kinds):
+        turn = range(first, min(first + kinds, cases))
+        due = turn.stop * healthy // cases - len(chosen)
+        for case in sorted(turn, key=lambda case: (of_kind[case % kinds], -case))[:due]:
+            chosen.add(case)
+            of_kind[case % kinds] += 1
+    return frozenset(chosen)
 
 
 def make_case(seed: int, index: int, config: PhantomConfig, *, healthy: bool = False) -> PhantomCase:

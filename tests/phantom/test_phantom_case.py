@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cmb_plugin.phantom import MODALITIES, PhantomCase, PhantomConfig, is_healthy, make_case
+from cmb_plugin.phantom import MODALITIES, PhantomCase, PhantomConfig, healthy_cases, make_case
 from cmb_plugin.phantom.outline import DEFINITE_CNR
 
 KINDS = {"vein_straight", "vein_curved", "calcification", "iron", "pial_vessel", "air_sinus"}
@@ -152,9 +152,15 @@ def test_iron_that_shows_by_two_poles_on_swi_is_outlined_with_both() -> None:
 
 
 @pytest.mark.parametrize(("cases", "share"), [(16, 0.3), (8, 0.3), (5, 0.0), (5, 1.0), (3, 0.5), (1, 0.3), (100, 0.33)])
-def test_healthy_share_is_exact_and_spread_over_the_set(cases: int, share: float) -> None:
-    healthy = [is_healthy(i, cases, share) for i in range(cases)]
+@pytest.mark.parametrize("kinds", [1, 2, 6, 12])
+def test_healthy_share_is_exact_and_spread_over_the_set_and_over_its_protocols(
+    cases: int, share: float, kinds: int
+) -> None:
+    chosen = healthy_cases(cases, share, kinds)
     expected = int(share * cases + 0.5)
-    assert sum(healthy) == expected
-    for k in range(cases):  # no run of cases holds many more or fewer than its share
-        assert abs(sum(healthy[: k + 1]) - (k + 1) * expected / cases) <= 1
+    assert len(chosen) == expected
+    assert chosen <= set(range(cases))
+    for k in range(0, cases, kinds):  # at no full turn of the protocols many more or fewer than the share
+        assert abs(len(chosen & set(range(k))) - k * expected / cases) <= 1
+    of_kind = [len(chosen & set(range(k, cases, kinds))) for k in range(min(kinds, cases))]
+    assert max(of_kind) - min(of_kind) <= 1

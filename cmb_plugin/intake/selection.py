@@ -164,12 +164,21 @@ def select(volumes: Sequence[Volume], channels: Channels) -> Intake:
 
 
 def _best_rank(volumes: Sequence[Volume], channels: Channels) -> int:
-    """Of the first channel, over all cases of a session: a lesser contrast is not predicted beside a better one."""
-    return min((rank for v in volumes if (rank := _usable_rank(channels, 0, v)) is not None), default=0)
+    """Of the first channel, over all cases of a session: a lesser contrast is not predicted beside a better one that
+    can be read."""
+    usable = _usable_ranks(volumes, channels, 0)
+    return min(_without_damaged(usable, volumes).values(), default=0)
 
 
-def _usable_rank(channels: Channels, channel: int, volume: Volume) -> int | None:
-    return None if _too_short(volume) else channels.rank(channel, volume)
+def _usable_ranks(volumes: Sequence[Volume], channels: Channels, channel: int) -> dict[int, int]:
+    """Number of a volume that may stand for a channel -> how well it does."""
+    ranks = {i: channels.rank(channel, v) for i, v in enumerate(volumes) if not _too_short(v)}
+    return {i: rank for i, rank in ranks.items() if rank is not None}
+
+
+def _without_damaged(ranks: dict[int, int], volumes: Sequence[Volume]) -> dict[int, int]:
+    """Those that can be read, or all where none can; a damaged echo stays, or another would have its number."""
+    return {i: rank for i, rank in ranks.items() if volumes[i].echo or not volumes[i].defect} or ranks
 
 
 def _too_short(volume: Volume) -> bool:
@@ -184,13 +193,16 @@ def _case(
     """A case from the volumes that belong together, and a row for each of them."""
     chosen: dict[int, Volume] = {}
     reasons: dict[int, str] = {}
+    replaced: set[int] = set()
     for channel in range(len(channels.names)):
-        ranks = {i: r for i, v in enumerate(group) if (r := _usable_rank(channels, channel, v)) is not None}
+        usable = _usable_ranks(group, channels, channel)
+        ranks = _without_damaged(usable, group)
         lowest = min(ranks.values(), default=None)
         if lowest is None or (channel == 0 and lowest > best):
             if lowest is not None:
                 reasons |= dict.fromkeys(ranks, "the session has a scan that suits the model better")
             continue
+        replaced |= {i for i, rank in usable.items() if i not in ranks and rank <= lowest}
         fitting = [i for i, rank in ranks.items() if rank == lowest and i not in reasons]
         reasons |= {i: f"{channels.names[channel]} is there, which suits better" for i in ranks if i not in fitting}
         taken, others = _one_of(fitting, group, channels.echo)
@@ -207,7 +219,8 @@ def _case(
     rows = []
     for i, volume in enumerate(group):
         name = names.get(id(volume), "")
-        status = PASSED_OVER if not name else UNUSABLE if volume.defect or problem else TAKEN
+        unusable = i in replaced or (name and (volume.defect or problem))
+        status = UNUSABLE if unusable else TAKEN if name else PASSED_OVER
         remark = TURNED if id(volume) in turned else _remark(volume, group)
         why = (volume.defect or problem or remark) if name else reasons.get(i) or _why_not(volume)
         rows.append(InputRow(case_id if name else "", name, volume.name, volume.contrast, status, why or ""))

@@ -167,6 +167,35 @@ def test_what_its_header_shows_to_be_no_scan_is_unusable_before_the_work_starts(
     assert [case.case_id for case in intake.cases if not case.problem] == ["good"]
 
 
+def test_a_damaged_scan_does_not_hide_another_of_its_session(tmp_path: Path) -> None:
+    swi = tmp_path / "sub-01" / "swi"
+    save(tmp_path / "sub-01" / "anat" / "sub-01_T2starw.nii.gz")
+    swi.mkdir()
+    (swi / "sub-01_swi.nii.gz").write_bytes(b"")
+    save(tmp_path / "sub-02" / "swi" / "sub-02_swi.nii.gz")
+    (tmp_path / "sub-02" / "anat").mkdir()
+    (tmp_path / "sub-02" / "anat" / "sub-02_T2starw.nii.gz").write_bytes(b"")
+    intake = list_input(tmp_path, SWI)
+    assert rows(intake) == [
+        ("sub-01/anat/sub-01_T2starw.nii.gz", TAKEN, "sub-01"),
+        ("sub-01/swi/sub-01_swi.nii.gz", UNUSABLE, ""),
+        ("sub-02/anat/sub-02_T2starw.nii.gz", PASSED_OVER, ""),  # would not have been taken
+        ("sub-02/swi/sub-02_swi.nii.gz", TAKEN, "sub-02"),
+    ]
+    assert all("cannot be read" in row.why for row in intake.rows if row.status != TAKEN)
+    assert [case.problem for case in intake.cases] == ["", ""]
+
+
+def test_a_damaged_echo_does_not_give_its_number_to_another(tmp_path: Path) -> None:
+    for echo in (1, 2, 3):
+        save(tmp_path / "sub-01" / "anat" / f"sub-01_echo-{echo}_part-mag_GRE.nii.gz", echo)
+    (tmp_path / "sub-01" / "anat" / "sub-01_echo-2_part-mag_GRE.nii.gz").write_bytes(b"")
+    for echo, status in ((1, TAKEN), (2, UNUSABLE), (3, TAKEN)):
+        intake = list_input(tmp_path, Channels(("swi",), echo=echo))
+        (row,) = (row for row in intake.rows if f"echo-{echo}" in row.input)
+        assert row.status == status
+
+
 def test_what_lies_beside_the_images_of_a_folder_is_named(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz")
     save(tmp_path / "deeper" / "b.nii.gz")

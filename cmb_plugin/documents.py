@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from .errors import UserError
@@ -21,6 +22,12 @@ RESEARCH_USE_ONLY = "Research use only: no medical device, not for diagnosis or 
 def counted(count: int, noun: str) -> str:
     """``1 doubt``, ``2 doubts``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def some_of(values: Sequence[object], most: int = 5) -> str:
+    """``3, 4, 5, 6, 7 and 2 more``: the first of many in a sentence."""
+    shown = ", ".join(map(str, values[:most]))
+    return shown if len(values) <= most else f"{shown} and {len(values) - most} more"
 
 
 def from_json(kind: type[T], data: Any, where: str) -> T:

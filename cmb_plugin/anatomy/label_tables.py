@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.tabular import read_numbered_rows
 
@@ -123,6 +124,5 @@ def unknown_labels(labels: np.ndarray, table: LabelTable, title: str) -> tuple[s
     missing = {int(value): int(counts[value]) for value in np.flatnonzero(counts) if int(value) not in table.places}
     if not missing:
         return ()
-    listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(missing.items())[:10])
-    more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-    return (f"{title}: labels without a row in {table.title}, their region is unknown: {listed}{more}",)
+    listed = some_of([f"{value} ({count} voxels)" for value, count in missing.items()], most=10)
+    return (f"{title}: labels without a row in {table.title}, their region is unknown: {listed}",)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import (
@@ -208,9 +209,9 @@ def _odd_sizes(lesions: Sequence[dict[str, Any]], case: SourceCase) -> list[str]
     small = [x["instance"] for x in lesions if x["outlined_diameter_mm"] < SMALLEST_MM]
     large = [x["instance"] for x in lesions if x["outlined_diameter_mm"] > LARGEST_MM]
     if small:
-        notes.append(f"lesions {_some(small)} are smaller than {SMALLEST_MM:g} mm: specks of the brush?")
+        notes.append(f"lesions {some_of(small)} are smaller than {SMALLEST_MM:g} mm: specks of the brush?")
     if large:
-        notes.append(f"lesions {_some(large)} are larger than {LARGEST_MM:g} mm: several lesions in one?")
+        notes.append(f"lesions {some_of(large)} are larger than {LARGEST_MM:g} mm: several lesions in one?")
     balls = sum(x["drawn"] == "ball" for x in lesions)
     grown = sum(x["drawn"] == "grown" for x in lesions)
     if balls and isinstance(case.label, PointLabel):
@@ -229,8 +230,3 @@ def _write(record: Record, drawn: Drawn | None, arrays: Sequence[np.ndarray], gr
         write_json(folder.labels("Tr") / f"{name}.json", {"instances": instances})
         write_crops(job.crops / f"{name}.png", arrays[0], drawn.mask, grid)
     write_json(folder.extra("lesions", "Tr") / f"{name}.json", vars(record))
-
-
-def _some(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(number) for number in numbers[:5])
-    return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"

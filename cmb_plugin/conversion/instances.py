@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, pieces_of_instances
 
@@ -73,12 +74,12 @@ def instances_of_mask(
     if instances:
         split = [values[number - 1] for number, n in pieces_of_instances(drawn.mask).items() if n > 1]
         if split:
-            drawn.warnings.append(f"lesions {_some(split)} of the mask are in several pieces; each was kept as one")
+            drawn.warnings.append(f"lesions {some_of(split)} of the mask are in several pieces; each was kept as one")
     elif len(values) > 1:
         _, merged = ndimage.label(mask > 0, structure=structure)
         if merged < len(drawn.classes):
             apart = len(drawn.classes) - merged
-            drawn.warnings.append(f"numbers {_some(values)} touch in {apart} places and were kept apart")
+            drawn.warnings.append(f"numbers {some_of(values)} touch in {apart} places and were kept apart")
     return drawn
 
 
@@ -235,11 +236,6 @@ def _describe(drawn: Drawn, label: PointLabel | BoxLabel, keep: Sequence[int]) -
 
 def _numbers(values: Sequence[float]) -> str:
     return "(" + ", ".join(f"{value:g}" for value in values) + ")"
-
-
-def _some(values: Sequence[int]) -> str:
-    shown = ", ".join(str(value) for value in values[:5])
-    return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"
 
 
 def file_error(file: Path, error: UserError) -> UserError:

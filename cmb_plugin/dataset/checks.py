@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cmb_plugin.documents import counted, some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, boxes_of_instances, image_stem, pieces_of_instances, read_grid, read_mask, read_scan
 from cmb_plugin.workers import Outcome, Workers, run_cases
@@ -94,8 +95,8 @@ class Report:
     def summary(self) -> str:
         """Lines for the terminal: what there is, then the findings."""
         counts = [
-            f"{_count(self.n_cases[split], f'{word} case')} "
-            f"({self.n_healthy[split]} healthy, {_count(self.n_lesions[split], 'lesion')})"
+            f"{counted(self.n_cases[split], f'{word} case')} "
+            f"({self.n_healthy[split]} healthy, {counted(self.n_lesions[split], 'lesion')})"
             for split, word in (("Tr", "training"), ("Ts", "test"))
         ]
         lines = [f"{self.task}: {', '.join(counts)}"]
@@ -104,7 +105,7 @@ class Report:
             lines += [str(finding) for finding in findings[:_SHOWN]]
             if len(findings) > _SHOWN:
                 lines.append(f"... and {len(findings) - _SHOWN} more {'errors' if findings[0].fatal else 'warnings'}")
-        lines.append(f"{_count(len(self.errors), 'error')}, {_count(len(warnings), 'warning')}")
+        lines.append(f"{counted(len(self.errors), 'error')}, {counted(len(warnings), 'warning')}")
         return "\n".join(lines)
 
 
@@ -259,7 +260,7 @@ def _check_mask(case: Case, listed: dict[int, int], add: Add) -> list[int] | Non
     class_file = case.label.parent / f"{case.case_id}.json"
     if instances and instances[-1] != len(instances):
         missing = sorted(set(range(1, instances[-1])) - set(instances))
-        message = f"lesions are numbered up to {instances[-1]}, but {_some(missing)} {_have(missing)} no voxel"
+        message = f"lesions are numbered up to {instances[-1]}, but {some_of(missing)} {_have(missing)} no voxel"
         add(case.label, message, "number them 1, 2, ... without gaps, as nnDetection wants it")
     if without := [number for number in instances if number not in listed]:
         message = f"{_instances(without)} {_have(without)} no class in {class_file.name}"
@@ -364,17 +365,8 @@ def _check_classes(dataset: Dataset, train: Sequence[CaseFacts]) -> Iterator[Fin
 
 
 def _instances(numbers: Sequence[int]) -> str:
-    return f"{'instance' if len(numbers) == 1 else 'instances'} {_some(numbers)}"
+    return f"{'instance' if len(numbers) == 1 else 'instances'} {some_of(numbers)}"
 
 
 def _have(numbers: Sequence[int]) -> str:
     return "has" if len(numbers) == 1 else "have"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _some(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(number) for number in numbers[:5])
-    return shown if len(numbers) <= 5 else f"{shown} and {len(numbers) - 5} more"

@@ -21,7 +21,7 @@ from cmb_plugin.dataset import (
     write_lesions,
     write_summary,
 )
-from cmb_plugin.documents import counted
+from cmb_plugin.documents import counted, some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest, write_json
 from cmb_plugin.inference import InferenceConfig
@@ -333,17 +333,21 @@ class _Run:
         }
         stored = StoredPredictions(self.folder, [name for name in case_ids if name not in failed])
 
+        warned: dict[str, list[str]] = {}
+
         def tallied() -> Iterator[CasePredictions]:
             """The cases, of each of which a row and its warnings are kept."""
             for case in stored:
                 reported, name = int(case.reported.sum()), case.case_id
                 rows[name] = {"case": name, "status": "done", "reported": reported, "candidates": len(case.detections)}
                 report.lesions += reported
-                report.remarks += [f"{name}: {sentence}" for sentence in case.warnings]
+                for sentence in case.warnings:
+                    warned.setdefault(sentence, []).append(name)
                 yield case
 
         write_lesions(self.folder / "lesions.tsv", tallied())
         write_summary(self.folder / "summary.tsv", [rows[name] for name in case_ids])
+        report.remarks += [f"{some_of(names)}: {sentence}" for sentence, names in warned.items()]
         report.remarks += self.ensemble.remarks(stored)
 
 

@@ -307,19 +307,21 @@ def test_a_scan_unlike_all_that_were_seen_is_doubted_in_words(seen_grid, negativ
     assert all(doubt.startswith(start) for doubt, start in zip(doubts, expected, strict=True))
 
 
-def test_a_map_of_susceptibility_is_turned_dark_with_a_note_and_a_warning(root, tmp_path, capsys):
+def test_maps_of_susceptibility_are_turned_dark_with_a_note_and_one_warning_for_all(root, tmp_path, capsys):
     scan = next(Path(images(root)).glob("*_0000.nii.gz"))
     array, place = read_scan(scan)
     (tmp_path / "in").mkdir()
-    write_image(tmp_path / "in" / "sub-51_qsm.nii.gz", 0.001 * (100 - array), place)
+    names = ("sub-51_qsm", "sub-52_qsm")
+    for name in names:
+        write_image(tmp_path / "in" / f"{name}.nii.gz", 0.001 * (100 - array), place)
     words = [str(root / "mine.cmb"), "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "-npp", "0"]
     assert predict.main(words) == 0
-    turned, _ = read_scan(tmp_path / "out" / "scans" / "sub-51_qsm_0000.nii.gz")
-    np.testing.assert_allclose(turned, 0.001 * (array - 100), atol=1e-6)
-    assert "its sign is turned" in (tmp_path / "out" / "inputs.tsv").read_text(encoding="utf-8")
-    (case,) = predictions(tmp_path / "out")
-    assert case.warnings[0].startswith("A map of susceptibility")
-    assert "A map of susceptibility" in capsys.readouterr().err
+    assert (tmp_path / "out" / "inputs.tsv").read_text(encoding="utf-8").count("its sign is turned") == 2
+    for name, case in zip(names, predictions(tmp_path / "out"), strict=True):
+        turned, _ = read_scan(tmp_path / "out" / "scans" / f"{name}_0000.nii.gz")
+        np.testing.assert_allclose(turned, 0.001 * (array - 100), atol=1e-6)
+        assert case.warnings[0].startswith("A map of susceptibility")
+    assert capsys.readouterr().err.count("sub-51_qsm, sub-52_qsm: A map of susceptibility") == 1
 
 
 # Fine-tuning ---------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ pretrained: $(READY)
 # One process per core and one thread in each: the tests are many and small. A part of them:
 # make test PYTEST_OPTIONS="tests/boxes". With coverage, as in CI: make test COVERAGE=--cov
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(COVERAGE) $(PYTEST_OPTIONS)
+	@OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(COVERAGE) $(PYTEST_OPTIONS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check .

@@ -361,7 +361,7 @@ def first_line(command: Sequence[str]) -> str:
     """What a program answers; nothing where it is not installed or fails."""
     if shutil.which(command[0]) is None:
         return ""
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     return answer.stdout.strip().partition("\n")[0] if answer.returncode == 0 else ""
 
 

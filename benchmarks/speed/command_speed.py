@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             [sys.executable, "-m", "benchmarks.speed.command_speed", "--run", *words],
             env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
     last = done.stderr.strip().splitlines()[-1:] or [""]
     if not last[0].startswith("{"):

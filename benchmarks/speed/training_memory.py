@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'patch':>12} batch base pyramid finest | {'measured':>8} {'estimate':>8} ratio | weights  s/step")
     for setting in SETTINGS:
         line = [sys.executable, "-m", "benchmarks.speed.training_memory", "--child", json.dumps(asdict(setting))]
-        result = subprocess.run(line, capture_output=True, text=True, check=True)
+        result = subprocess.run(line, capture_output=True, encoding="utf-8", check=True)
         got = json.loads(result.stdout.splitlines()[-1])
         plan = setting.plan()
         expected = estimate(plan.architecture, setting)

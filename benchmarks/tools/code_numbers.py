@@ -202,7 +202,7 @@ def loaded_files(root: Path, code: str, environment: dict[str, str] | None = Non
         env={**os.environ, **(environment or {})},
         cwd=root,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     line = next((line for line in result.stdout.splitlines() if line.startswith("LOADED")), "")

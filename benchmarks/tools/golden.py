@@ -160,7 +160,7 @@ def versions(programs: Path) -> str:
         "print(platform.machine(), *(f'{m.__name__} {m.__version__}' for m in (torch, numpy, scipy)))"
     )
     return subprocess.run(
-        [str(programs / "python"), "-c", code], capture_output=True, text=True, check=True
+        [str(programs / "python"), "-c", code], capture_output=True, encoding="utf-8", check=True
     ).stdout.strip()
 
 

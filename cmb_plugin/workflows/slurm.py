@@ -50,7 +50,9 @@ class TrainingArray:
             raise UserError("--slurm submit: there is no sbatch here", remedy="run it on a login node of the cluster")
         path = self.logs / "train.sh"
         path.write_text(self.script, encoding="utf-8")
-        done = subprocess.run(["sbatch", str(path)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["sbatch", str(path)], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if done.returncode != 0:
             raise UserError(f"{path}: sbatch refuses it: {done.stderr.strip()}", remedy="change --slurm-options")
         return done.stdout.strip()

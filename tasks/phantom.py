@@ -40,6 +40,9 @@ RECIPE = 5
 ANATOMY_RECIPE = 2
 """The same for the phantoms of a labelled head alone."""
 
+WIDE_RECIPE = 2
+"""The same for the protocol ``wide`` alone."""
+
 CLASSES = (("cmb",), ("cmb", "iron"))
 TRAIN, TEST, MODALITIES = 16, 8, "swi,phase"
 """Where the options name none."""
@@ -127,6 +130,8 @@ class PhantomSettings:
         del plain["anatomy"]
         if self.anatomy:
             plain["anatomy"] = {"recipe": ANATOMY_RECIPE, **self.anatomy.source()}
+        if "wide" in self.protocols:
+            plain["wide_recipe"] = WIDE_RECIPE
         return {"recipe": RECIPE, **plain}
 
     def case_id(self, index: int, number: int = 0) -> str:

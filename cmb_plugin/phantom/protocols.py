@@ -15,6 +15,10 @@ DRAWN = ("random", "wide")
 
 MODALITIES = ("swi", "phase", "t2s", "qsm", "t2")
 
+LARGE_MM = (4.0, 10.0)
+"""Outlined diameters of large microbleeds: from where those of most cohorts end to where microbleeds end by definition
+(Greenberg et al. 2009)."""
+
 
 @dataclass(frozen=True)
 class Lesions:
@@ -23,13 +27,18 @@ class Lesions:
     Attributes:
         diameters: p5, p25, p50, p75, p95 of the outlined diameter in mm.
         counts: p50, p90 and maximum of the microbleeds per positive scan.
+        large: share of them that are large instead, evenly of ``LARGE_MM``: a detector that sees none misses them.
     """
 
     diameters: tuple[float, float, float, float, float]
     counts: tuple[int, int, int]
+    large: float = 0.0
 
     def diameter(self, u: float) -> float:
         """The diameter in mm at quantile ``u`` (0..1)."""
+        if u > 1 - self.large:
+            return float(np.interp(u, (1 - self.large, 1), LARGE_MM))
+        u /= 1 - self.large
         smallest, largest = self.diameters[0] * 0.9, self.diameters[-1] * 1.3
         return float(np.interp(u, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1), (smallest, *self.diameters, largest)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -96,6 +98,14 @@ def test_diameters_and_counts_follow_the_table(lesions: object) -> None:
     assert quantiles == list(lesions.diameters)  # type: ignore[attr-defined]
     counts = [lesions.count(u) for u in (0.0, 0.5, 0.9, 1.0)]  # type: ignore[attr-defined]
     assert counts == [1, *lesions.counts]  # type: ignore[attr-defined]
+
+
+def test_large_microbleeds_reach_from_4_to_10_mm_and_leave_the_others_as_they_are() -> None:
+    lesions = dataclasses.replace(VALDO, large=0.2)
+    assert [lesions.diameter(0.8 * u) for u in (0.05, 0.5, 0.95)] == pytest.approx(
+        [VALDO.diameter(u) for u in (0.05, 0.5, 0.95)]
+    )
+    assert [lesions.diameter(u) for u in (0.8001, 0.9, 1.0)] == pytest.approx([4.0, 7.0, 10.0], abs=0.01)
 
 
 def test_microbleeds_lie_in_the_tissue_they_are_named_for_and_apart() -> None:

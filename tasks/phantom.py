@@ -40,7 +40,7 @@ RECIPE = 5
 ANATOMY_RECIPE = 2
 """The same for the phantoms of a labelled head alone."""
 
-WIDE_RECIPE = 2
+WIDE_RECIPE = 3
 """The same for the protocol ``wide`` alone."""
 
 CLASSES = (("cmb",), ("cmb", "iron"))

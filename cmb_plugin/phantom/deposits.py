@@ -90,8 +90,18 @@ def draw_microbleed(rng: np.random.Generator, lesions: Lesions, centre: np.ndarr
     diameter = lesions.diameter(rng.random()) / blooming(ppm) ** 0.8
     if rng.random() < FAINT_SHARE:
         ppm, diameter = rng.uniform(0.4, 0.6), diameter * rng.uniform(0.5, 0.8)
+    if lesions.diffuse and rng.random() < lesions.diffuse:
+        return _diffuse(rng, lesions, centre)
     axes, rotation = random_shape(rng, diameter / 2, 0.12)
     return Deposit("cmb", "", centre, axes, rotation, ppm, 0.8, 80 * ppm)
+
+
+def _diffuse(rng: np.random.Generator, lesions: Lesions, centre: np.ndarray) -> Deposit:
+    """Blood products so finely spread that signal is lost where they are and hardly around: a soft dark ellipsoid, as
+    those that Hsu et al. 2026 draw into scans. Its diameter is that of its outline."""
+    axes, rotation = random_shape(rng, lesions.diameter(rng.random()) / 2, 0.2)
+    ppm, density = rng.uniform(0.02, 0.15), rng.uniform(0.5, 0.9)
+    return Deposit("cmb", "", centre, axes, rotation, ppm, density, rng.uniform(15, 120), rng.uniform(0.4, 1.6))
 
 
 def draw_iron(rng: np.random.Generator, atlas: Atlas) -> list[Deposit]:

@@ -28,11 +28,13 @@ class Lesions:
         diameters: p5, p25, p50, p75, p95 of the outlined diameter in mm.
         counts: p50, p90 and maximum of the microbleeds per positive scan.
         large: share of them that are large instead, evenly of ``LARGE_MM``: a detector that sees none misses them.
+        diffuse: share that is dark by itself, softly and without a dipole's field around it.
     """
 
     diameters: tuple[float, float, float, float, float]
     counts: tuple[int, int, int]
     large: float = 0.0
+    diffuse: float = 0.0
 
     def diameter(self, u: float) -> float:
         """The diameter in mm at quantile ``u`` (0..1)."""

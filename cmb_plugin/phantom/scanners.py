@@ -62,8 +62,8 @@ def draw_scanner(rng: np.random.Generator) -> Protocol:
 
 def draw_wide_scanner(rng: np.random.Generator) -> Protocol:
     """As ``draw_scanner``, with more of what tells scanners and heads apart: slice profiles and gaps of 2D scans,
-    slices filled with zeros, masks of the other side, an inversion's QSM, dark blood, inflow, other findings, and a
-    fifth of the microbleeds large."""
+    slices filled with zeros, masks of the other side, an inversion's QSM, dark blood, inflow, other findings, and large
+    and diffuse microbleeds."""
     base = draw_scanner(rng)
     profile = (0, 0)
     if base.repetition_ms > 200:  # a 2D scan: slices as they are excited, half with a gap of 20 to 40 %
@@ -82,7 +82,7 @@ def draw_wide_scanner(rng: np.random.Generator) -> Protocol:
         vessels=round(float(np.exp(rng.uniform(*np.log((1.6, 3.2) if magnitude else (0.8, 2.0))))), 3),
         venous_decay=round(float(rng.uniform(*((1.2, 3.0) if magnitude else (0.8, 2.2)))), 3),
         inflow=round(float(rng.uniform(1.0, 1.8)), 3) if rng.random() < 0.25 else 1.0,
-        lesions=replace(base.lesions, large=0.2),
+        lesions=replace(base.lesions, large=0.2, diffuse=0.3),
         findings=4.0 if rng.random() < 0.6 else 0.0,
         finish=replace(base.finish, kept_slices=round(kept_slices, 3)),
     )

@@ -80,7 +80,7 @@ def test_wide_scanners_span_the_stated_ranges() -> None:
     magnitudes, others = ([s.vessels for s in WIDE if (s.mask_power == 0) is m] for m in (True, False))
     assert np.median(magnitudes) > 1.5 * np.median(others)
     assert "profile" in describe(next(s for s in WIDE if s.profile[1]))
-    assert {s.lesions.large for s in WIDE} == {0.2}
+    assert {(s.lesions.large, s.lesions.diffuse) for s in WIDE} == {(0.2, 0.3)}
 
 
 def test_random_scanners_are_described_as_they_were_before_wide_ones_were_there() -> None:

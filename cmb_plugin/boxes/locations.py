@@ -75,7 +75,7 @@ def centre_map(
     shape: Sequence[int],
     stride: Sequence[int],
     spacing: Sequence[float],
-    sigma_mm: float,
+    sigma_mm: float | Tensor,
 ) -> Tensor:
     """How near each location is to a lesion's centre, for each class: the target of a dense detector.
 
@@ -90,7 +90,7 @@ def centre_map(
         shape: of the map, z, y, x.
         stride: patch voxels per location.
         spacing: mm per patch voxel.
-        sigma_mm: standard deviation of the Gaussian.
+        sigma_mm: standard deviation of the Gaussian, of all lesions or [N] of each.
 
     Returns:
         float32 [classes, Z, Y, X].
@@ -99,10 +99,11 @@ def centre_map(
     if not len(boxes):
         return target
     centres = box_centres(boxes)
+    sigma = torch.as_tensor(sigma_mm, device=boxes.device).expand(len(boxes))[:, None]
     factors = []
     for axis, (n, step, mm) in enumerate(zip(shape, stride, spacing, strict=True)):
         middles = (torch.arange(n, device=boxes.device) + 0.5) * step
-        factors.append(torch.exp(-0.5 * ((middles - centres[:, axis, None]) * mm / sigma_mm).square()))  # [N, n]
+        factors.append(torch.exp(-0.5 * ((middles - centres[:, axis, None]) * mm / sigma).square()))  # [N, n]
     # Some lesions at once, for a GPU's sake, but not so many that memory grows with them.
     parts = (values.split(LESIONS_AT_ONCE) for values in (*factors, labels))
     for z, y, x, own in zip(*parts, strict=True):
@@ -111,6 +112,14 @@ def centre_map(
     cell = cells_of(centres, shape, stride)
     target[labels, cell[:, 0], cell[:, 1], cell[:, 2]] = 1
     return target
+
+
+def growth_of(boxes: Tensor, spacing: Sequence[float], typical_mm: float, most: float) -> Tensor:
+    """How much wider than a typical lesion each is: [N], 1 to ``most``, of boxes [N, 6] in voxels of ``spacing`` mm, by
+    their shortest sides."""
+    boxes = as_float(boxes)
+    sides = (boxes[:, 3:] - boxes[:, :3]) * boxes.new_tensor(list(spacing))
+    return (sides.amin(dim=1) / typical_mm).clamp(1, most)
 
 
 def image_of_boxes(boxes: Sequence[Tensor]) -> Tensor:
@@ -146,16 +155,18 @@ def locations_near(
     shape: Sequence[int],
     stride: Sequence[int],
     spacing: Sequence[float],
-    reach_mm: float,
+    reach_mm: float | Tensor,
     image: Tensor | None = None,
+    farthest_mm: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Locations within ``reach_mm`` of a lesion's centre, and the one that it lies in; each belongs to the nearest.
 
     Args:
         boxes: [N, 6] lesions in patch voxels.
         shape, stride, spacing: as for ``centre_map``.
-        reach_mm: how far.
+        reach_mm: how far, from all lesions or [N] from each.
         image: int64 [N] which of several maps of that shape each lesion lies in; None for a single one.
+        farthest_mm: no reach is longer, known without asking the device; None for ``reach_mm``.
 
     Returns:
         int64 [P] indices into the flattened locations of all maps, one map after the other, ascending, and [P] the
@@ -165,7 +176,9 @@ def locations_near(
         empty = torch.zeros(0, dtype=torch.long, device=boxes.device)
         return empty, empty
     centres = box_centres(boxes)
-    steps = [max(1, math.ceil(reach_mm / (step * mm) + 0.5)) for step, mm in zip(stride, spacing, strict=True)]
+    reach = torch.as_tensor(reach_mm, device=boxes.device).expand(len(boxes))[:, None]
+    farthest = float(reach_mm) if farthest_mm is None else farthest_mm
+    steps = [max(1, math.ceil(farthest / (step * mm) + 0.5)) for step, mm in zip(stride, spacing, strict=True)]
     around = _cube(steps, boxes.device)
     own = cells_of(centres, shape, stride)
     cells = own[:, None] + around[None]  # [N, S, 3]
@@ -173,7 +186,7 @@ def locations_near(
     distance = (
         ((middles_of(cells, stride) - centres[:, None]) * centres.new_tensor(list(spacing))).square().sum(dim=2).sqrt()
     )
-    wanted = (distance <= reach_mm) | (around == 0).all(dim=1)
+    wanted = (distance <= reach) | (around == 0).all(dim=1)
     lesion, place = (wanted & (cells >= 0).all(dim=2) & (cells < limit).all(dim=2)).nonzero(as_tuple=True)
     flat = flat_index(cells[lesion, place], shape)
     if image is not None:

@@ -19,6 +19,11 @@ SIGMA_OF_WIDTH = 0.43
 REACH_OF_SIGMA = 1.25
 """Distance from a centre, in sigmas, up to which locations learn the box."""
 
+MOST_GROWTH = 2.0
+"""A lesion wider than the median has a target as much wider, up to so many times: all of a wide lesion looks alike, and
+but for its target most of it would be the hardest of negatives. No farther, since with the third power of it grows how
+many locations learn its box."""
+
 COARSEST_MM = 6.5
 """No stage of the light network has longer locations, but for thick slices: its coarsest sees about 3 cm, and what
 tells a lesion from a vessel is nearer than that. Stages beyond it would widen the halo of every tile."""
@@ -61,7 +66,7 @@ def plan_centres(
         sigma_mm=round(sigma, 3),
         reach_mm=round(reach, 3),
         sides_mm=sides_mm,
-        by_size=centre_fit(box_sizes, strides[level], spacing, reach),
+        by_size=centre_fit(box_sizes, strides[level], spacing, reach, sides_mm[2]),
     )
 
 
@@ -72,7 +77,7 @@ def default_centres(architecture: Architecture, spacing: Spacing) -> Centres:
 
 
 def centre_fit(
-    box_sizes: np.ndarray, stride: Triple, spacing: Sequence[float], reach_mm: float
+    box_sizes: np.ndarray, stride: Triple, spacing: Sequence[float], reach_mm: float, typical_mm: float
 ) -> tuple[CentreFit, ...]:
     """What lesions of each size get: how many locations their box covers, and how many learn it.
 
@@ -84,13 +89,16 @@ def centre_fit(
         stride: network voxels per location.
         spacing: mm per network voxel.
         reach_mm: how far from a centre locations learn its box.
+        typical_mm: lesions whose shortest side is longer reach farther (``MOST_GROWTH``).
     """
     if not len(box_sizes):
         return ()
     cell_mm3 = math.prod(step * mm for step, mm in zip(stride, spacing, strict=True))
-    learned = max(1.0, 4 / 3 * math.pi * reach_mm**3 / cell_mm3)
     fits = []
     for name, sizes in by_diameter(box_sizes, spacing):
+        reach = reach_mm * np.clip((sizes * spacing).min(axis=1) / typical_mm, 1, MOST_GROWTH)
+        balls = np.maximum(1.0, 4 / 3 * math.pi * reach**3 / cell_mm3)
+        learned = float(balls.mean()) if len(sizes) else 0.0
         cells = float(np.mean(sizes.prod(axis=1)) / math.prod(stride)) if len(sizes) else 0.0
         fits.append(CentreFit(name, len(sizes), round(cells, 1), round(learned, 1)))
     return tuple(fits)

@@ -17,6 +17,7 @@ from cmb_plugin.boxes import (
     decode_from,
     encode_from,
     flat_index,
+    growth_of,
     image_of_boxes,
     locations_near,
     middles_of,
@@ -148,6 +149,24 @@ def test_locations_near_a_centre_are_those_of_brute_force(reach):
     expected = {int(t): int(np.where(wanted[t], distance[t], np.inf).argmin()) for t in wanted.any(axis=1).nonzero()[0]}
     assert dict(zip(location.tolist(), lesion.tolist(), strict=True)) == expected
     assert location.tolist() == sorted(expected)
+
+
+def test_a_wide_lesion_has_a_wider_target_and_more_locations_learn_its_box():
+    narrow, wide = torch.tensor([[2.0, 2, 2, 4, 8, 8]]), torch.tensor([[2.0, 7, 5, 6, 17, 15]])
+    both, reach = torch.cat([narrow, wide]), 1.5
+    growth = growth_of(both, SPACING, 3.0, 2.0)  # shortest sides 3 and 5 mm
+    torch.testing.assert_close(growth, torch.tensor([1.0, 5 / 3]))
+    assert growth_of(torch.cat([both / 9, both * 9]), SPACING, 3.0, 2.0).tolist() == [1, 1, 2, 2]
+    labels = torch.tensor([0, 1])
+    target = centre_map(both, labels, 2, SHAPE, STRIDE, SPACING, 1.2 * growth)
+    for index, sigma in enumerate((1.2, 2.0)):
+        alone = centre_map(both[[index]], labels[:1], 1, SHAPE, STRIDE, SPACING, sigma)
+        torch.testing.assert_close(target[index], alone[0])
+    image = torch.tensor([0, 1])
+    flat, lesion = locations_near(both, SHAPE, STRIDE, SPACING, reach * growth, image, 2 * reach)
+    for index, scale in enumerate(growth.tolist()):
+        alone, _ = locations_near(both[[index]], SHAPE, STRIDE, SPACING, reach * scale)
+        assert (flat[lesion == index] % math.prod(SHAPE)).tolist() == alone.tolist()
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 2**16))

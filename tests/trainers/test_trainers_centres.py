@@ -1,6 +1,7 @@
 """Lesions as peaks of a dense map: boxes that are learned from any start, one detection per lesion, exact tiles."""
 
 import dataclasses
+import math
 from functools import partial
 
 import few_steps
@@ -164,6 +165,26 @@ def test_the_score_learns_from_every_location_and_from_centres_and_the_hardest_o
     assert reached.sum() == 1 + 2 * 5  # one centre, and five for it and for the image without one
     away = reached & (beyond > 0)
     assert output.logits[away].min() >= output.logits[0].quantile(0.9)
+
+
+@pytest.mark.parametrize("negatives", [0, 16])
+def test_what_looks_like_the_middle_of_a_wide_lesion_hardly_counts_as_a_negative(negatives):
+    """All of a dark ball of 8 voxels looks alike: a network that is told otherwise learns to pass over wide lesions."""
+    assignment = CentreAssignment(DENSE, RetinaConfig(assignment="centre", hard_negatives=negatives))
+    shape, centre = DENSE.patch_size, torch.tensor([8.0, 8, 8])
+    pull = {}
+    for side in (3.0, 8.0):
+        batch = scene(DENSE)
+        batch.boxes[0] = torch.cat([centre - side / 2, centre + side / 2])[None]
+        batch.labels[0] = torch.zeros(1, dtype=torch.long)
+        logits = torch.full((2, math.prod(shape), 2), -6.0)
+        beside = int(np.ravel_multi_index((8, 8, 10), shape))  # 2.5 mm from the centre
+        logits[0, beside, 0] = 1.0
+        logits.requires_grad_()
+        output = RetinaOutput(logits, torch.zeros(2, len(logits[0]), 6), [shape], torch.zeros(2, 2, *shape), [])
+        assignment.losses(output, batch, torch.Generator())["classification"].backward()
+        pull[side] = float(logits.grad[0, beside, 0])
+    assert pull[3.0] > 3 * pull[8.0] > 0
 
 
 def test_losses_are_the_same_in_any_order_of_the_lesions():

@@ -16,6 +16,7 @@ from cmb_plugin.boxes import (
     decode_from,
     encode_from,
     flat_index,
+    growth_of,
     image_of_boxes,
     locations_near,
     middles_of,
@@ -23,7 +24,7 @@ from cmb_plugin.boxes import (
 )
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, hard_centre_loss, light_tower, regression_loss
-from cmb_plugin.planning import Architecture, Centres, default_centres
+from cmb_plugin.planning import MOST_GROWTH, Architecture, Centres, default_centres
 from cmb_plugin.training import Batch
 
 from .assignment import Assignment, judged_anchors
@@ -96,9 +97,12 @@ class CentreAssignment(Assignment):
         images, classes = len(batch.boxes), output.logits.shape[2]
         every, owner = torch.cat(batch.boxes), image_of_boxes(batch.boxes)
         maps = owner * classes + torch.cat(batch.labels)
-        target = centre_map(every, maps, images * classes, shape, self.stride, spacing, self.centres.sigma_mm)
+        growth = growth_of(every, spacing, self.centres.sides_mm[2], MOST_GROWTH)
+        sigma, reach = self.centres.sigma_mm * growth, self.centres.reach_mm * growth
+        farthest = self.centres.reach_mm * MOST_GROWTH
+        target = centre_map(every, maps, images * classes, shape, self.stride, spacing, sigma)
         target = target.reshape(images, classes, -1).transpose(1, 2)
-        flat, lesion = locations_near(every, shape, self.stride, spacing, self.centres.reach_mm, owner)
+        flat, lesion = locations_near(every, shape, self.stride, spacing, reach, owner, farthest)
         image, location = owner[lesion], flat % math.prod(shape)
         judged = judged_anchors(output, batch, [self.stride])
         if judged is not None:

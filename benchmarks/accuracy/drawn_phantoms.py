@@ -7,13 +7,12 @@ have a scalp; voxels of 1 mm, of 0.6 mm with slices of 1.5 mm, and of 0.8 mm wit
 
     python -m benchmarks.accuracy.drawn_phantoms Task800_Drawn --test 36
     nndet_predict 800 pretrained --output found
-    nndet_eval 800 --test --predictions found
+    nndet_eval 800 --test --predictions found --output found_evaluation
     python -m benchmarks.accuracy.drawn_phantoms Task800_Drawn --sizes found_evaluation       found, by diameter
 """
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from cmb_plugin.dataset import write_dataset
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, write_image
 from cmb_plugin.paths import TaskFolder, data_root
+from cmb_plugin.tabular import read_numbered_rows
 
 FINE = 0.6  # mm; what is drawn, before it is scanned
 SPACINGS = {"even": (1.0, 1.0, 1.0), "thin": (1.5, 0.6, 0.6), "thick": (3.0, 0.8, 0.8)}
@@ -181,10 +181,13 @@ def write_case(task: TaskFolder, number: int, seed: int) -> str:
 
 def print_sizes(task: TaskFolder, evaluation: Path) -> None:
     """The share found at the operating point, by diameter."""
-    with (evaluation / "detections.tsv").open(encoding="utf-8") as lines:
-        rows = [row for row in csv.DictReader(lines, delimiter="\t") if row["status"] in ("found", "missed")]
+    needed = ("case", "status", "lesion")
+    table = read_numbered_rows(
+        evaluation / "detections.tsv", needed, needed, "the list of detections", "give the --output of nndet_eval"
+    )
+    rows = [row for _, row in table if row["status"] in ("found", "missed")]
     drawn = {path.stem: read_json(path)["lesions"] for path in task.extra("drawn", "Ts").glob("*.json")}
-    sizes = np.array([drawn[row["case"]][int(row["lesion"]) - 1]["diameter_mm"] for row in rows])
+    sizes = np.array([drawn[str(row["case"])][int(str(row["lesion"])) - 1]["diameter_mm"] for row in rows])
     found = np.array([row["status"] == "found" for row in rows])
     print(table_head("diameter, mm", "lesions", "found"))
     for low, high in pairwise(SIZES):

@@ -25,6 +25,7 @@ from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
 
 from .config import AugmentConfig
+from .painting import with_painted
 from .slices import with_thick_slices
 
 ANISOTROPIC = 2.0  # ratio of spacings from which out-of-plane rotation would mix thick slices
@@ -39,6 +40,7 @@ class Augmentation:
         config: probabilities and ranges.
         mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
         circular: for each channel whether it holds angles in radians; None for none.
+        polarity: for each channel how a microbleed shows in it; None for dark in all.
     """
 
     def __init__(
@@ -48,10 +50,12 @@ class Augmentation:
         config: AugmentConfig,
         mirror_axes: Sequence[int] = (0, 1, 2),
         circular: Sequence[bool] | None = None,
+        polarity: Sequence[str] | None = None,
     ) -> None:
         self.patch_size = tuple(patch_size)
         self.spacing = tuple(spacing)
         self.circular = circular
+        self.polarity = polarity
         self.config = config
         angle = math.radians(config.rotation_degrees)
         anisotropic = max(spacing) / min(spacing) >= ANISOTROPIC
@@ -131,10 +135,11 @@ class Augmentation:
 
         Returns:
             both at ``patch_size``. An instance whose centre stays inside never vanishes: should rotation lose a tiny
-            one, the patch is only cropped.
+            one, the patch is only cropped. Painted lesions are numbered on from the highest number of ``instances``.
         """
         with seeded(seed):
             data = {"image": image, "segmentation": instances[None].to(torch.int16)}
+            last = int(instances.max())
             if image.shape[1:] != self.patch_size:
                 inner = self._cropped(data)
                 data = self._spatial(**data)
@@ -142,9 +147,16 @@ class Augmentation:
                     data = inner
             if self._mirror is not None and np.random.uniform() < 2 * self.config.mirror:
                 data = self._mirror(**data)
-            image, instances = self._sliced(data["image"], data["segmentation"][0])
+            image, instances = self._sliced(*self._painted(data["image"], data["segmentation"][0], last))
             image = self._intensity(image=image)["image"]
             return image.contiguous(), instances.contiguous()
+
+    def _painted(self, image: Tensor, instances: Tensor, last: int) -> tuple[Tensor, Tensor]:
+        """Both with deposits and vessels, as often as the configuration has it; drawn as in ``_sliced``."""
+        if self.config.painted <= 0 or np.random.uniform() >= self.config.painted:
+            return image, instances
+        polarity = self.polarity or ("dark",) * len(image)
+        return with_painted(image, instances, self.spacing, polarity, np.random.randint(2**31), last)
 
     def _sliced(self, image: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
         """Both with thick slices, as often as the configuration has it. Nothing is drawn where that is never: patches

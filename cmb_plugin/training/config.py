@@ -117,6 +117,9 @@ class AugmentConfig:
         slice_mm: range of their thickness in mm; patches whose slices are thicker already stay as they are.
         sharpness: probability of sharpening, as scanners' filters do.
         bias_field: probability of a smooth brightness gradient, as coils leave it.
+        painted: probability of painting a few dark balls, which are lesions, and tubes, which are none, into the patch;
+            bright ones where microbleeds are bright.
+        painted_class: class of these lesions.
     """
 
     spatial: float = within(0.3, 0, 1)
@@ -133,6 +136,8 @@ class AugmentConfig:
     slice_mm: tuple[float, float] = within((2.0, 6.0), 0.1, 50)
     sharpness: float = within(0.0, 0, 1)
     bias_field: float = within(0.0, 0, 1)
+    painted: float = within(0.0, 0, 1)
+    painted_class: int = within(0, 0)
 
 
 _SHORT: dict[str, Any] = {

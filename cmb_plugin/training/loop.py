@@ -14,10 +14,12 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.networks import resolve_precision
 from cmb_plugin.paths import FoldFolder
-from cmb_plugin.preparation import find_scheme
+from cmb_plugin.planning import Plan
+from cmb_plugin.preparation import find_scheme, modality_polarity
 from cmb_plugin.workers import default_workers, keep_freed_memory
 
 from .augmentation import Augmentation
@@ -28,6 +30,7 @@ from .config import AugmentConfig
 from .finite import FiniteCheck
 from .history import History
 from .module import TrainingModule, read_checkpoint
+from .painting import EXTREME
 from .patches import Sample, StepSampler, collate
 from .validation import Validation, choose_validation_cases
 
@@ -62,7 +65,7 @@ def fit(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the last finished epoch is saved.
-        UserError: losses or weights are not finite; the epoch before is saved.
+        UserError: losses or weights are not finite; the epoch before is saved. Or settings that do not suit the plan.
     """
     config = module.trainer_cfg
     history = History(folder.root)
@@ -124,7 +127,9 @@ def _loader(
     config, plan, batch_size = module.trainer_cfg, module.plan, module.batch_size
     recipe = plan.preprocessing
     circular = [find_scheme(step.scheme).circular for step in recipe.normalisation]
-    augmentation = Augmentation(plan.patch_size, recipe.spacing, augment_cfg, module.mirror_axes, circular)
+    polarity = plan.polarity or tuple(map(modality_polarity, plan.modalities))
+    _check_painted(augment_cfg, plan, polarity)
+    augmentation = Augmentation(plan.patch_size, recipe.spacing, augment_cfg, module.mirror_axes, circular, polarity)
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers
     if workers is None:
@@ -139,6 +144,24 @@ def _loader(
         persistent_workers=workers > 0,
         pin_memory=trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
     )
+
+
+def _check_painted(config: AugmentConfig, plan: Plan, polarity: Sequence[str]) -> None:
+    """Raises a ``UserError`` where deposits cannot be painted."""
+    if config.painted <= 0:
+        return
+    if plan.target != "lesions":
+        raise UserError(f"augment_cfg.painted={config.painted}: the plan is for {plan.target}", remedy="leave it at 0")
+    if not set(polarity) & set(EXTREME):
+        raise UserError(
+            f"augment_cfg.painted: microbleeds are dark or bright in none of {', '.join(plan.modalities)}",
+            remedy="leave it at 0",
+        )
+    if config.painted_class >= len(plan.classes):
+        raise UserError(
+            f"augment_cfg.painted_class={config.painted_class}: the classes are {', '.join(plan.classes)}",
+            remedy=f"give a number from 0 to {len(plan.classes) - 1}",
+        )
 
 
 def seed_all(seed: int) -> None:

@@ -159,11 +159,14 @@ class PatchDataset(Dataset[Sample]):
         if case.judged is not None:
             mask[(read_region(case.judged, start, size) > 0) & (mask == 0)] = JUDGED
         instances = torch.from_numpy(mask)
+        classes = dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True))
         if self.augmentation:
+            last = int(instances.max())
             image, instances = self.augmentation(image, instances, int(rng.integers(2**31)))
+            painted = range(max(0, last) + 1, int(instances.max()) + 1)
+            classes |= dict.fromkeys(painted, self.augmentation.config.painted_class)
             for channel in case.missing:
                 image[channel] = 0  # noise would look like a modality
-        classes = dict(zip(case.instance_ids.tolist(), case.labels.tolist(), strict=True))
         sample = _sample(image, instances.clamp(min=0), classes)
         if case.judged is not None:
             sample.judged = (instances != 0).to(torch.uint8)

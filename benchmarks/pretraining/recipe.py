@@ -101,6 +101,7 @@ class Recipe:
             f"module={TRAINER}",
             "train=fast",
             "augment=domains",
+            "augment_cfg.painted=0.35",
             f"exp.seed={seed_of(number)}",
             f"trainer_cfg.epochs={max(1, self.epochs - averaging)}",
             f"trainer_cfg.swa_epochs={averaging}",

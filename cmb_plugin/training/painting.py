@@ -15,17 +15,15 @@ EXTREME = {"dark": -3.0, "bright": 1.0}
 magnitudes, and a microbleed about 1 in QSM (``preparation.schemes``). A channel of any other polarity, phase for
 instance, stays as it is."""
 
-DARKEST_TISSUE = -1.5
+DARKEST_TISSUE = -1.5  # normalised; air and most of the bone are darker
 
+# Choices. Microbleeds are described as of 2 to 10 mm (Greenberg et al. 2009).
 MOST_BALLS, MOST_TUBES = 3, 5
-DIAMETER_MM = (1.6, 9.0)
-ELONGATION = (1.0, 1.9)
-RADIUS_MM = (0.3, 1.6)
-LENGTH_MM = (8.0, 60.0)
+DIAMETER_MM, ELONGATION = (1.6, 9.0), (1.0, 1.9)
+RADIUS_MM, LENGTH_MM = (0.3, 1.6), (8.0, 60.0)
 STEP_MM = 0.4  # between the points of a tube
 GAP_MM = 2.0  # between a painted deposit and any other lesion
-TRIES = 10
-"""Choices; microbleeds are described as of 2 to 10 mm (Greenberg et al. 2009)."""
+TRIES = 10  # places for a deposit
 
 
 @dataclass(frozen=True)

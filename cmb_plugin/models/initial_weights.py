@@ -15,7 +15,6 @@ from torch import Tensor
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, models_root
 from cmb_plugin.planning import Plan
-from cmb_plugin.preparation import modality_polarity
 from cmb_plugin.settings import read_settings
 from cmb_plugin.training import TrainingModule, read_weights
 
@@ -172,7 +171,7 @@ class InitialWeights:
             UserError: none of the modalities is known to the weights.
         """
         theirs = self.plan
-        looks, known = _polarities(plan), _polarities(theirs)
+        looks, known = plan.polarities, theirs.polarities
         channels: list[int | None] = [
             theirs.modalities.index(name) if name in theirs.modalities else None for name in plan.modalities
         ]
@@ -244,10 +243,6 @@ class InitialWeights:
             ours, known = ("x".join(f"{mm:g}" for mm in p.preprocessing.spacing) for p in (plan, theirs))
             parts.append(f"they know voxels of {known} mm, the plan has {ours} (nndet_prep -o plan_from={self.name})")
         return "; ".join(parts)
-
-
-def _polarities(plan: Plan) -> list[str]:
-    return list(plan.polarity or (modality_polarity(name) for name in plan.modalities))
 
 
 def _reads_channels(value: Tensor, offered: Tensor, plan: Plan, theirs: Plan) -> bool:

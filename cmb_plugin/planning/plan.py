@@ -218,6 +218,13 @@ class Plan:
         return tuple(of_all[channel] for channel in self.channels) if self.channels else tuple(of_all)
 
     @property
+    def polarities(self) -> tuple[str, ...]:
+        """For each modality how a microbleed shows: as planned, else by the modality's name."""
+        from cmb_plugin.preparation import modality_polarity  # late: who only predicts does without
+
+        return self.polarity or tuple(map(modality_polarity, self.modalities))
+
+    @property
     def n_files(self) -> int:
         """Modality files ``_0000``, ``_0001``, ... that a case must be searched for."""
         return max(self.channels) + 1 if self.channels else len(self.modalities)

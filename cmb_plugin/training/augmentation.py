@@ -139,7 +139,6 @@ class Augmentation:
         """
         with seeded(seed):
             data = {"image": image, "segmentation": instances[None].to(torch.int16)}
-            last = int(instances.max())
             if image.shape[1:] != self.patch_size:
                 inner = self._cropped(data)
                 data = self._spatial(**data)
@@ -147,16 +146,17 @@ class Augmentation:
                     data = inner
             if self._mirror is not None and np.random.uniform() < 2 * self.config.mirror:
                 data = self._mirror(**data)
-            image, instances = self._sliced(*self._painted(data["image"], data["segmentation"][0], last))
+            image, instances = self._sliced(*self._painted(data["image"], data["segmentation"][0], instances))
             image = self._intensity(image=image)["image"]
             return image.contiguous(), instances.contiguous()
 
-    def _painted(self, image: Tensor, instances: Tensor, last: int) -> tuple[Tensor, Tensor]:
-        """Both with deposits and vessels, as often as the configuration has it; drawn as in ``_sliced``."""
+    def _painted(self, image: Tensor, instances: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Both with deposits and vessels, as often as the configuration has it; drawn as in ``_sliced``. No number of a
+        lesion of ``source`` is given again."""
         if self.config.painted <= 0 or np.random.uniform() >= self.config.painted:
             return image, instances
         polarity = self.polarity or ("dark",) * len(image)
-        return with_painted(image, instances, self.spacing, polarity, np.random.randint(2**31), last)
+        return with_painted(image, instances, self.spacing, polarity, np.random.randint(2**31), int(source.max()))
 
     def _sliced(self, image: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
         """Both with thick slices, as often as the configuration has it. Nothing is drawn where that is never: patches

@@ -19,7 +19,7 @@ from cmb_plugin.inference import InferenceConfig
 from cmb_plugin.networks import resolve_precision
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.planning import Plan
-from cmb_plugin.preparation import find_scheme, modality_polarity
+from cmb_plugin.preparation import find_scheme
 from cmb_plugin.workers import default_workers, keep_freed_memory
 
 from .augmentation import Augmentation
@@ -127,9 +127,10 @@ def _loader(
     config, plan, batch_size = module.trainer_cfg, module.plan, module.batch_size
     recipe = plan.preprocessing
     circular = [find_scheme(step.scheme).circular for step in recipe.normalisation]
-    polarity = plan.polarity or tuple(map(modality_polarity, plan.modalities))
-    _check_painted(augment_cfg, plan, polarity)
-    augmentation = Augmentation(plan.patch_size, recipe.spacing, augment_cfg, module.mirror_axes, circular, polarity)
+    _check_painted(augment_cfg, plan)
+    augmentation = Augmentation(
+        plan.patch_size, recipe.spacing, augment_cfg, module.mirror_axes, circular, plan.polarities
+    )
     sampler = StepSampler(config.steps_per_epoch, batch_size, trainer.global_rank, trainer.world_size)
     workers = config.num_workers
     if workers is None:
@@ -146,13 +147,13 @@ def _loader(
     )
 
 
-def _check_painted(config: AugmentConfig, plan: Plan, polarity: Sequence[str]) -> None:
+def _check_painted(config: AugmentConfig, plan: Plan) -> None:
     """Raises a ``UserError`` where deposits cannot be painted."""
     if config.painted <= 0:
         return
     if plan.target != "lesions":
         raise UserError(f"augment_cfg.painted={config.painted}: the plan is for {plan.target}", remedy="leave it at 0")
-    if not set(polarity) & set(EXTREME):
+    if not set(plan.polarities) & set(EXTREME):
         raise UserError(
             f"augment_cfg.painted: microbleeds are dark or bright in none of {', '.join(plan.modalities)}",
             remedy="leave it at 0",

@@ -22,7 +22,6 @@ from cmb_plugin.evaluation import CaseResult, SweepConfig, find_operating_point
 from cmb_plugin.inference import CORE, PatchDetections, component_detections
 from cmb_plugin.networks import UNet, class_shares, stage_losses
 from cmb_plugin.plugins import register_trainer, suggest
-from cmb_plugin.preparation import modality_polarity
 from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
 
@@ -168,9 +167,8 @@ class TwoStepKD(DetectionModule):
 
     @property
     def polarity(self) -> str:
-        """How a microbleed shows in the modality that is read, as in ``Plan.polarity``."""
-        known = self.plan.polarity or [modality_polarity(name) for name in self.plan.modalities]
-        return known[self.channel]
+        """How a microbleed shows in the modality that is read, as in ``Plan.polarities``."""
+        return self.plan.polarities[self.channel]
 
     # Schedule ---------------------------------------------------------------------------------------------------------
 

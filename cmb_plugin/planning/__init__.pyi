@@ -7,7 +7,7 @@ from .anchors import (
     fit_free_anchors,
 )
 from .brain import BrainPlanner, brain_normalisation, brain_notes, brain_preprocessing, shape_around_brain
-from .centres import MOST_GROWTH, TYPICAL_MM, centre_fit, default_centres, plan_centres
+from .centres import TYPICAL_MM, WIDEST_REACH, WIDEST_TARGET, centre_fit, default_centres, plan_centres
 from .memory import DEFAULT_BUDGET_GB, estimate_training_gb, estimate_unet_gb, find_budget
 from .network_planner import NetworkPlanner, by
 from .plan import AnchorFit, Anchors, Architecture, CentreFit, Centres, Plan, Spacing, Triple
@@ -17,8 +17,9 @@ from .topology import build_architecture, plan_topology, shrink_patch
 
 __all__ = [
     "DEFAULT_BUDGET_GB",
-    "MOST_GROWTH",
     "TYPICAL_MM",
+    "WIDEST_REACH",
+    "WIDEST_TARGET",
     "AnchorFit",
     "Anchors",
     "Architecture",

@@ -19,10 +19,14 @@ SIGMA_OF_WIDTH = 0.43
 REACH_OF_SIGMA = 1.25
 """Distance from a centre, in sigmas, up to which locations learn the box."""
 
-MOST_GROWTH = 2.0
+WIDEST_TARGET = 3.5
 """A lesion wider than the median has a target as much wider, up to so many times: all of a wide lesion looks alike, and
-but for its target most of it would be the hardest of negatives. No farther, since with the third power of it grows how
-many locations learn its box."""
+but for its target most of it would be the hardest of negatives. As far as that of a lesion of 10 mm, the widest that is
+a microbleed (Greenberg et al. 2009)."""
+
+WIDEST_REACH = 2.0
+"""Its reach is as much wider too, but no more than so many times, since with the third power of it grows how many
+locations learn its box."""
 
 COARSEST_MM = 6.5
 """No stage of the light network has longer locations, but for thick slices: its coarsest sees about 3 cm, and what
@@ -89,14 +93,14 @@ def centre_fit(
         stride: network voxels per location.
         spacing: mm per network voxel.
         reach_mm: how far from a centre locations learn its box.
-        typical_mm: lesions whose shortest side is longer reach farther (``MOST_GROWTH``).
+        typical_mm: lesions whose shortest side is longer reach farther (``WIDEST_REACH``).
     """
     if not len(box_sizes):
         return ()
     cell_mm3 = math.prod(step * mm for step, mm in zip(stride, spacing, strict=True))
     fits = []
     for name, sizes in by_diameter(box_sizes, spacing):
-        reach = reach_mm * np.clip((sizes * spacing).min(axis=1) / typical_mm, 1, MOST_GROWTH)
+        reach = reach_mm * np.clip((sizes * spacing).min(axis=1) / typical_mm, 1, WIDEST_REACH)
         balls = np.maximum(1.0, 4 / 3 * math.pi * reach**3 / cell_mm3)
         learned = float(balls.mean()) if len(sizes) else 0.0
         cells = float(np.mean(sizes.prod(axis=1)) / math.prod(stride)) if len(sizes) else 0.0

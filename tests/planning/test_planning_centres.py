@@ -10,7 +10,7 @@ from small_plan import PLAN
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.planning import MOST_GROWTH, TYPICAL_MM, Centres, Plan, centre_fit, default_centres, plan_centres
+from cmb_plugin.planning import TYPICAL_MM, WIDEST_REACH, Centres, Plan, centre_fit, default_centres, plan_centres
 from cmb_plugin.planning.centres import COARSEST_MM, REACH_OF_SIGMA, SIGMA_OF_WIDTH
 
 CENTRES = Centres(
@@ -31,7 +31,7 @@ def test_the_locations_that_a_lesion_gets_are_those_of_a_monte_carlo():
     for size in sizes:
         away = np.abs(grid[None] - rng.random((4000, 1, 3)) * stride)
         covered.append((away <= size / 2).all(axis=2).sum(axis=1).mean())
-        wider = min(max((size * spacing).min() / 2.4, 1), MOST_GROWTH)
+        wider = min(max((size * spacing).min() / 2.4, 1), WIDEST_REACH)
         learned.append((np.linalg.norm(away * spacing, axis=2) <= reach * wider).sum(axis=1).mean())
     assert to3.cells == pytest.approx(np.mean(covered[:2]), rel=0.05)
     assert to5.cells == pytest.approx(covered[2], rel=0.05)

@@ -173,18 +173,19 @@ def test_what_looks_like_the_middle_of_a_wide_lesion_hardly_counts_as_a_negative
     assignment = CentreAssignment(DENSE, RetinaConfig(assignment="centre", hard_negatives=negatives))
     shape, centre = DENSE.patch_size, torch.tensor([8.0, 8, 8])
     pull = {}
-    for side in (3.0, 8.0):
+    for side, place in ((3.0, (8, 8, 10)), (8.0, (8, 8, 10)), (6.0, (8, 8, 11)), (10.0, (8, 8, 11))):
         batch = scene(DENSE)
         batch.boxes[0] = torch.cat([centre - side / 2, centre + side / 2])[None]
         batch.labels[0] = torch.zeros(1, dtype=torch.long)
         logits = torch.full((2, math.prod(shape), 2), -6.0)
-        beside = int(np.ravel_multi_index((8, 8, 10), shape))  # 2.5 mm from the centre
+        beside = int(np.ravel_multi_index(place, shape))  # 2.5 or 3.5 mm from the centre
         logits[0, beside, 0] = 1.0
         logits.requires_grad_()
         output = RetinaOutput(logits, torch.zeros(2, len(logits[0]), 6), [shape], torch.zeros(2, 2, *shape), [])
         assignment.losses(output, batch, torch.Generator())["classification"].backward()
         pull[side] = float(logits.grad[0, beside, 0])
     assert pull[3.0] > 3 * pull[8.0] > 0
+    assert pull[6.0] > 3 * pull[10.0] > 0  # as wide as a microbleed can be
 
 
 def test_losses_are_the_same_in_any_order_of_the_lesions():

@@ -24,7 +24,7 @@ from cmb_plugin.boxes import (
 )
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import CentreHead, RetinaOutput, centre_loss, hard_centre_loss, light_tower, regression_loss
-from cmb_plugin.planning import MOST_GROWTH, Architecture, Centres, default_centres
+from cmb_plugin.planning import WIDEST_REACH, WIDEST_TARGET, Architecture, Centres, default_centres
 from cmb_plugin.training import Batch
 
 from .assignment import Assignment, judged_anchors
@@ -97,9 +97,9 @@ class CentreAssignment(Assignment):
         images, classes = len(batch.boxes), output.logits.shape[2]
         every, owner = torch.cat(batch.boxes), image_of_boxes(batch.boxes)
         maps = owner * classes + torch.cat(batch.labels)
-        growth = growth_of(every, spacing, self.centres.sides_mm[2], MOST_GROWTH)
-        sigma, reach = self.centres.sigma_mm * growth, self.centres.reach_mm * growth
-        farthest = self.centres.reach_mm * MOST_GROWTH
+        growth = growth_of(every, spacing, self.centres.sides_mm[2], WIDEST_TARGET)
+        sigma, reach = self.centres.sigma_mm * growth, self.centres.reach_mm * growth.clamp(max=WIDEST_REACH)
+        farthest = self.centres.reach_mm * WIDEST_REACH
         target = centre_map(every, maps, images * classes, shape, self.stride, spacing, sigma)
         target = target.reshape(images, classes, -1).transpose(1, 2)
         flat, lesion = locations_near(every, shape, self.stride, spacing, reach, owner, farthest)

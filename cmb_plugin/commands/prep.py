@@ -146,6 +146,24 @@ def show(report: PrepReport, console: Console) -> None:
     for note in report.plan.notes:
         line(note)
     line(f"Plan: {report.plan_path}")
+    for step in _next_steps(report):
+        line(step)
+
+
+def _next_steps(report: PrepReport) -> list[str]:
+    """How to train by the plan: where it is the one that is trained by default, or that of given weights."""
+    from cmb_plugin.models.shipped import PRETRAINED, pretrained_file
+    from cmb_plugin.workflows.train import DEFAULT_PLAN
+
+    name = report.task.name
+    if report.plan_from is not None:
+        return [f"Next: nndet_train {name} -o train.init={report.plan_from}"]
+    if report.plan.name != DEFAULT_PLAN:
+        return []
+    steps = [f"Next: nndet_train {name}"]
+    if "dark" in report.plan.polarities and pretrained_file().is_file():
+        steps.append(f"Or, from the weights of this package: nndet_prep {name} -o plan_from={PRETRAINED}")
+    return steps
 
 
 def _counts(cases: Sequence[PreparedSummary]) -> list[str]:

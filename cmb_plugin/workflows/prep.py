@@ -104,6 +104,7 @@ class PrepReport:
         failures: the cases that could not be used.
         warnings: findings that do not keep a case from being used, as sentences.
         seconds: time it took.
+        plan_from: the trained model that the plan is like, as the user named it; None where a planner planned.
     """
 
     task: TaskFolder
@@ -113,6 +114,7 @@ class PrepReport:
     failures: list[Failure]
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    plan_from: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -184,7 +186,8 @@ def prepare(
     failures += failed
     warnings += [_outside_warning(case, dataset) for case in cases if case.outside]
     warnings += _write_splits(dataset, _lesions(plan, fingerprint, cases))
-    return PrepReport(folder, plan, path, cases, failures, warnings, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return PrepReport(folder, plan, path, cases, failures, warnings, seconds, plan_from and str(plan_from))
 
 
 def _choose_planner(overrides: Overrides) -> tuple[Planner, Path | None]:

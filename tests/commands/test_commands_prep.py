@@ -11,15 +11,17 @@ from cmb_plugin.commands.prep import show
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import AnchorFit, Anchors, Plan, plan_centres
 from cmb_plugin.workflows.prep import PrepReport
+from cmb_plugin.workflows.train import DEFAULT_PLAN
 
 SIZES = np.array([[2.0, 2.5, 2.5], [3, 4, 4], [3, 4, 4]])
 CENTRES = plan_centres(PLAN.architecture, (1.5, 1.0, 1.0), 1, (4.5, 4.0, 4.0), SIZES)
 
 
-def shown(plan: Plan) -> str:
+def shown(plan: Plan, plan_from: str | None = None) -> str:
     console = Console(width=120)
+    report = PrepReport(TaskFolder(Path("Task000_Test")), plan, Path("plan.json"), [], [], plan_from=plan_from)
     with console.capture() as capture:
-        show(PrepReport(TaskFolder(Path("Task000_Test")), plan, Path("plan.json"), [], []), console)
+        show(report, console)
     return capture.get()
 
 
@@ -53,3 +55,14 @@ def test_a_plan_without_anchors_shows_its_dense_map() -> None:
     text = shown(bare)
     assert "cmb, iron on swi" in text
     assert "sigma 1.72 mm" in text
+
+
+def test_the_last_line_is_how_to_go_on() -> None:
+    default = dataclasses.replace(PLAN, name=DEFAULT_PLAN)
+    last = shown(default).splitlines()[-2:]
+    assert last[0] == "Next: nndet_train Task000_Test"
+    assert last[1].endswith("nndet_prep Task000_Test -o plan_from=pretrained")
+    bright = shown(dataclasses.replace(default, polarity=("bright",)))
+    assert bright.splitlines()[-1] == "Next: nndet_train Task000_Test"  # the weights of the package look for dark ones
+    assert shown(default, "mine.cmb").splitlines()[-1] == "Next: nndet_train Task000_Test -o train.init=mine.cmb"
+    assert "Next" not in shown(dataclasses.replace(PLAN, name="Other_3d"))

@@ -159,7 +159,8 @@ def prepare(
     begun = time.perf_counter()
     workers = default_workers() if workers is None else workers
     overrides = overrides.copy()
-    plan_from = overrides.take("plan_from")
+    given_model = overrides.take("plan_from")
+    plan_from = None if given_model is None else str(given_model)
     planner, given_plan = _choose_planner(overrides)
     if plan_from is not None and given_plan is not None:
         raise UserError("plan and plan_from exclude each other", remedy="give one of them")
@@ -175,7 +176,7 @@ def prepare(
     if plan_from is not None:
         from cmb_plugin.models.initial_weights import InitialWeights
 
-        plan = InitialWeights.named(str(plan_from), folder).plan_for(plan)
+        plan = InitialWeights.named(plan_from, folder).plan_for(plan)
     path = write_plan(folder, plan, given_plan)
     items, without = _learnable(items, plan)
     warnings += without
@@ -187,7 +188,7 @@ def prepare(
     warnings += [_outside_warning(case, dataset) for case in cases if case.outside]
     warnings += _write_splits(dataset, _lesions(plan, fingerprint, cases))
     seconds = time.perf_counter() - begun
-    return PrepReport(folder, plan, path, cases, failures, warnings, seconds, plan_from and str(plan_from))
+    return PrepReport(folder, plan, path, cases, failures, warnings, seconds, plan_from)
 
 
 def _choose_planner(overrides: Overrides) -> tuple[Planner, Path | None]:

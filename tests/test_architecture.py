@@ -176,7 +176,18 @@ def modules_of(package: str) -> list[str]:
     return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
 
 
-LOWEST_LAYERS = ["errors", "files", "tabular", "plugins", "paths", "settings", "workers", "cluster", "detections"]
+LOWEST_LAYERS = [
+    "errors",
+    "files",
+    "tabular",
+    "plugins",
+    "paths",
+    "settings",
+    "workers",
+    "cluster",
+    "schedulers",
+    "detections",
+]
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil  # type: ignore[import-untyped] # stubs would be one more package for one call
 
-from cmb_plugin.cluster import open_cluster
 from cmb_plugin.dataset import Case, Dataset, write_dataset
 from cmb_plugin.images import Grid, write_image
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.schedulers import open_cluster
 from cmb_plugin.settings import Overrides
 from cmb_plugin.tabular import write_table
 from cmb_plugin.workers import Workers

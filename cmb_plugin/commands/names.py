@@ -208,7 +208,7 @@ def machines_named(text: str | None) -> Iterator[Cluster | None]:
     if text is None:
         yield None
         return
-    from cmb_plugin.cluster import open_cluster
+    from cmb_plugin.schedulers import open_cluster
 
     with open_cluster(text, log=lambda note: print(note, file=sys.stderr)) as cluster:
         yield cluster

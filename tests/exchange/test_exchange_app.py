@@ -59,7 +59,7 @@ def test_machines_write_the_derivatives_of_one_process(
         write_image(tmp_path / "raw" / f"{name}.nii.gz", volume().astype(np.float32), GRID)
     machines, named = Recorded(), []
     monkeypatch.setattr(
-        "cmb_plugin.cluster.open_cluster", lambda text, log: named.append(text) or nullcontext(machines)
+        "cmb_plugin.schedulers.open_cluster", lambda text, log: named.append(text) or nullcontext(machines)
     )
     common = [str(tmp_path / "raw"), "participant", "--task", model, "-npp", "0"]
     assert bids_app([*common[:1], str(tmp_path / "one"), *common[1:]]) == 0

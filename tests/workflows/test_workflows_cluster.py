@@ -24,10 +24,11 @@ from distributed import Client, LocalCluster, get_worker
 from tiny_task import make_tiny_task
 
 from cmb_plugin import cluster as cluster_module
-from cmb_plugin.cluster import Cluster, open_cluster, slurm_cluster
+from cmb_plugin.cluster import Cluster
 from cmb_plugin.commands import bids, follow, predict, prep
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import TaskFolder
+from cmb_plugin.schedulers import open_cluster, slurm_cluster
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import Machines, Outcome, failures, run_cases
 from cmb_plugin.workflows.prep import PrepReport, prepare
@@ -170,7 +171,7 @@ def test_after_the_scheduler_was_killed_the_same_command_goes_on(
                 prepared(task, Eventful(doomed, partial(kill_the_scheduler, events)))
         finally:
             running.kill()
-    monkeypatch.setattr(cluster_module, "CONNECT_S", 0.5)
+    monkeypatch.setattr("cmb_plugin.schedulers.CONNECT_S", 0.5)
     with pytest.raises(UserError, match="no scheduler answers"), open_cluster(address):
         pass
     again = prepared(task, cluster)
@@ -258,7 +259,7 @@ def test_a_worker_with_several_threads_is_refused() -> None:
 def test_what_names_no_machines_is_one_line(
     text: str, complaint: str, task: TaskFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster_module, "CONNECT_S", 0.5)
+    monkeypatch.setattr("cmb_plugin.schedulers.CONNECT_S", 0.5)
     monkeypatch.setenv("PATH", "")
     assert prep.main([str(task.root), "--scheduler", text]) == 2
     error = capsys.readouterr().err
@@ -271,7 +272,7 @@ def test_a_command_says_itself_what_dask_would_log() -> None:
     names = ("distributed", "distributed.client", "distributed.core")
     code = f"""
 import logging, sys
-from cmb_plugin.cluster import open_cluster
+from cmb_plugin.schedulers import open_cluster
 assert "distributed" not in sys.modules
 with open_cluster("local:1"):
     print(*{{logging.getLogger(name).level for name in {names}}})

@@ -5,6 +5,7 @@ from .cases import LabelledCases, PreparedCases
 from .config import AUGMENT_PRESETS, PRESETS, AugmentConfig, ExperimentConfig, TrainerConfig
 from .loop import fit, seed_all
 from .module import DetectionModule, ModelConfig, SegmentationModule, TrainingModule, read_weights
+from .painting import can_be_painted
 from .patches import Batch, PatchDataset, Sample, read_region
 from .schedule import learning_rate
 
@@ -24,6 +25,7 @@ __all__ = [
     "SegmentationModule",
     "TrainerConfig",
     "TrainingModule",
+    "can_be_painted",
     "fit",
     "learning_rate",
     "read_region",

@@ -118,7 +118,7 @@ class AugmentConfig:
         sharpness: probability of sharpening, as scanners' filters do.
         bias_field: probability of a smooth brightness gradient, as coils leave it.
         painted: probability of painting a few dark balls, which are lesions, and tubes, which are none, into the patch;
-            bright ones where microbleeds are bright.
+            bright ones where microbleeds are bright. A trainer may have another value where nothing is given.
         painted_class: class of these lesions.
     """
 

@@ -30,7 +30,7 @@ from .config import AugmentConfig
 from .finite import FiniteCheck
 from .history import History
 from .module import TrainingModule, read_checkpoint
-from .painting import EXTREME
+from .painting import can_be_painted
 from .patches import Sample, StepSampler, collate
 from .validation import Validation, choose_validation_cases
 
@@ -153,7 +153,7 @@ def _check_painted(config: AugmentConfig, plan: Plan) -> None:
         return
     if plan.target != "lesions":
         raise UserError(f"augment_cfg.painted={config.painted}: the plan is for {plan.target}", remedy="leave it at 0")
-    if not set(plan.polarities) & set(EXTREME):
+    if not can_be_painted(plan):
         raise UserError(
             f"augment_cfg.painted: microbleeds are dark or bright in none of {', '.join(plan.modalities)}",
             remedy="leave it at 0",

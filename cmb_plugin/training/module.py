@@ -83,6 +83,12 @@ class TrainingModule(LightningModule, ABC):
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Further named presets, ``{name: {dotted key: value}}``, or changes to the common ones."""
 
+    @classmethod
+    def defaults_for(cls, plan: Plan) -> dict[str, Any]:
+        """Settings, ``{dotted key: value}``, whose usual values are others for this trainer and plan than for all;
+        presets and what a user gives come on top."""
+        return {}
+
     target: ClassVar[str] = "lesions"
     """What it learns, as in ``Plan.target``."""
 

@@ -10,6 +10,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from cmb_plugin.planning import Plan
+
 EXTREME = {"dark": -3.0, "bright": 1.0}
 """What a deposit can reach at least, in normalised values: tissue is about 0 with a standard deviation of 1 in
 magnitudes, and a microbleed about 1 in QSM (``preparation.schemes``). A channel of any other polarity, phase for
@@ -24,6 +26,11 @@ RADIUS_MM, LENGTH_MM = (0.3, 1.6), (8.0, 60.0)
 STEP_MM = 0.4  # between the points of a tube
 GAP_MM = 2.0  # between a painted deposit and any other lesion
 TRIES = 10  # places for a deposit
+
+
+def can_be_painted(plan: Plan) -> bool:
+    """Whether the plan is for lesions, and one of its modalities shows them dark or bright."""
+    return plan.target == "lesions" and any(polarity in EXTREME for polarity in plan.polarities)
 
 
 @dataclass(frozen=True)

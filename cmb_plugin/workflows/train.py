@@ -134,8 +134,15 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
     augment = overrides.take("augment")
     if augment is not None and augment not in AUGMENT_PRESETS:
         raise UserError(f"unknown preset 'augment={augment}'", remedy=suggest(str(augment), AUGMENT_PRESETS))
+    plan = Plan.load(folder.plan(plan_name))
+    if plan.target != trainer.target:
+        raise UserError(
+            f"{name} learns {trainer.target}, plan {plan_name} is one for {plan.target}",
+            remedy="choose another plan=NAME or module=NAME",
+        )
     network = trainer.migrated(initial.model_cfg) if initial is not None and initial.module == name else {}
     changes = {
+        **trainer.defaults_for(plan),
         **presets[preset],
         **(AUGMENT_PRESETS[augment] if augment else {}),
         **{f"model_cfg.{key}": value for key, value in network.items()},
@@ -151,12 +158,6 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
     settings = {"module": name, "plan": plan_name, "train": preset, "additional_imports": imports, **begun, **settings}
     exp: ExperimentConfig = settings["exp"]
     model = model_folder(folder, name, plan_name, exp)
-    plan = Plan.load(folder.plan(plan_name))
-    if plan.target != trainer.target:
-        raise UserError(
-            f"{name} learns {trainer.target}, plan {plan_name} is one for {plan.target}",
-            remedy="choose another plan=NAME or module=NAME",
-        )
     return TrainingRun(folder, plan, trainer, preset, mode, settings, model.fold(exp.number), initial)
 
 

@@ -1,5 +1,6 @@
 """``nndet_train`` around the training: what counts as trained, who may train a fold, and what folds must share."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,9 +21,10 @@ from cmb_plugin.commands.prep import main as nndet_prep
 from cmb_plugin.commands.train import main as nndet_train
 from cmb_plugin.errors import UserError
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
+from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import trainers
-from cmb_plugin.settings import plain_settings, write_settings
-from cmb_plugin.workflows.train import TrainingRun
+from cmb_plugin.settings import Overrides, plain_settings, write_settings
+from cmb_plugin.workflows.train import TrainingRun, resolve
 from cmb_plugin.workflows.unchanged import check_unchanged
 
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
@@ -205,3 +207,22 @@ def test_a_validation_scan_that_cannot_be_predicted_is_named(model, capsys):
     finally:
         scan.write_bytes(whole)
     assert nndet_train(["900", "-o", *SHORT, "train.mode=resume"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "painted"),
+    [
+        ([], 0.1),
+        (["train=finetune", "augment=domains"], 0.1),
+        (["train=demo"], 0.0),
+        (["augment_cfg.painted=0"], 0.0),
+        (["module=RetinaUNetV001"], 0.0),
+        (["plan=phase"], 0.0),
+    ],
+)
+def test_the_default_paints_deposits_where_the_plan_has_something_to_paint(model, words, painted):
+    task = find_task("900")
+    plan = Plan.load(task.plan("D3CMB_3d"))
+    signed = dataclasses.replace(plan, name="phase", modalities=("phase",) * len(plan.modalities), polarity=())
+    signed.save(task.plan("phase"))
+    assert resolve(task, Overrides.parse(words)).settings["augment_cfg"].painted == painted

@@ -17,9 +17,10 @@ from cmb_plugin.files import read_json
 from cmb_plugin.inference import PatchDetections
 from cmb_plugin.networks import LOCAL_NORMS, RetinaOutput, RetinaUNet
 from cmb_plugin.paths import FoldFolder
+from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import register_trainer
 from cmb_plugin.settings import within
-from cmb_plugin.training import Augmentation, Batch, LabelledCases, PreparedCases, Sample
+from cmb_plugin.training import Augmentation, Batch, LabelledCases, PreparedCases, Sample, can_be_painted
 
 from ..retina_unet import RetinaConfig, RetinaUNetV001
 from .description import describe_prototypes
@@ -30,6 +31,9 @@ from .replay import REPLAYED_PLACES, MimicPatches, Replay
 PROTOTYPES = "prototypes.json"
 """What the prototypes of a fold were found to stand for."""
 
+PAINTED = 0.1
+"""Share of the patches into which deposits and vessels are painted, so that a scanner that was not learned from is not
+all that new (docs/studies/large_lesions.md)."""
 
 OWN_SCORES = {
     "score_rpn": "the detector's own",
@@ -99,13 +103,21 @@ class CMBRetinaUNet(RetinaUNetV001):
     """
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # What is learned from dense maps takes fewer steps, and fewer patches in each.
+        # What is learned from dense maps takes fewer steps, and fewer patches in each; too few to learn from painted
+        # deposits too (docs/studies/large_lesions.md).
         "demo": {
             "trainer_cfg.batch_size": 4,
             "trainer_cfg.epochs": 4,
             "trainer_cfg.swa_epochs": 1,
+            "augment_cfg.painted": 0.0,
         },
     }
+
+    @classmethod
+    def defaults_for(cls, plan: Plan) -> dict[str, Any]:
+        """Deposits are painted wherever they can be."""
+        return {"augment_cfg.painted": PAINTED} if can_be_painted(plan) else {}
+
     files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)
     model_config = CMBRetinaConfig
     model_cfg: CMBRetinaConfig

@@ -113,11 +113,6 @@ class CMBRetinaUNet(RetinaUNetV001):
         },
     }
 
-    @classmethod
-    def defaults_for(cls, plan: Plan) -> dict[str, Any]:
-        """Deposits are painted wherever they can be."""
-        return {"augment_cfg.painted": PAINTED} if can_be_painted(plan) else {}
-
     files: ClassVar[tuple[str, ...]] = (PROTOTYPES,)
     model_config = CMBRetinaConfig
     model_cfg: CMBRetinaConfig
@@ -127,6 +122,11 @@ class CMBRetinaUNet(RetinaUNetV001):
 
     keep_embeddings: bool = False
     """Whether detections carry the column ``embedding`` [N, E]."""
+
+    @classmethod
+    def defaults_for(cls, plan: Plan) -> dict[str, Any]:
+        """Deposits are painted wherever they can be."""
+        return {"augment_cfg.painted": PAINTED} if can_be_painted(plan) else {}
 
     @classmethod
     def migrated(cls, model_cfg: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("tasks", nargs="+", metavar="TASK", help="number, name or path of a Task folder")
     add_overrides(arguments)
     arguments.add_argument(
-        "--full_check", action="store_true", help="accepted for nnDetection's scripts: the check is always full"
+        "--full_check", action="store_true", help="check cases again whose files have not changed since the last check"
     )
     arguments.add_argument("--no_check", action="store_true", help="do not check the folder first")
     arguments.add_argument("-np", "--num_processes", type=int, metavar="N", help="processes; every core by default")
@@ -93,6 +93,7 @@ def _prepare_all(args: argparse.Namespace, machines: Cluster | None) -> int:
                 machines or args.num_processes,
                 preprocess_workers=args.num_processes_preprocessing,
                 check=not args.no_check,
+                check_again=args.full_check,
             )
         except UserError as error:
             if len(args.tasks) == 1:

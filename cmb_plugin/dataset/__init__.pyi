@@ -1,6 +1,7 @@
-from .checks import Finding, Report, check_case, check_dataset
+from .checks import Report, check_case, check_dataset
 from .dataset import Case, Dataset, Labels, find_cases, image_files, split_modality, write_dataset
 from .domains import geometry_domains
+from .findings import Finding
 from .lesions import LesionFacts, read_lesion_facts
 from .mimics import Mimic, read_mimics
 from .predicted_scans import read_scans, write_scans

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cmb_plugin.images import Grid, boxes_of_instances, image_stem, pieces_of_in
 from cmb_plugin.workers import Outcome, Workers, run_cases
 
 from .dataset import SPLITS, Case, Dataset, image_files, read_classes, split_modality
+from .findings import CaseFacts, Finding, KeptFacts
 
 SAME_GRID_MM = 0.01
 """Corners of two files that differ by less differ by rounding: NIfTI stores its geometry in single precision."""
@@ -24,43 +25,6 @@ SAME_GRID_MM = 0.01
 _SHOWN = 25
 
 ADD_OR_SAY = 'add the file; or, for trainers that can do without, say "missing": {{"{name}": ["..."]}} in dataset.json'
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or odd.
-
-    Attributes:
-        case_id: the case; empty when it concerns the data set as a whole.
-        file: path of the file.
-        message: what is wrong, without the path.
-        remedy: what to do about it.
-        fatal: whether the case (or the data set) cannot be used as it is.
-    """
-
-    case_id: str
-    file: str
-    message: str
-    remedy: str
-    fatal: bool
-
-    def __str__(self) -> str:
-        return f"{'error' if self.fatal else 'warning'}: {self.file}: {self.message} - {self.remedy}"
-
-
-@dataclass
-class CaseFacts:
-    """What the check of one case saw.
-
-    Attributes:
-        findings: what is wrong with its files.
-        axis_codes: nearest world directions of the array axes, empty when no image could be read.
-        labels: class index of every instance; None when there is no (readable) label.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    axis_codes: str = ""
-    labels: list[int] | None = None
 
 
 @dataclass
@@ -109,7 +73,9 @@ class Report:
         return "\n".join(lines)
 
 
-def check_dataset(dataset: Dataset, workers: Workers = 0, full: bool = True, description: str = "") -> Report:
+def check_dataset(
+    dataset: Dataset, workers: Workers = 0, full: bool = True, description: str = "", keep: Path | None = None
+) -> Report:
     """Checks every case of a Task folder, training and test.
 
     Args:
@@ -117,18 +83,24 @@ def check_dataset(dataset: Dataset, workers: Workers = 0, full: bool = True, des
         workers: number of processes, or machines.
         full: read the voxels too; otherwise names, headers and class files only.
         description: title of the progress bar; empty shows none.
+        keep: folder that keeps what was seen of each case; a case whose files have not changed since is not read again.
     """
     cases = {split: dataset.cases(split) for split in SPLITS}
-    check = partial(check_case, n_classes=len(dataset.classes), test_labels=dataset.test_labels, full=full)
-    outcomes = run_cases(check, cases["Tr"] + cases["Ts"], workers=workers, description=description)
-    facts = [_facts(outcome) for outcome in outcomes]
-    by_split = {"Tr": facts[: len(cases["Tr"])], "Ts": facts[len(cases["Tr"]) :]}
+    n_classes, test_labels = len(dataset.classes), dataset.test_labels
+    kept = KeptFacts(keep, (n_classes, test_labels, full))
+    seen = {case: facts for split in SPLITS for case in cases[split] if (facts := kept.of(case)) is not None}
+    check = partial(check_case, n_classes=n_classes, test_labels=test_labels, full=full)
+    todo = [case for split in SPLITS for case in cases[split] if case not in seen]
+    outcomes = run_cases(partial(kept.made, check=check), todo, workers=workers, description=description)
+    seen |= {outcome.item: _facts(outcome) for outcome in outcomes}
+    by_split = {split: [seen[case] for case in cases[split]] for split in SPLITS}
+    every = [*by_split["Tr"], *by_split["Ts"]]
 
     findings = [*_check_presence(dataset, cases["Tr"]), *_check_clashes(cases["Tr"], cases["Ts"])]
     for split in SPLITS:
         findings += _check_stray_files(dataset, split, {case.case_id for case in cases[split]})
-    findings += [finding for fact in facts for finding in fact.findings]
-    findings += [*_check_orientations(dataset, facts), *_check_classes(dataset, by_split["Tr"])]
+    findings += [finding for facts in every for finding in facts.findings]
+    findings += [*_check_orientations(dataset, every), *_check_classes(dataset, by_split["Tr"])]
     findings.sort(key=lambda finding: not finding.fatal)
     return Report(
         task=dataset.task.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping as Dictionary
@@ -137,8 +138,8 @@ def prepare(
     workers: Workers | None = None,
     *,
     preprocess_workers: int | None = None,
-    full_check: bool = True,
     check: bool = True,
+    check_again: bool = False,
 ) -> PrepReport:
     """Checks a Task folder, plans, preprocesses training and test scans, makes splits.
 
@@ -150,8 +151,8 @@ def prepare(
             ``additional_imports=[module]``.
         workers: processes that check and measure, or machines; None takes every core.
         preprocess_workers: processes that preprocess; None takes ``workers``, of processes as many as the memory holds.
-        full_check: read every voxel in the check, not only the headers.
         check: False trusts the folder; what cannot be read still fails, case by case.
+        check_again: also cases whose files have not changed since they were checked.
 
     Raises:
         UserError: nothing can be prepared, a setting is wrong, or a plan edited by hand would be overwritten.
@@ -165,7 +166,7 @@ def prepare(
     if plan_from is not None and given_plan is not None:
         raise UserError("plan and plan_from exclude each other", remedy="give one of them")
     dataset = Dataset.load(folder)
-    failures, warnings = _check(dataset, workers, full_check) if check else ([], [])
+    failures, warnings = _check(dataset, workers, check_again) if check else ([], [])
     dataset = settle_domains(dataset, planner.config.domains, workers)
     items = [Item(split, case) for split in ("Tr", "Ts") for case in dataset.cases(split)]
     items = _without(items, failures)
@@ -205,8 +206,11 @@ def _choose_planner(overrides: Overrides) -> tuple[Planner, Path | None]:
     return planner_class(config), None if given is None else Path(str(given)).expanduser()
 
 
-def _check(dataset: Dataset, workers: Workers, full: bool) -> tuple[list[Failure], list[str]]:
-    report = check_dataset(dataset, workers, full, description=f"Checking {dataset.task.name}")
+def _check(dataset: Dataset, workers: Workers, again: bool) -> tuple[list[Failure], list[str]]:
+    keep = dataset.task.preprocessed / "checks"
+    if again:
+        shutil.rmtree(keep, ignore_errors=True)
+    report = check_dataset(dataset, workers, description=f"Checking {dataset.task.name}", keep=keep)
     failures: list[Failure] = []
     warnings = []
     for finding in report.findings:

@@ -1,12 +1,14 @@
 """Every fault of a Task folder is found, named by file and case, and told apart: fatal or odd."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 from tiny_task import make_tiny_task
 
-from cmb_plugin.dataset import Dataset, check_dataset, write_dataset
+from cmb_plugin.dataset import Dataset, check_dataset, checks, write_dataset
+from cmb_plugin.dataset.findings import CaseFacts
 from cmb_plugin.images import Grid, read_mask, read_scan, write_image
 
 IMAGE, SECOND = "imagesTr/sub-01_0000.nii.gz", "imagesTr/sub-01_0001.nii.gz"
@@ -233,3 +235,46 @@ def test_the_summary_stays_short_when_the_findings_do_not(task):
     lines = report.summary.splitlines()
     assert len(lines) < 60
     assert lines[-2:] == ["... and 275 more warnings", "0 errors, 300 warnings"]
+
+
+def test_only_what_has_changed_is_read_again(task, tmp_path, monkeypatch):
+    break_task(task, "NaN")
+    dataset, keep = Dataset.load(task), tmp_path / "checks"
+    first = check_dataset(dataset, keep=keep)
+    assert len(first.findings) == 1
+    read = []
+    monkeypatch.setattr(checks, "check_case", lambda case, **settings: read.append(case.case_id) or CaseFacts())
+    assert check_dataset(dataset, keep=keep) == first
+    assert not read
+    path = next(path for path in task.images("Tr").glob("*.nii.gz"))
+    os.utime(path, ns=(1, 1))
+    check_dataset(dataset, keep=keep)
+    assert read == [path.name.partition("_0")[0]]
+
+
+@pytest.mark.parametrize("file", ["labelsTr/sub-01.nii.gz", "labelsTr/sub-01.json", "imagesTr/sub-01_0001.nii.gz"])
+def test_a_file_that_has_gone_since_the_last_check_is_missed(task, tmp_path, file):
+    keep = tmp_path / "checks"
+    assert not check_dataset(Dataset.load(task), keep=keep).findings
+    (task.raw / file).unlink()
+    report = check_dataset(Dataset.load(task), keep=keep)
+    assert report.bad_cases == {"sub-01"}
+    assert report == check_dataset(Dataset.load(task))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"key": 1, "findings": [{}]}'])
+def test_a_damaged_memory_of_the_check_is_no_memory(task, tmp_path, text):
+    dataset, keep = Dataset.load(task), tmp_path / "checks"
+    first = check_dataset(dataset, keep=keep)
+    for path in keep.rglob("*.json"):
+        path.write_text(text)
+    assert check_dataset(dataset, keep=keep) == first
+
+
+def test_other_settings_of_the_check_are_another_check(task, tmp_path):
+    keep = tmp_path / "checks"
+    write_dataset(task, modalities=("swi", "phase"), classes=("cmb", "iron"), test_labels=True)
+    check_dataset(Dataset.load(task), keep=keep)
+    write_dataset(task, modalities=("swi", "phase"), classes=("cmb",), test_labels=True)
+    report = check_dataset(Dataset.load(task), keep=keep)
+    assert report == check_dataset(Dataset.load(task))

@@ -248,3 +248,8 @@ class ModelFolder:
     def consolidated(self) -> FoldFolder:
         """Predictions and results of all folds together."""
         return FoldFolder(self.root / "consolidated")
+
+
+def splits_file(task: TaskFolder, fold: FoldFolder) -> Path:
+    """The splits that a fold was trained with; those of the task where it has no copy."""
+    return fold.splits if fold.splits.is_file() else task.splits

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tools import code_numbers
+
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "cmb_plugin"
 PLUGIN_FOLDERS = ("planners", "trainers", "tasks")
@@ -58,6 +60,14 @@ def test_the_engine_imports_no_planner_trainer_or_task() -> None:
         if begins_with(module, *plugins)
     ]
     assert not offences
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    known = code_numbers.modules(ROOT)
+    graph = {name: code_numbers.imports(module, known) for name, module in known.items()}
+    assert graph["benchmarks.studies.ablation"], "no import was seen"
+    # Also where an import is for the type checker alone, or stands in a function: what a reader has to follow.
+    assert code_numbers.circles(graph) == []
 
 
 def test_plugins_import_the_engine_absolutely_and_other_folders_never() -> None:

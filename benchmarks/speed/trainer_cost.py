@@ -42,7 +42,7 @@ from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import Overrides, read_settings
 from cmb_plugin.training import Batch, DetectionModule, PreparedCases, TrainingModule
 from cmb_plugin.training.patches import collate
-from cmb_plugin.workflows.train import resolve
+from cmb_plugin.workflows.training_run import resolve
 
 ROWS = {
     "CMBRetinaUNet with anchors": [

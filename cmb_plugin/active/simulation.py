@@ -30,7 +30,8 @@ from cmb_plugin.training import ExperimentConfig, fit
 from cmb_plugin.training.module import read_checkpoint, read_weights
 from cmb_plugin.workflows.predict import PredictOptions, predict
 from cmb_plugin.workflows.scan_selection import ScanSelection
-from cmb_plugin.workflows.train import TrainingRun, after_training
+from cmb_plugin.workflows.train import after_training
+from cmb_plugin.workflows.training_run import TrainingRun
 
 from .evidence import Calibration, Evidence, unseen
 from .pool import evidence_of

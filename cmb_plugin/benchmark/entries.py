@@ -17,7 +17,7 @@ from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import read_settings
 from cmb_plugin.training import ExperimentConfig
 from cmb_plugin.training.config import WITHOUT
-from cmb_plugin.workflows.train import DEFAULT_PLAN, model_folder
+from cmb_plugin.workflows.training_run import DEFAULT_PLAN, model_folder
 
 from .nnunet import NnunetTask, batch_size
 

@@ -22,7 +22,7 @@ from cmb_plugin.files import read_json, write_json
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.plugins import import_additional
 from cmb_plugin.settings import Overrides
-from cmb_plugin.workflows.train import DEFAULT_PLAN
+from cmb_plugin.workflows.training_run import DEFAULT_PLAN
 
 from .entries import EPOCHS, Benchmark, Entry, measured_cases, measured_split, split_overrides, steps_of
 from .machine import machine

@@ -117,7 +117,7 @@ def _simulate(args: argparse.Namespace) -> int:
     from cmb_plugin.active.simulation import Simulation, SimulationConfig
     from cmb_plugin.paths import models_root
     from cmb_plugin.settings import Overrides
-    from cmb_plugin.workflows.train import resolve
+    from cmb_plugin.workflows.training_run import resolve
 
     task = find_task(args.task)
     first = resolve(task, Overrides.parse(args.overrides))

@@ -154,7 +154,7 @@ def show(report: PrepReport, console: Console) -> None:
 def _next_steps(report: PrepReport) -> list[str]:
     """How to train by the plan: where it is the one that is trained by default, or that of given weights."""
     from cmb_plugin.models.shipped import PRETRAINED, pretrained_file
-    from cmb_plugin.workflows.train import DEFAULT_PLAN
+    from cmb_plugin.workflows.training_run import DEFAULT_PLAN
 
     name = report.task.name
     if report.plan_from is not None:

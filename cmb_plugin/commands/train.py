@@ -75,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(array.script if args.slurm == "print" else array.submit())
         return 0
     from cmb_plugin.settings import Overrides
-    from cmb_plugin.workflows.train import is_first_process, resolve, train
+    from cmb_plugin.workflows.train import is_first_process, train
+    from cmb_plugin.workflows.training_run import resolve
 
     run = resolve(find_task(args.task), Overrides.parse(args.overrides))
     train(run, log=print)

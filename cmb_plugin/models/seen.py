@@ -13,7 +13,7 @@ from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, Mapping
 from cmb_plugin.images.contrast import QSM, UNKNOWN, contrast_of_name
-from cmb_plugin.paths import FoldFolder, TaskFolder
+from cmb_plugin.paths import FoldFolder, TaskFolder, splits_file
 from cmb_plugin.planning import Plan
 from cmb_plugin.settings import read_settings
 
@@ -171,8 +171,6 @@ def seen_in_training(task: TaskFolder, folds: Dictionary[int, FoldFolder]) -> Se
     """
     from cmb_plugin.dataset import read_splits
     from cmb_plugin.preparation import Fingerprint
-
-    from .trained import splits_file
 
     fingerprint = Fingerprint.load(task.fingerprint)
     trained = {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cmb_plugin.documents import from_json
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.inference import InferenceConfig
-from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder, splits_file
 from cmb_plugin.settings import read_settings, typed
 
 from .operating_point import OperatingPoint
@@ -152,8 +151,3 @@ class TrainedModel:
                 raise UserError(f"{path}: has no fold {number}", remedy="restore the file")
             cases |= dict.fromkeys(splits[number].get(part, ()), number)
         return cases
-
-
-def splits_file(task: TaskFolder, fold: FoldFolder) -> Path:
-    """The splits that a fold was trained with; those of the task where it has no copy."""
-    return fold.splits if fold.splits.is_file() else task.splits

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from .head_atlas import SubjectHead
-    from .vessels import VesselPath
+if TYPE_CHECKING:  # the template needs no labels
+    from .subject_head import SubjectHead
+    from .vessel_path import VesselPath
 
 LOBAR, DEEP, INFRATENTORIAL = 1, 2, 3
 REGION_NAMES = {LOBAR: "lobar", DEEP: "deep", INFRATENTORIAL: "infratentorial"}

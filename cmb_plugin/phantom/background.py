@@ -15,7 +15,8 @@ from .physics import averaged_slices, crop_kspace, dephasing, dipole_field, phas
 from .protocols import Protocol
 from .sources import Vessel, add_vessel
 from .subject import Lattice, Subject
-from .tissue import CHI_BONE, HEAD_MM, LATTICE_SOFT, SKULL_MM, Maps, TissueSlab, signal_of, tissue_slab
+from .tissue import HEAD_MM, LATTICE_SOFT, SKULL_MM, Maps, TissueSlab, tissue_slab
+from .tissue_constants import CHI_BONE, signal_of
 
 SLAB = 8  # planes that are worked on at a time, to bound the memory
 

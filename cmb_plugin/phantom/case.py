@@ -24,7 +24,8 @@ from .records import air_records, blob_record, label_maps, lesion_record, vessel
 from .scanners import describe, protocol_named
 from .sources import Blob, Vessel
 from .subject import Subject, draw_subject
-from .vessels import VesselPath, draw_vessels
+from .vessel_path import VesselPath
+from .vessels import draw_vessels
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from scipy.spatial import cKDTree
 
 from .anatomy import Atlas
 from .deposits import Deposit, random_shape
-from .vessels import VesselPath
+from .vessel_path import VesselPath
 
 KINDS = ("white_matter_lesion", "perivascular_space", "infarct", "haemosiderin_rim", "cavernoma", "siderosis")
 SHARES = np.array([0.3, 0.3, 0.14, 0.1, 0.06, 0.1])

@@ -10,10 +10,11 @@ import numpy as np
 from scipy import ndimage
 
 from .anatomy import COARSE, to_index
-from .head_atlas import BLOCK, SubjectHead
 from .protocols import Protocol
 from .subject import Lattice, Subject
-from .tissue import HEAD_MM, Maps, signal_of
+from .subject_head import BLOCK, SubjectHead
+from .tissue import HEAD_MM, Maps
+from .tissue_constants import signal_of
 
 FAR_MM = 99.0
 """Distance that stands for air outside the head."""

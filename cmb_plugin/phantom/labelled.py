@@ -15,12 +15,12 @@ from cmb_plugin.tabular import read_numbered_rows
 
 from .physics import spoiled_gradient_echo
 from .protocols import Protocol
-from .tissue import CHI_BONE, CHI_FLUID, CHI_GREY, CHI_WHITE, IRON_DECAY, TISSUES, Tissue
+from .tissue_constants import CHI_BONE, CHI_FLUID, CHI_GREY, CHI_WHITE, IRON_DECAY, TISSUES, Tissue
 
 AIR, BONE, VEIN, CALCIFICATION = "air", "bone", "vein", "calcification"
 NUCLEI = ("caudate", "pallidum", "putamen", "thalamus", "red_nucleus", "substantia_nigra", "dentate")
 
-# Tissue of a table -> the constants that it has (``tissue.TISSUES``), its susceptibility in ppm against tissue.
+# Tissue of a table -> the constants that it has (of ``tissue_constants``), its susceptibility in ppm against tissue.
 MATERIALS: dict[str, tuple[str, float]] = {
     "white_matter": ("white", CHI_WHITE),
     "grey_matter": ("grey", CHI_GREY),
@@ -67,7 +67,7 @@ class Material:
 
     @property
     def base(self) -> str:
-        """Name of its constants in ``tissue.TISSUES``."""
+        """Name of its constants in ``tissue_constants.TISSUES``."""
         return MATERIALS[self.tissue][0]
 
 

@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from .anatomy import COARSE, to_index
 from .labelled import VEIN, LabelledHead
-from .vessels import VesselPath, medullary_kind
+from .vessel_path import VesselPath
+from .vessels import medullary_kind
 
 SINUS_MM = 1.7
 """Labelled veins of this radius and more are sinuses: nobody takes them for a microbleed."""

@@ -4,13 +4,14 @@ vessels in the sulci."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from .anatomy import COARSE, DEEP, Atlas, to_index
+from .vessel_path import VesselPath
 
 # Right side; x = 0 is the midline. Radii in mm.
 _MIDLINE = {
@@ -46,17 +47,6 @@ _PAIRED = {
 UNLABELLED, UNLABELLED_MM = 0.5, 0.3
 """Of the small vessels of a phantom, the share that a head with labelled veins gets besides, and their largest radius
 in mm: what is thinner than a voxel of the labels is not among these."""
-
-
-@dataclass(frozen=True)
-class VesselPath:
-    """A vessel in MNI space: ``kind`` as in ``sources.Vessel``, ``path`` [N, 3] MNI RAS mm, ``radius`` mm, ``ppm``."""
-
-    kind: str
-    path: np.ndarray
-    radius: float
-    ppm: float
-    site: str
 
 
 def draw_vessels(rng: np.random.Generator, atlas: Atlas, more: float = 1.0) -> list[VesselPath]:

@@ -12,7 +12,8 @@ from cmb_plugin.models.operating_point import OperatingPoint
 from cmb_plugin.models.packing import pack
 from cmb_plugin.models.results import EvaluationRun
 from cmb_plugin.models.scored_cases import PredictionSet
-from cmb_plugin.models.trained import TrainedModel, splits_file
+from cmb_plugin.models.trained import TrainedModel
+from cmb_plugin.paths import splits_file
 
 from .evaluate import evaluate, sweep
 

@@ -19,7 +19,8 @@ from cmb_plugin.paths import TaskFolder
 from cmb_plugin.plugins import suggest
 from cmb_plugin.settings import Overrides
 
-from .train import resolve, split_of
+from .train import split_of
+from .training_run import resolve
 
 DEFAULTS: dict[str, Any] = {"job_name": "nndet_train", "time": 24 * 60}
 LOGS = "slurm_logs"  # folder in the model's folder

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig
@@ -12,8 +12,7 @@ from cmb_plugin.planning import Plan
 from cmb_plugin.settings import plain_settings, read_settings
 from cmb_plugin.training import AugmentConfig, TrainerConfig
 
-if TYPE_CHECKING:
-    from .train import TrainingRun
+from .training_run import TrainingRun
 
 
 def check_unchanged(run: TrainingRun) -> None:

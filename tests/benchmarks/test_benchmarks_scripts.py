@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from benchmarks.accuracy import brain_crop, phantom_density
-from benchmarks.tools import code_numbers
 from cmb_plugin.phantom import PhantomConfig, make_case
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +37,6 @@ def test_what_is_no_script_loads_and_is_described(name: str) -> None:
 def test_scripts_lie_in_folders_by_purpose() -> None:
     assert {name.split(".")[1] for name in MODULES} == {"accuracy", "pretraining", "speed", "studies", "tools"}
     assert not [name for name in MODULES if name.count(".") != 2]
-
-
-def test_scripts_import_in_no_circle() -> None:
-    known = code_numbers.modules(ROOT)
-    graph = {name: code_numbers.imports(known[name], known) & MODULES.keys() for name in MODULES}
-    assert graph["benchmarks.studies.ablation"], "no import was seen"
-    assert code_numbers.circles(graph) == []
 
 
 def test_no_phantoms_are_nothing_to_measure(capsys: pytest.CaptureFixture[str]) -> None:

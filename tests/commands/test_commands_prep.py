@@ -11,7 +11,7 @@ from cmb_plugin.commands.prep import show
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import AnchorFit, Anchors, Plan, plan_centres
 from cmb_plugin.workflows.prep import PrepReport
-from cmb_plugin.workflows.train import DEFAULT_PLAN
+from cmb_plugin.workflows.training_run import DEFAULT_PLAN
 
 SIZES = np.array([[2.0, 2.5, 2.5], [3, 4, 4], [3, 4, 4]])
 CENTRES = plan_centres(PLAN.architecture, (1.5, 1.0, 1.0), 1, (4.5, 4.0, 4.0), SIZES)

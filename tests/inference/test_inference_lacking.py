@@ -20,7 +20,8 @@ from cmb_plugin.plugins import trainers
 from cmb_plugin.preparation import Normalisation, Preprocessing, StoredCase, preprocess_case, read_images, save_case
 from cmb_plugin.settings import Overrides, write_settings
 from cmb_plugin.workflows.prep import prepare
-from cmb_plugin.workflows.train import resolve, split_of
+from cmb_plugin.workflows.train import split_of
+from cmb_plugin.workflows.training_run import resolve
 
 GRID = Grid((24, 30, 30), (1.5, 1.0, 1.0))
 LESIONS = {0: (8.3, 9.6, 20.4), 1: (15.0, 21.2, 9.9)}  # each is seen on one modality only

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cmb_plugin.trainers.assignments.centres import FOCAL_SHARE, CentreAssignment
-from cmb_plugin.trainers.retina_unet import RetinaConfig
+from cmb_plugin.trainers.retina_config import RetinaConfig
 from small_plan import PLAN
 
 from cmb_plugin.boxes import box_centres, locations_near, middles_of, paired_iou

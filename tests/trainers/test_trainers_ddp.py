@@ -12,7 +12,7 @@ from tiny_task import make_tiny_task
 from cmb_plugin.commands.names import find_task
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workflows.prep import prepare
-from cmb_plugin.workflows.train import resolve
+from cmb_plugin.workflows.training_run import resolve
 
 WORDS = ["train=demo", "trainer_cfg.epochs=2", "trainer_cfg.steps_per_epoch=3", "trainer_cfg.swa_epochs=1"]
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]

@@ -23,7 +23,8 @@ from cmb_plugin.models.new_domain import COMMON, choose_anew
 from cmb_plugin.paths import ModelFolder
 from cmb_plugin.plugins import trainers
 from cmb_plugin.training import AugmentConfig, ExperimentConfig, TrainerConfig
-from cmb_plugin.workflows.train import TrainingRun, folds_of, model_folder
+from cmb_plugin.workflows.train import folds_of
+from cmb_plugin.workflows.training_run import TrainingRun, model_folder
 
 SMALL = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]
 

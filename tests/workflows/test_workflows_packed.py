@@ -32,7 +32,7 @@ from cmb_plugin.settings import Overrides, plain_settings, read_settings, write_
 from cmb_plugin.training import read_weights
 from cmb_plugin.workflows.pack import pack as workflow_pack
 from cmb_plugin.workflows.prep import prepare
-from cmb_plugin.workflows.train import resolve
+from cmb_plugin.workflows.training_run import resolve
 
 SMALL_PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.centre_features=4"]
 SHORT = ["train=demo", "trainer_cfg.epochs=2", "trainer_cfg.steps_per_epoch=6", "trainer_cfg.swa_epochs=1"]

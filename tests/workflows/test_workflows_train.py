@@ -24,7 +24,7 @@ from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import Overrides, plain_settings, write_settings
-from cmb_plugin.workflows.train import TrainingRun, resolve
+from cmb_plugin.workflows.training_run import TrainingRun, resolve
 from cmb_plugin.workflows.unchanged import check_unchanged
 
 PLAN = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.pyramid_channels=8"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +14,7 @@ from cmb_plugin.networks import RetinaOutput
 from cmb_plugin.planning import Architecture, Plan
 from cmb_plugin.training import Batch
 
-if TYPE_CHECKING:
-    from ..retina_unet import RetinaConfig
+from ..retina_config import RetinaConfig
 
 
 class Assignment(ABC):

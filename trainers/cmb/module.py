@@ -22,7 +22,8 @@ from cmb_plugin.plugins import register_trainer
 from cmb_plugin.settings import within
 from cmb_plugin.training import Augmentation, Batch, LabelledCases, PreparedCases, Sample, can_be_painted
 
-from ..retina_unet import RetinaConfig, RetinaUNetV001
+from ..retina_config import RetinaConfig
+from ..retina_unet import RetinaUNetV001
 from .description import describe_prototypes
 from .fusion import FeatureFusion
 from .prototypes import PrototypeHead, PrototypeLogits, Prototypes, hard_mimics, peaks_near

@@ -12,6 +12,9 @@ from .case_content import COLOURS, INK, SOFT, PageContent
 
 GLASS_MM = 1.5  # voxels of the glass brain
 MOST_LABELS = 12  # more numbers would hide one another
+BESIDE_MM = 7.5  # between a point and the middle of its number
+ENOUGH_MM = 9.0  # from a number to what is next to it; farther away is no better
+SIDES_DEG = (45, 135, 315, 225, 90, 270, 0, 180)  # of a point, for its number, those first that are taken first
 
 
 def draw_glass_brain(axes: Axes, content: PageContent, turned: Mapping, down: int, right: int) -> None:
@@ -46,16 +49,28 @@ def draw_glass_brain(axes: Axes, content: PageContent, turned: Mapping, down: in
         high = (np.array([a[-1] for a in found]) + 1) * steps * spacing + 6
     rows = content.shown
     places = turned.points_to_network(content.predictions.detections.centres[rows]) * spacing
-    for label, (row, lesion, place) in reversed(
-        list(enumerate(zip(rows, content.lesions, places, strict=True), start=1))
-    ):
+    up = np.array([1, -1 if down == 1 else 1])
+    numbers = label_places(places[:, [right, down]] * up) * up if len(rows) <= MOST_LABELS else ()
+    for row, lesion, place in reversed(list(zip(rows, content.lesions, places, strict=True))):
         colour, area = COLOURS[lesion.group], 5.0 * content.predictions.diameters_mm[row] ** 1.3
         face = colour if lesion.certainty == "definite" else "none"
         axes.scatter(place[right], place[down], s=area, facecolor=face, edgecolor=colour, linewidth=0.9, alpha=0.85)
-        if len(rows) <= MOST_LABELS:
-            axes.annotate(str(label), (place[right], place[down]), (3.2, 3.2), textcoords="offset points", fontsize=6,
-                          color=INK)  # fmt: skip
-        low, high = np.minimum(low, place - 4), np.maximum(high, place + 4)
+        low, high = np.minimum(low, place - BESIDE_MM), np.maximum(high, place + BESIDE_MM)
+    for label, (x, y) in enumerate(numbers, start=1):
+        axes.text(x, y, str(label), fontsize=6, color=INK, ha="center", va="center")
     axes.set_xlim(low[right], high[right])
     # The turned array's first axis runs up, its second towards the back: down in the axial plane.
     axes.set_ylim(*((high[down], low[down]) if down == 1 else (low[down], high[down])))
+
+
+def label_places(points: np.ndarray) -> np.ndarray:
+    """Where the numbers of points stand: [N, 2] mm to the right and up -> [N, 2], each ``BESIDE_MM`` from its point, on
+    that side on which the nearest other point or number is farthest away."""
+    sides = np.deg2rad(SIDES_DEG)
+    placed: list[np.ndarray] = []
+    for index, point in enumerate(points):
+        possible = point + BESIDE_MM * np.stack([np.cos(sides), np.sin(sides)], axis=1)
+        others = np.array([*np.delete(points, index, axis=0), *placed]).reshape(-1, 2)
+        gaps = np.linalg.norm(possible[:, None] - others[None], axis=2).min(axis=1, initial=ENOUGH_MM)
+        placed.append(possible[int(gaps.argmax())])
+    return np.array(placed).reshape(-1, 2)

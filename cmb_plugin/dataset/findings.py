@@ -80,10 +80,12 @@ class KeptFacts:
             return None
 
     def made(self, case: Case, check: Callable[[Case], CaseFacts]) -> CaseFacts:
-        """Checks a case and keeps what was seen."""
+        """Checks a case and keeps what was seen, but not where it cannot be used: that is looked at again each time,
+        since what is mended may lie outside of its files."""
         key = self._key(case)  # before: a file that changes meanwhile is checked again
         facts = check(case)
-        if (path := self._path(case)) is not None:
+        path = self._path(case)
+        if path is not None and not any(finding.fatal for finding in facts.findings):
             write_json(path, {"key": key, **asdict(facts)})
         return facts
 

@@ -271,6 +271,14 @@ def test_a_damaged_memory_of_the_check_is_no_memory(task, tmp_path, text):
     assert check_dataset(dataset, keep=keep) == first
 
 
+def test_a_case_that_cannot_be_used_is_looked_at_again(task, tmp_path, monkeypatch):
+    cut_off(task.raw / IMAGE)
+    dataset, keep = Dataset.load(task), tmp_path / "checks"
+    assert check_dataset(dataset, keep=keep).bad_cases == {"sub-01"}
+    monkeypatch.setattr(checks, "check_case", lambda case, **settings: CaseFacts())
+    assert not check_dataset(dataset, keep=keep).bad_cases
+
+
 def test_other_settings_of_the_check_are_another_check(task, tmp_path):
     keep = tmp_path / "checks"
     write_dataset(task, modalities=("swi", "phase"), classes=("cmb", "iron"), test_labels=True)

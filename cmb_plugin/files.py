@@ -226,6 +226,16 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})", remedy="repair or restore the file") from None
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """Size and time of change of a file, by which a later run knows whether it is the same; nothing of a file that is
+    not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns
+
+
 def digest(value: Any) -> str:
     """A short text that changes when ``value``, plain data as JSON knows it, does."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

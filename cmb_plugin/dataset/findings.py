@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import digest, read_json, write_json
+from cmb_plugin.files import digest, read_json, stamp, write_json
 
 from .dataset import Case
 
@@ -94,14 +94,5 @@ class KeptFacts:
 
     def _key(self, case: Case) -> str:
         """Changes with the place, size and time of change of a file that the check reads, and with its settings."""
-        files = [(str(path), *_state(path)) for path in (*case.present, case.label, case.classes_file) if path]
+        files = [(str(path), *stamp(path)) for path in (*case.present, case.label, case.classes_file) if path]
         return digest([RULES, *self.settings, files])
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Size and time of change; nothing of a file that is not there."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import atomic, digest, read_json, write_json
+from cmb_plugin.files import atomic, digest, read_json, stamp, write_json
 from cmb_plugin.images import Mapping, boxes_of_instances
 
 from .case import PreparedCase
@@ -235,7 +235,7 @@ def prepared_cases(folder: Path) -> list[str]:
 
 def work_key(sources: Sequence[Path], recipe: Preprocessing | None = None) -> str:
     """A short text that changes when a source file (by name, size and time of change) or the recipe changes."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
+    files = [(path.name, *stamp(path)) for path in sources]
     how = recipe and {"rules": RULES, **dataclasses.asdict(recipe)}
     if how and not how["domain_units"]:
         del how["domain_units"]  # cases that were prepared before domains had units stay current

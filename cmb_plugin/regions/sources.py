@@ -13,6 +13,7 @@ import numpy as np
 from cmb_plugin.anatomy import RegionMap, registration
 from cmb_plugin.dataset import Case
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import stamp
 from cmb_plugin.images import Grid, read_grid, read_scan
 from cmb_plugin.paths import ModelFolder, TaskFolder, models_root
 from cmb_plugin.preparation import estimate_brain
@@ -43,7 +44,7 @@ class RegionSource:
 
     def key(self, case: Case) -> str:
         """Changes when the map of the case would."""
-        stamps = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in self.files(case) if p.is_file()]
+        stamps = [(str(p), *stamp(p)) for p in self.files(case) if p.is_file()]
         return f"{self.name} registration {registration.VERSION} {stamps}"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from cmb_plugin.conversion import grow_points
 from cmb_plugin.dataset import CasePredictions, instances_file, write_dataset
+from cmb_plugin.dataset.dataset import definition_file
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import boxes_of_instances, image_stem, read_mask, read_scan, write_image
@@ -58,15 +59,13 @@ def export(
     Args:
         session: what was reviewed.
         target: the Task to write.
-        overwrite: replace what an earlier export wrote there.
+        overwrite: replace what an earlier export wrote there, its training cases and dataset.json, and nothing else.
         done_only: leave out what was judged in places only.
 
     Raises:
         UserError: nothing is judged, or ``target`` holds something else.
     """
-    if target.root.exists() and not ((target.root / MARK).is_file() and overwrite):
-        remedy = "add --overwrite to replace it" if (target.root / MARK).is_file() else "choose another --export"
-        raise UserError(f"{target.root}: exists", remedy=remedy)
+    _check_target(session, target, overwrite)
     report, weak = ExportReport(target), []
     making = TaskFolder(target.root.with_name(f".{target.name}.exporting"))
     shutil.rmtree(making.root, ignore_errors=True)
@@ -89,10 +88,41 @@ def export(
     _define(session, report, weak, making)
     write_json(making.root / MARK, {"task": session.dataset.task.name, "reader": session.store.reader})
     session.store.write_log([session.review(case_id) for case_id in session.cases])
-    if target.root.exists():
-        shutil.rmtree(target.root)
-    making.root.replace(target.root)
+    _put(making, target)
     return report
+
+
+def _check_target(session: ReviewSession, target: TaskFolder, overwrite: bool) -> None:
+    if not target.root.exists():
+        return
+    other = "choose another --export"
+    if target.root.resolve() == session.dataset.task.root.resolve():
+        raise UserError(f"{target.root}: is the Task that is reviewed", remedy=other)
+    if not (target.root / MARK).is_file():
+        raise UserError(f"{target.root}: exists", remedy=other)
+    if not overwrite:
+        raise UserError(f"{target.root}: exists", remedy="add --overwrite to replace it")
+    images = target.images("Tr")
+    own = sorted(path for path in images.iterdir() if not path.is_symlink()) if images.is_dir() else []
+    if own:
+        raise UserError(f"{own[0]}: no export has put it there", remedy=f"move it away, or {other}")
+
+
+def _put(made: TaskFolder, target: TaskFolder) -> None:
+    """Moves a new export to its place, where an earlier one may be; what else lies there stays. The mark comes last, so
+    that what was interrupted can be done again."""
+    if not target.root.exists():
+        made.root.replace(target.root)
+        return
+    folders = [made.images("Tr"), made.labels("Tr"), made.extra("lesions", "Tr"), made.extra("judged", "Tr")]
+    for new in [*folders, definition_file(made), made.root / MARK]:
+        old = target.root / new.relative_to(made.root)
+        if old.is_dir():
+            shutil.rmtree(old)
+        if new.exists():
+            old.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(old)
+    shutil.rmtree(made.root)
 
 
 def _reason_against(session: ReviewSession, case_id: str, state: dict[str, Any]) -> str:

@@ -261,6 +261,35 @@ def test_decisions_become_labels(client, session):
     assert export(session, made.task, overwrite=True).left_out == {"sub-52": "nothing is judged"}
 
 
+def test_an_export_replaces_an_earlier_one_and_nothing_else(client, session):
+    decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0)
+    target = TaskFolder(session.dataset.task.root.with_name("Task901_Reviewed"))
+    export(session, target)
+    others = [
+        target.preprocessed / "splits.json", target.root / "review" / "ben" / "sub-51.json",
+        target.images("Ts") / "new_0000.nii.gz", target.labels("Ts") / "new.nii.gz",
+    ]  # fmt: skip
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("of the user")
+    decide(client, {"kind": "done", "done": True}, 1)
+    before = Dataset.load(target).cases("Tr")[0].label.stat().st_ino
+    export(session, target, overwrite=True)
+    (case,) = Dataset.load(target).cases("Tr")
+    assert case.label.stat().st_ino != before
+    assert case.images[0].resolve() == session.cases["sub-51"].case.images[0].resolve()
+    assert [path.read_text() for path in others] == ["of the user"] * 4
+    assert not [path for path in target.root.parent.iterdir() if path.name.startswith(".")]
+
+    (target.images("Tr") / "own_0000.nii.gz").write_text("of the user")
+    with pytest.raises(UserError, match=r"own_0000.*no export"):
+        export(session, target, overwrite=True)
+    (session.dataset.task.root / "reviewed.json").write_text("{}")
+    with pytest.raises(UserError, match="the Task that is reviewed"):
+        export(session, session.dataset.task, overwrite=True)
+    assert session.cases["sub-51"].case.images[0].is_file()
+
+
 def test_without_a_search_for_missed_lesions_only_judged_places_are_labelled(client, session):
     case_id, found = "sub-51", session.cases["sub-51"].read().detections
     decide(client, {"kind": "judge", "lesion": "1", "verdict": "reject"}, 0)

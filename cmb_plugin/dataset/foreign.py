@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,11 @@ FRAMES = {  # columns -> what they mean
     ("x_lps_mm", "y_lps_mm", "z_lps_mm"): "lps",
     ("i", "j", "k"): "voxel",
 }
-OWN_TABLES = ("lesions.tsv", "summary.tsv", "detections.tsv")
+OWN_TABLES = tuple(
+    f"{name}.tsv"
+    for name in ("lesions", "summary", "detections", "scans", "inputs", "cohort", "regions", "followup", "visits")
+)
+"""Which our commands write beside predictions, and which hold none."""
 
 _SAFE = {  # all that plain data and numpy arrays need; each of these builds data and runs nothing
     *((module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
@@ -84,8 +88,13 @@ def load_plain_pickle(file: BinaryIO) -> Any:
         raise pickle.UnpicklingError(f"damaged ({type(error).__name__})") from None
 
 
-def foreign_cases(folder: Path) -> list[str]:
-    """Names of the cases that a folder holds predictions of, in whatever format, sorted."""
+def foreign_cases(folder: Path, known: Collection[str] = ()) -> list[str]:
+    """Names of the cases that a folder holds predictions of, in whatever format, sorted.
+
+    Args:
+        folder: of the predictions.
+        known: cases that there are; a table with the name of one of them is its own.
+    """
     if not folder.is_dir():
         return []
     names = set(predicted_cases(folder))
@@ -98,21 +107,38 @@ def foreign_cases(folder: Path) -> list[str]:
         elif stem is not None:
             names.add(stem.removesuffix("_instances"))
     for table in _tables(folder):
-        columns, rows = _read_table(table)
-        column = _first(columns, CASE_COLUMNS)
-        names |= {_case_name(row[column]) for row in rows} if column else {table.stem}
+        of_rows = None if table.stem in known else _cases_of_rows(table)
+        names |= {table.stem} if of_rows is None else set(of_rows)
     return sorted(names)
 
 
-def find_prediction(folder: Path, case_id: str) -> Path | None:
-    """The file that holds a case's predictions; of several boxes with scores come before masks and tables."""
+def has_shared_table(folder: Path, known: Collection[str]) -> bool:
+    """Whether a folder holds a table of several cases, in which a case with nothing found has no row."""
+    return bool(_shared_tables(folder, known))
+
+
+def find_prediction(folder: Path, case_id: str, known: Collection[str] = ()) -> Path | None:
+    """The file that holds a case's predictions; of several boxes with scores come before masks and tables.
+
+    Args:
+        folder: of the predictions.
+        case_id: the case.
+        known: as for ``foreign_cases``.
+
+    Raises:
+        UserError: a table cannot be read, or several have rows of the case.
+    """
     masks = (folder / f"{case_id}{ending}{suffix}" for ending in ("", "_instances") for suffix in SUFFIXES)
     own = (folder / f"{case_id}{suffix}" for suffix in TABLE_SUFFIXES)
     for path in (boxes_file(folder, case_id), folder / f"{case_id}{PICKLE_ENDING}", *masks, *own):
         if path.is_file():
             return path
+    shared = _shared_tables(folder, known)
+    naming = [table for table, cases in shared.items() if case_id in cases]
+    if len(naming) > 1:
+        raise UserError(f"{naming[1]}: has rows of {case_id}, as {naming[0].name} has", remedy="leave one of them")
     # A case without a row in the table of all cases had nothing found: the table is its file all the same.
-    return next((table for table in _tables(folder) if _first(_read_table(table)[0], CASE_COLUMNS)), None)
+    return next(iter(naming or shared), None)
 
 
 def read_foreign(path: Path, case_id: str, grid: Grid, classes: Sequence[str]) -> Foreign:
@@ -222,6 +248,8 @@ def _read_points(path: Path, case_id: str, grid: Grid, classes: Sequence[str]) -
         )
     case_column = _first(columns, CASE_COLUMNS)
     own = [row for row in rows if case_column is None or _case_name(row[case_column]) == case_id]
+    if not own and path.stem == case_id:  # all of its own table, whose column says something else, an id of the lesion
+        own = rows
     score, label = _first(columns, SCORE_COLUMNS), _first(columns, ("class", "label"))
     size = _first(columns, ("diameter_mm",))
     try:
@@ -254,7 +282,24 @@ def _class_index(word: str, classes: Sequence[str]) -> int:
 def _tables(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix in TABLE_SUFFIXES and path.name not in OWN_TABLES)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in TABLE_SUFFIXES and path.name not in OWN_TABLES and not path.name.startswith(".")
+    )
+
+
+def _shared_tables(folder: Path, known: Collection[str]) -> dict[Path, list[str]]:
+    """Tables of several cases, and which cases each has rows of."""
+    tables = {table: _cases_of_rows(table) for table in _tables(folder) if table.stem not in known}
+    return {table: cases for table, cases in tables.items() if cases is not None}
+
+
+def _cases_of_rows(table: Path) -> list[str] | None:
+    """The cases that the rows of a table name; None where it has no column for them."""
+    columns, rows = _read_table(table)
+    column = _first(columns, CASE_COLUMNS)
+    return None if column is None else list(dict.fromkeys(_case_name(row[column]) for row in rows))
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from cmb_plugin.dataset import Case, Truth, instances_file, read_lesion_facts, read_mimics
 from cmb_plugin.dataset.foreign import find_prediction, read_foreign
 from cmb_plugin.dataset.predictions import ENDING, CasePredictions, read_case_predictions
@@ -65,7 +67,7 @@ class CaseReader:
             if self.truths is not None:
                 self.truths[case.case_id] = truth
         folder = self.folders[case.case_id]
-        path = find_prediction(folder, case.case_id)
+        path = find_prediction(folder, case.case_id, self.folders)
         detections, operating_point, mask = Detections.empty(), None, None
         if path is not None and path.name.endswith(ENDING):
             predicted = read_case_predictions(path)
@@ -78,6 +80,8 @@ class CaseReader:
         if self.connectivity is not None and mask is None:
             drawn = instances_file(folder, case.case_id)
             mask = read_mask(drawn)[0] if drawn.is_file() else None
+            if path is None:  # counted as if nothing had been found, in the masks too
+                mask = np.zeros(truth.grid.shape, np.uint8)
         assert case.label is not None
         facts = read_lesion_facts(case, truth.instances.tolist())
         spacing = truth.grid.spacing

@@ -14,7 +14,7 @@ from cmb_plugin.dataset import (
     Truth,
     read_truth,
 )
-from cmb_plugin.dataset.foreign import find_prediction, foreign_cases
+from cmb_plugin.dataset.foreign import find_prediction, foreign_cases, has_shared_table
 from cmb_plugin.dataset.predictions import ENDING, read_case_predictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
@@ -105,13 +105,20 @@ class PredictionSet:
         Raises:
             UserError: the split holds no labelled case.
         """
+        unnamed: list[str] = []
         if cases is None:
             cases = dataset.cases(PARTS[split])
             if split == "val":
-                predicted = set(foreign_cases(folder))
+                known = {case.case_id for case in cases}
+                predicted = set(foreign_cases(folder, known))
+                if has_shared_table(folder, known):
+                    unnamed = [case.case_id for case in cases if case.label and case.case_id not in predicted]
                 cases = [case for case in cases if case.case_id in predicted]
+        content = _of_task(dataset, cases, split)
+        if unnamed:
+            content["notes"] += (f"left out, because no row of the table names them: {_some(unnamed)}",)
         return cls(
-            **_of_task(dataset, cases, split),
+            **content,
             folders=dict.fromkeys((case.case_id for case in cases), folder),
             title=folder.name,
             remedy="name the folder that nndet_predict --output wrote",
@@ -136,7 +143,7 @@ class PredictionSet:
         masks = find_masks(labels)
         if not masks:
             raise UserError(f"{labels}: holds no mask", remedy="name the folder of the reference masks with --labels")
-        predicted = foreign_cases(folder)
+        predicted = foreign_cases(folder, masks)
         if not predicted:
             raise UserError(
                 f"{folder}: holds no predictions", remedy="see docs/evaluation.md for the formats that are read"
@@ -147,7 +154,6 @@ class PredictionSet:
                 remedy="name predictions and labels alike, {case} and an ending",
             )
         unused = sorted(set(predicted) - set(masks))
-        shown = f"{', '.join(unused[:5])}{', ...' * (len(unused) > 5)}"
         return cls(
             cases=tuple(
                 Case(name, (path,), path, _classes_file(path, name), "", labels) for name, path in masks.items()
@@ -160,7 +166,7 @@ class PredictionSet:
             remedy="predict it",
             results=folder / "results",
             images={} if images is None else find_scans(images, list(masks)),
-            notes=(f"{len(unused)} predicted cases have no label: {shown}",) if unused else (),
+            notes=(f"{len(unused)} predicted cases have no label: {_some(unused)}",) if unused else (),
         )
 
     @property
@@ -218,6 +224,8 @@ class PredictionSet:
             raise UserError(next(iter(scored.unreadable.values())))
         if len(scored.missing) == len(scored.cases):
             raise UserError(f"{folders[0]}: holds none of the cases to evaluate", remedy=self.remedy)
+        if not any(case.masks for case in scored.cases if case.case_id not in scored.missing):
+            scored.cases = [dataclasses.replace(case, masks=None) for case in scored.cases]
         return scored
 
 
@@ -245,6 +253,10 @@ def _of_task(dataset: Dataset, cases: Sequence[Case], split: str) -> dict[str, A
         "images": {case.case_id: case.present[0] for case in cases},
         "notes": (f"left out, because they were judged in places only: {', '.join(left_out)}",) if left_out else (),
     }
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', ...' * (len(names) > 5)}"
 
 
 def _classes_file(label: Path, case_id: str) -> Path | None:

@@ -161,11 +161,57 @@ def test_a_missing_case_counts_as_missed_and_folders_without_a_common_case_are_r
     (tmp_path / "p" / "sub-51.nii.gz").unlink()
     run = evaluate_folders(tmp_path / "p", task.labels("Ts"), resamples=0)
     assert (run.metrics["missing_cases"], run.metrics["sensitivity"], run.complete) == (["sub-51"], 0.0, False)
+    assert (run.metrics["components"]["sensitivity"], run.metrics["components"]["n_scans"]) == (0.0, 2)
+    assert "masks" in run.metrics["valdo"]["rule"]
     with pytest.raises(UserError, match="name predictions and labels alike"):
         evaluate_folders(tmp_path / "p", task.labels("Tr"))
     assert eval_command.main([]) == 2
     assert eval_command.main(["1", "--labels", "x"]) == 2
     assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_tables_that_our_commands_write_are_no_predictions(task, truths, tmp_path):
+    write_all("binary", tmp_path / "p", task, truths)
+    (tmp_path / "p" / "sub-51.nii.gz").unlink()
+    for name in ("scans.tsv", "inputs.tsv", "cohort.tsv"):
+        (tmp_path / "p" / name).write_text("case\tfile\nsub-51\tx.nii.gz\n")
+    (tmp_path / "p" / "._all.csv").write_bytes(b"\x00\x05\x16\x07\xff")  # as macOS leaves beside files
+    run = evaluate_folders(tmp_path / "p", task.labels("Ts"))
+    assert (run.metrics["missing_cases"], run.metrics["sensitivity"]) == (["sub-51"], 0.0)
+
+
+def point_rows(truth, before=""):
+    places = truth.centroids[:, ::-1] - 0.5
+    return "".join(f"{before}{number},{x},{y},{z}\n" for number, (x, y, z) in enumerate(places, start=1))
+
+
+def test_a_table_with_the_name_of_a_case_is_its_own(task, truths, tmp_path):
+    """Its column ``id`` numbers the lesions, and of the other case it says nothing."""
+    (tmp_path / "sub-51.csv").write_text("id,i,j,k\n" + point_rows(truths["sub-51"]))
+    assert find_prediction(tmp_path, "sub-52", CASES) is None
+    (tmp_path / "sub-52.csv").write_text("scan,id,i,j,k\n")
+    run = evaluate_folders(tmp_path, task.labels("Ts"))
+    assert (run.metrics["missing_cases"], run.metrics["sensitivity"]) == ([], 1.0)
+    assert foreign_cases(tmp_path, CASES) == [*CASES]
+
+
+def test_a_case_is_in_the_table_that_names_it(truths, tmp_path):
+    for part, case_id in enumerate(CASES):
+        (tmp_path / f"part{part}.csv").write_text("case,id,i,j,k\n" + point_rows(truths["sub-51"], f"{case_id},"))
+    assert [find_prediction(tmp_path, case_id, CASES).name for case_id in CASES] == ["part0.csv", "part1.csv"]
+    assert find_prediction(tmp_path, "sub-53", CASES).name == "part0.csv"
+    (tmp_path / "part2.csv").write_text("case,id,i,j,k\nsub-52,1,2,3,4\n")
+    with pytest.raises(UserError, match="part2.csv: has rows of sub-52, as part1.csv"):
+        find_prediction(tmp_path, "sub-52", CASES)
+
+
+def test_training_scans_that_a_table_does_not_name_are_told(task, tmp_path):
+    """Nothing says whether they were predicted, with nothing found, or not at all."""
+    (tmp_path / "all.csv").write_text("case,i,j,k\nsub-01,2,3,4\n")
+    dataset = Dataset.load(task)
+    measured = PredictionSet.of_folder(dataset, tmp_path, "val")
+    assert [case.case_id for case in measured.cases] == ["sub-01"]
+    assert "no row of the table names them: sub-02" in measured.notes[0]
 
 
 def test_the_report_holds_everything_and_asks_the_network_for_nothing(task, truths, tmp_path):

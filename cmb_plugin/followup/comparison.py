@@ -1,7 +1,8 @@
 """Which lesion of one scan is which of another: matched one-to-one in mm, new only where both scans say so.
 
 Two thresholds decide (hysteresis): a lesion is *there* from the operating point on, and *not there* only below
-``Rules.evidence`` of it; a candidate in between is evidence of a lesion that the network is less sure of in this scan.
+``Rules.evidence`` of it; a candidate in between is evidence of a lesion that the network is less sure of in this scan,
+as is one that a rule about its place removed from the report of this scan.
 So a lesion is new when it reaches the operating point in one scan and leaves not even a trace in the ones before.
 """
 
@@ -49,6 +50,7 @@ class Track:
         place: [3] world x, y, z (LPS mm) in the first visit's space, as the visit ``first`` shows it.
         first: the first visit that reports it.
         rows: visit -> number of its detection there, where there is a candidate.
+        reported: the visits that report it.
         scores: visit -> score at the place, 0.0 where the network saw nothing.
         distances_mm: visit -> from ``place`` to the candidate there.
         covered: the visits whose scan shows the place.
@@ -59,6 +61,7 @@ class Track:
     place: np.ndarray
     first: int = 0
     rows: dict[int, int] = field(default_factory=dict)
+    reported: set[int] = field(default_factory=set)
     scores: dict[int, float] = field(default_factory=dict)
     distances_mm: dict[int, float] = field(default_factory=dict)
     covered: set[int] = field(default_factory=set)
@@ -108,7 +111,7 @@ def _reported(scans: Sequence[Scan], places: Sequence[np.ndarray], tolerances: n
     """Tracks of what reaches the operating point, visit by visit matched to those that there are."""
     tracks: list[Track] = []
     for visit, scan in enumerate(scans):
-        chosen = np.flatnonzero(scan.scores >= scan.point)
+        chosen = np.flatnonzero(scan.reported)
         points = places[visit][chosen]
         matched: dict[int, int] = {}
         if tracks and len(chosen):
@@ -159,13 +162,15 @@ def _read_again(tracks: list[Track], visit: int, scan: Scan, places: np.ndarray,
 
 def _enter(track: Track, visit: int, scan: Scan, index: int, place: np.ndarray) -> None:
     track.rows[visit] = int(scan.rows[index])
+    if scan.reported[index]:
+        track.reported.add(visit)
     track.scores[visit] = float(scan.scores[index])
     track.distances_mm[visit] = float(np.linalg.norm(place - track.place))
 
 
 def _judge(track: Track, scans: Sequence[Scan], rules: Rules) -> None:
     """Sets the status at each visit after the first."""
-    there = [track.scores.get(visit, 0.0) >= scan.point for visit, scan in enumerate(scans)]
+    there = [visit in track.reported for visit in range(len(scans))]
     trace = [track.scores.get(visit, 0.0) >= rules.evidence * scan.point for visit, scan in enumerate(scans)]
     for visit in range(1, len(scans)):
         before = [earlier for earlier in range(visit) if earlier in track.covered]

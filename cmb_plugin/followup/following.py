@@ -18,7 +18,7 @@ from .comparison import GONE, NEW, NOT_COVERED, STABLE, Rules, Track, aria_h, co
 from .registration import VERSION, Alignment, Head, align
 from .visits import Person, Scan, Visit
 
-SCHEMA = 1
+SCHEMA = 2
 ENDING = "_followup.json"
 BASELINE, COMPARED, REFUSED, FAILED = "baseline", "compared", "refused", "failed"
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
@@ -166,7 +166,7 @@ def _lesion(
                 "status": track.status.get(visit),
                 "covered": visit in track.covered,
                 "score": round(track.scores.get(visit, 0.0), 6),
-                "reported": track.scores.get(visit, 0.0) >= scan.point,
+                "reported": visit in track.reported,
                 "detection": None if row is None else row + 1,
                 "centre_ras_mm": np.round(own * LPS_TO_RAS + 0.0, 3),
                 "off_mm": round(track.distances_mm[visit], 3) if visit in track.distances_mm else None,

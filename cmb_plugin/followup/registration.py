@@ -328,10 +328,11 @@ def _even(image: Any) -> Any:
 
 
 def _shrunk(image: Any, mm: float) -> Any:
-    """Means of blocks of about ``mm``."""
+    """Means of blocks of about ``mm``, or of the whole extent where that is less."""
     import SimpleITK as sitk
 
-    return sitk.BinShrink(image, [max(1, int(mm / side + 0.5)) for side in image.GetSpacing()])
+    sides = zip(image.GetSpacing(), image.GetSize(), strict=True)
+    return sitk.BinShrink(image, [min(max(1, int(mm / side + 0.5)), count) for side, count in sides])
 
 
 def _binary(image: Any) -> Any:

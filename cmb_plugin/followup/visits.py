@@ -89,15 +89,20 @@ class Scan:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """Numbers of the detections that may be microbleeds: of that class, and removed by no rule."""
-        labels = microbleed_labels(self.predictions.classes)
-        counted = np.isin(self.predictions.detections.labels, labels) & ~self.predictions.removed
-        return np.flatnonzero(counted)
+        """Numbers of the detections that may be microbleeds: of that class."""
+        return np.flatnonzero(
+            np.isin(self.predictions.detections.labels, microbleed_labels(self.predictions.classes))
+        )
 
     @cached_property
     def scores(self) -> np.ndarray:
         """[N] of ``rows``, rounded as the file has them."""
         return np.round(self.predictions.detections.scores[self.rows].astype(float), 6)
+
+    @cached_property
+    def reported(self) -> np.ndarray:
+        """[N] bool of ``rows``: what reaches the operating point, and was removed by no rule."""
+        return (self.scores >= self.point) & ~self.predictions.removed[self.rows]
 
     @cached_property
     def world(self) -> np.ndarray:

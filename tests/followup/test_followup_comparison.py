@@ -64,6 +64,20 @@ def test_the_scores_of_both_times_decide_together(tmp_path: Path, before: float,
     assert (track.new_at == 1) == (status == "new")
 
 
+@pytest.mark.parametrize("removed_at", [0, 1])
+def test_a_lesion_that_a_rule_hides_at_one_time_is_neither_new_nor_gone(tmp_path: Path, removed_at: int) -> None:
+    """0.4 mm between two brain masks make no new microbleed."""
+    scans = scans_of(tmp_path, [(HERE, 0.9)], [(alignment().to_other(HERE[None])[0], 0.9)])
+    scans[removed_at].predictions.detections.columns["removed"] = np.array(["outside the brain"])
+    (track,) = compare(scans, [alignment()])
+    assert track.status[1] == "stable"
+    assert track.reported == {1 - removed_at}
+    for scan in scans:
+        scan.predictions.detections.columns["removed"] = np.array(["outside the brain"])
+        del scan.reported
+    assert compare(scans, [alignment()]) == []
+
+
 def test_what_never_reaches_the_operating_point_is_no_lesion(tmp_path: Path) -> None:
     scans = scans_of(tmp_path, [(HERE, 0.3)], [(alignment().to_other(HERE[None])[0], 0.4)])
     assert compare(scans, [alignment()]) == []

@@ -98,3 +98,8 @@ def test_a_refusal_names_what_is_too_little(overlap: float, blocks: int, expecte
     why = Alignment(np.eye(4), 0.9, 0.2, overlap, blocks).why_not
     assert expected in why
     assert bool(why) == bool(expected)
+
+
+def test_a_single_slice_is_refused_and_stops_nothing(first: Head) -> None:
+    slice_only = Grid((1, 40, 40), (2.0, 1.0, 1.0))
+    assert align(first, Head(np.random.default_rng(0).normal(100, 10, slice_only.shape), slice_only)).why_not

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig, count_agreement, match_by_distance
 from cmb_plugin.evaluation.bootstrap import draw_weights
@@ -33,7 +34,8 @@ class ReaderAgreement:
     Attributes:
         readers: their names.
         cases: scans that both have done.
-        rows: a candidate that both judged, or a lesion that at least one added, with both verdicts and locations.
+        rows: a candidate that both judged, or a lesion that at least one marked, with both verdicts and locations. Who
+            looked at the whole scan and did not mark it has the verdict ``ABSENT``.
     """
 
     readers: tuple[str, str]
@@ -50,8 +52,8 @@ class ReaderAgreement:
         """[cases, K, K] counts."""
         counts = np.zeros((len(self.cases), len(names), len(names)))
         for row in self.rows:
-            # Of lesions that were added only agreement is known to both, so they are no part of a kappa of verdicts.
-            counts_here = (row["lesion"].isdecimal() or ABSENT in names) if key == "verdict" else _both_kept(row)
+            # What only one judged as a candidate was not before the other's eyes: no part of a kappa of verdicts.
+            counts_here = (_both_judged(row) or ABSENT in names) if key == "verdict" else _both_kept(row)
             if counts_here and row[key] in names and row[f"other_{key}"] in names:
                 place = self.cases.index(row["case"]), names.index(row[key]), names.index(row[f"other_{key}"])
                 counts[place] += 1
@@ -62,7 +64,7 @@ class ReaderAgreement:
 
         ``verdict_kappa`` counts the four verdicts of candidates that both saw (Cohen 1960); ``positive_agreement`` is
         ``2 a / (2 a + b + c)`` of lesions that both, or only one, called definite (Cicchetti & Feinstein 1990), those
-        included that were added; ``location_kappa`` counts lesions that both kept and placed.
+        included that only one marked; ``location_kappa`` counts lesions that both kept and placed.
         """
         weights = draw_weights(len(self.cases), RESAMPLES, seed=0)
         verdicts, everything = self._tables("verdict", VERDICTS), self._tables("verdict", (*VERDICTS, ABSENT))
@@ -80,8 +82,8 @@ class ReaderAgreement:
         return {
             "readers": list(self.readers),
             "n_scans": len(self.cases),
-            "n_candidates": sum(row["lesion"].isdecimal() for row in self.rows),
-            "n_added": sum(ABSENT in (row["verdict"], row["other_verdict"]) for row in self.rows),
+            "n_candidates": sum(map(_both_judged, self.rows)),
+            "n_by_one": sum(ABSENT in (row["verdict"], row["other_verdict"]) for row in self.rows),
             **{name: _interval(values) for name, values in statistics.items()},
             "definite_per_scan": count_agreement(second.astype(int).tolist(), first.astype(int).tolist()),
         }
@@ -92,7 +94,8 @@ def compare_readers(first: ReviewSession, second: ReviewSession, match_mm: float
 
     Args:
         first, second: the same scans and predictions, judged by two readers.
-        match_mm: lesions that both added are one within this distance; as the evaluation matches by default.
+        match_mm: lesions that both marked, but not as the same candidate, are one within this distance; as the
+            evaluation matches by default.
 
     Raises:
         UserError: no scan was done by both.
@@ -103,8 +106,8 @@ def compare_readers(first: ReviewSession, second: ReviewSession, match_mm: float
         own, other = (session.review(case_id).state() for session in (first, second))
         if own["done"] and other["done"]:
             cases.append(case_id)
-            spacing = first.cases[case_id].read().grid.spacing
-            rows += _rows(case_id, own["lesions"], other["lesions"], spacing, distance)
+            predictions = first.cases[case_id].read()
+            rows += _rows(case_id, own["lesions"], other["lesions"], predictions, distance)
     readers = (first.store.reader, second.store.reader)
     if not cases:
         raise UserError(
@@ -139,7 +142,7 @@ def agreement_text(agreement: ReaderAgreement) -> str:
     rows: list[tuple[str, Any]] = [("scans that both have done", numbers["n_scans"])]
     rows += [
         ("candidates that both judged", numbers["n_candidates"]),
-        ("lesions that only one added", numbers["n_added"]),
+        ("lesions that only one marked", numbers["n_by_one"]),
     ]
     for name in ("verdict_agreement", "verdict_kappa", "positive_agreement", "location_kappa"):
         rows.append((name.replace("_", " "), show_interval(*numbers[name])))
@@ -149,18 +152,19 @@ def agreement_text(agreement: ReaderAgreement) -> str:
 
 
 def _rows(
-    case_id: str, own: dict[str, Any], other: dict[str, Any], spacing: Iterable[float], distance: float
+    case_id: str, own: dict[str, Any], other: dict[str, Any], predictions: CasePredictions, distance: float
 ) -> list[dict[str, Any]]:
-    """The candidates that both judged, then what was added by both, then by one."""
-    shared = [name for name in own if "point" not in own[name] and "verdict" in own[name]]
-    pairs = [(name, name) for name in shared if "verdict" in other.get(name, {})]
-    added, others = ([name for name, lesion in lesions.items() if "point" in lesion] for lesions in (own, other))
-    first, second = (
-        np.array([[*lesions[n]["point"], *lesions[n]["point"]] for n in names]).reshape(-1, 6)
-        for lesions, names in ((own, added), (other, others))
+    """The candidates that both judged, then what both marked in their own way, then what one did."""
+    judged = [{name for name, lesion in lesions.items() if "verdict" in lesion} for lesions in (own, other)]
+    shared = [name for name in own if name in judged[0] & judged[1] and "point" not in own[name]]
+    pairs = [(name, name) for name in shared]
+    marked, others = (
+        [name for name in lesions if name not in shared and lesions[name].get("verdict") in KEPT]
+        for lesions in (own, other)
     )
-    matched = match_by_distance(first, second, tuple(spacing), distance).tolist()
-    pairs += [(name, others[match] if match >= 0 else "") for name, match in zip(added, matched, strict=True)]
+    first, second = (_points(lesions, names, predictions) for lesions, names in ((own, marked), (other, others)))
+    matched = match_by_distance(first, second, tuple(predictions.grid.spacing), distance).tolist()
+    pairs += [(name, others[match] if match >= 0 else "") for name, match in zip(marked, matched, strict=True)]
     pairs += [("", name) for i, name in enumerate(others) if i not in matched]
     absent = {"verdict": ABSENT, "location": ABSENT}
     rows = []
@@ -172,6 +176,17 @@ def _rows(
             {**row, "location": one.get("location", "unknown"), "other_location": two.get("location", "unknown")}
         )
     return rows
+
+
+def _points(lesions: dict[str, Any], names: Sequence[str], predictions: CasePredictions) -> np.ndarray:
+    """[N, 6] boxes without extent: the points that were added, and the middles of candidates."""
+    centres = predictions.detections.centres
+    places = [lesions[n]["point"] if "point" in lesions[n] else centres[int(n) - 1] for n in names]
+    return np.array([[*place, *place] for place in places], dtype=float).reshape(-1, 6)
+
+
+def _both_judged(row: dict[str, Any]) -> bool:
+    return bool(row["lesion"].isdecimal() and row["lesion"] == row["other_lesion"])
 
 
 def _both_kept(row: dict[str, Any]) -> bool:

@@ -47,13 +47,32 @@ def test_readers_are_compared_lesion_by_lesion(task):
     pairs = [(row["verdict"], row["other_verdict"]) for row in agreement.rows]
     assert pairs == [*zip(VERDICTS["ann"], VERDICTS["ben"], strict=True), ("accept", "accept"), ("absent", "accept")]
     numbers = agreement.summary()
-    assert (numbers["n_scans"], numbers["n_candidates"], numbers["n_added"]) == (1, 4, 1)
+    assert (numbers["n_scans"], numbers["n_candidates"], numbers["n_by_one"]) == (1, 4, 1)
     assert numbers["verdict_agreement"][0] == 0.5
     assert numbers["verdict_kappa"][0] == pytest.approx(cohen_kappa_score(VERDICTS["ann"], VERDICTS["ben"]))
     assert numbers["positive_agreement"][0] == 2 * 3 / (2 * 3 + 2)  # 1, 3 and the added one; 2 and the other added one
     assert agreement.table("location")[1][0].tolist() == [1, 2, 0, 0]  # lobar to ann: 1, 3 and 4
     swapped = compare_readers(open_session(task, "ben"), open_session(task, "ann"))
     np.testing.assert_array_equal(swapped.table("verdict")[1], agreement.table("verdict")[1].T)
+
+
+def test_who_looked_at_the_whole_scan_has_judged_what_he_did_not_mark(task):
+    """Candidates that ben left alone are background to him; what he added where ann accepted a candidate is one lesion
+    to both."""
+    ann, ben = open_session(task, "ann"), open_session(task, "ben")
+    for number in ("1", "2", "3"):
+        decide(ann, "sub-51", {"kind": "judge", "lesion": number, "verdict": "accept"})
+    decide(ben, "sub-51", {"kind": "judge", "lesion": "1", "verdict": "accept"})
+    second = ben.cases["sub-51"].read().detections.centres[1] + (0, 0, 0.5)
+    decide(ben, "sub-51", {"kind": "add", "point": second.tolist()})
+    decide(ann, "sub-51", {"kind": "judge", "lesion": "4", "verdict": "reject"}, {"kind": "done", "done": True})
+    decide(ben, "sub-51", {"kind": "done", "done": True})
+    agreement = compare_readers(ann, ben)
+    verdicts = [(row["lesion"], row["verdict"], row["other_verdict"]) for row in agreement.rows]
+    assert verdicts == [("1", "accept", "accept"), ("2", "accept", "accept"), ("3", "accept", "absent")]
+    numbers = agreement.summary()
+    assert (numbers["n_candidates"], numbers["n_by_one"]) == (1, 1)
+    assert numbers["positive_agreement"][0] == 4 / 5
 
 
 def test_the_command_writes_a_table_and_a_figure(task, capsys):

@@ -37,7 +37,10 @@ def doubts(labels: np.ndarray, grid: Grid, places: Mapping[int, Place]) -> str:
     """
     counts = np.bincount(labels.ravel(), minlength=len(places))
     values = {place.group: value for value, place in places.items() if place.group in GROUPS}
-    millilitres = sum(counts[value] for value in values.values()) * float(np.prod(grid.spacing)) / 1000
+    if not values:  # regions of the data set's own: nobody knows how much of the brain they are
+        return ""
+    tissue = [value for value, place in places.items() if place.group not in NOT_TISSUE]
+    millilitres = sum(counts[value] for value in tissue) * float(np.prod(grid.spacing)) / 1000
     if not PLAUSIBLE_ML[0] <= millilitres <= PLAUSIBLE_ML[1]:
         return f"the model finds {millilitres:.0f} ml of brain: is it a scan of the whole head?"
     missing = [name for name, value in values.items() if not counts[value]]

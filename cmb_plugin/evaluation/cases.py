@@ -11,6 +11,7 @@ import numpy as np
 
 from cmb_plugin.dataset import Mimic
 from cmb_plugin.detections import Detections
+from cmb_plugin.errors import UserError
 
 from .challenge import ValdoCounts
 from .components import ComponentCounts
@@ -134,6 +135,9 @@ class EvaluationConfig:
         connectivity: neighbours by which the components of masks are connected: 6, 18 or 26.
         resamples: of the bootstrap that gives the intervals; 0 for none.
         max_detections: the average precision looks at this many detections per scan and class, highest scores first.
+
+    Raises:
+        UserError: a number that cannot be meant.
     """
 
     operating_point: float | None = None
@@ -145,3 +149,18 @@ class EvaluationConfig:
     max_detections: int = 100
     connectivity: int = 26
     resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        rules = {
+            "match_mm": (self.match_mm > 0, "more than 0"),
+            "mimic_mm": (self.mimic_mm >= 0, "0 or more"),
+            "iou": (0 <= self.iou <= 1, "from 0 to 1"),
+            "fp_rates": (bool(self.fp_rates) and min(self.fp_rates) > 0, "one rate or more, each more than 0"),
+            "sensitivities": (all(0 < share <= 1 for share in self.sensitivities), "shares above 0 and up to 1"),
+            "max_detections": (self.max_detections > 0, "1 or more"),
+            "connectivity": (self.connectivity in (6, 18, 26), "6, 18 or 26"),
+            "resamples": (self.resamples >= 0, "0 or more"),
+        }
+        for name, (good, wanted) in rules.items():
+            if not good:
+                raise UserError(f"eval_cfg.{name}: is {getattr(self, name)}", remedy=f"give {wanted}")

@@ -134,6 +134,11 @@ def test_maps_that_cannot_be_are_not_trusted():
     upside_down = Grid(grid.shape, grid.spacing, direction=(1.0, 0, 0, 0, 1.0, 0, 0, 0, -1.0))
     assert "cerebellum above the cerebrum" in doubts(labels, upside_down, places)
     assert "ml of brain" in doubts(np.zeros_like(labels), grid, places)
+    assert doubts(labels, grid, places_of(("cerebrum", "nuclei", "cerebellum"))) == ""  # names of the user's own
+    half = np.where(labels == 1, 1, 0)
+    half[:, :18][half[:, :18] == 1] = 4
+    named = places_of(("lobar", "deep", "infratentorial", "cortex"))
+    assert "nothing deep" in doubts(half, grid, named)  # and not too little brain
     assert places_of(("brain", "csf"))[1] == Place("unknown", "brain")
     assert places_of(("brain", "csf"))[2] == Place("csf")
 

@@ -118,15 +118,17 @@ class Augmentation:
 
     def source_size(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Size of the region to read: the patch itself, or, for a patch that will be rotated and scaled, enough around
-        it that no corner is empty at moderate angles."""
+        it that no corner is empty at moderate angles, and by its last axis always more than the patch."""
         if rng.random() >= self.config.spatial:
             return self.patch_size  # type: ignore[return-value]
         sides = np.asarray(self.patch_size, dtype=float)
-        for axis, angle in enumerate(self._rotates):
+        for axis, most in enumerate(self._rotates):
             first, second = (i for i in range(3) if i != axis)
             a, b = sides[first], sides[second]
-            sides[first] = max(sides[first], a * math.cos(angle) + b * math.sin(angle))
-            sides[second] = max(sides[second], a * math.sin(angle) + b * math.cos(angle))
+            sides[first], sides[second] = _turned_extent(a, b, most), _turned_extent(b, a, most)
+        if not any(self._rotates):
+            sides *= max(1.0, self.config.scaling[1])
+        sides[2] = max(sides[2], self.patch_size[2] + 1)  # by which __call__ knows
         z, y, x = (math.ceil(side) for side in sides)
         return z, y, x
 
@@ -174,6 +176,12 @@ class Augmentation:
         start = [(side - size) // 2 for side, size in zip(data["image"].shape[1:], self.patch_size, strict=True)]
         z, y, x = (slice(s, s + size) for s, size in zip(start, self.patch_size, strict=True))
         return {name: values[:, z, y, x] for name, values in data.items()}
+
+
+def _turned_extent(side: float, other: float, most: float) -> float:
+    """What a rectangle covers along its ``side`` at the worst of the angles from 0 to ``most`` radians."""
+    worst = min(most, math.atan2(other, side))
+    return side * math.cos(worst) + other * math.sin(worst)
 
 
 def _bias_extent(shape: Sequence[int], axis: int) -> float:

@@ -110,8 +110,8 @@ class AugmentConfig:
     Attributes:
         spatial: probability of rotating and scaling.
         rotation_degrees: largest rotation about each axis (in-plane only where voxels are strongly anisotropic).
-        scaling: range of the zoom factor.
-        mirror: probability of flipping, per axis.
+        scaling: range of the factor by which lesions get smaller.
+        mirror: probability of flipping, per axis; 0.5 flips as often as not.
         noise, blur, brightness, contrast, low_resolution, gamma: probability of each intensity change.
         thick_slices: probability of making the patch what a scan with thicker slices would be.
         slice_mm: range of their thickness in mm; patches whose slices are thicker already stay as they are.
@@ -125,7 +125,7 @@ class AugmentConfig:
     spatial: float = within(0.3, 0, 1)
     rotation_degrees: float = within(30.0, 0, 180)
     scaling: tuple[float, float] = within((0.7, 1.4), 0.1, 10)
-    mirror: float = within(0.5, 0, 1)
+    mirror: float = within(0.5, 0, 0.5)
     noise: float = within(0.1, 0, 1)
     blur: float = within(0.1, 0, 1)
     brightness: float = within(0.15, 0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +66,9 @@ class Sample:
     judged: Tensor | None = None
 
 
+MOST_OPEN = 128
+"""Cases that a process holds open: each takes two or three file handles, of which a process usually has 1024."""
+
 JUDGED = -1
 """In a mask that is augmented: background that somebody has judged, where a scan was judged in places only. Everything
 that is 0 there, also what lies beyond the scan's edge, is nobody's judgement."""
@@ -96,8 +99,8 @@ def _judged(samples: Sequence[Sample]) -> Tensor | None:
 class PatchDataset(Dataset[Sample]):
     """Random patches of prepared cases. Item ``i`` depends on ``seed`` and ``i`` alone.
 
-    Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion: a case with lesions is
-    drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
+    Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion, in turn one more or less
+    where that is no whole number: a case with lesions is drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
     anywhere, in a case that was judged in places only around one of these. Scans are equally likely, or, the more so
     the larger ``domain_balance`` is, domains. A trainer with another rule derives from it and overrides ``place``.
 
@@ -129,11 +132,11 @@ class PatchDataset(Dataset[Sample]):
         self.cases = cases
         self.case_ids = list(cases.case_ids)
         self.batch_size = batch_size
-        self.n_foreground = round(batch_size * foreground_fraction)
+        self.foreground_fraction = foreground_fraction
         self.augmentation = augmentation
         self.patch_size = tuple(patch_size)
         self.seed = seed
-        self._open: dict[str, StoredCase] = {}
+        self._open: OrderedDict[str, StoredCase] = OrderedDict()
         self.positive = [number for number in range(len(self.case_ids)) if len(self.case(number).boxes)]
         domains = [cases.domain.get(case_id, "") for case_id in self.case_ids]
         self._shares = domain_shares(domains, domain_balance)
@@ -141,18 +144,26 @@ class PatchDataset(Dataset[Sample]):
         self._open.clear()  # file handles are not carried into worker processes
 
     def case(self, number: int) -> StoredCase:
-        """The prepared case of a number, opened once per process."""
+        """The prepared case of a number; those that were wanted last stay open."""
         case_id = self.case_ids[number]
         if case_id not in self._open:
+            if len(self._open) >= MOST_OPEN:
+                self._open.popitem(last=False)
             self._open[case_id] = self.cases.open(case_id)
+        self._open.move_to_end(case_id)
         return self._open[case_id]
+
+    def wants_lesion(self, index: int) -> bool:
+        """Whether item ``index`` is one of its batch's lesions."""
+        batch, place = divmod(index, self.batch_size)
+        before, after = (int(n * self.batch_size * self.foreground_fraction + 1e-6) for n in (batch, batch + 1))
+        return place >= self.batch_size - (after - before) and bool(self.positive)
 
     def __getitem__(self, index: int) -> Sample:
         """Patch number ``index`` of the run."""
         rng = np.random.default_rng([self.seed, index])
-        wants_lesion = index % self.batch_size >= self.batch_size - self.n_foreground and bool(self.positive)
         size = self.augmentation.source_size(rng) if self.augmentation else self.patch_size
-        number, start = self.place(wants_lesion, size, rng)
+        number, start = self.place(self.wants_lesion(index), size, rng)
         case = self.case(number)
         image = torch.from_numpy(read_region(case.data, start, size))
         mask = read_region(case.instances, start, size).astype(np.int16)

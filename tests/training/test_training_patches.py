@@ -40,11 +40,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0, domain=None, balance=0.0):
+def dataset(folder, ids="abcd", augment=None, fraction=0.5, seed=0, domain=None, balance=0.0, batch_size=4):
     augmentation = Augmentation(PATCH, (1.0, 1.0, 1.0), augment) if augment else None
     return PatchDataset(
         PreparedCases(folder, tuple(ids), domain or {}),
-        batch_size=4,
+        batch_size=batch_size,
         foreground_fraction=fraction,
         augmentation=augmentation,
         patch_size=PATCH,
@@ -74,6 +74,25 @@ def test_half_of_every_batch_holds_a_lesion(folder):
         assert all(len(data[first + slot].boxes) for slot in (2, 3))
 
 
+@pytest.mark.parametrize(("batch_size", "fraction"), [(1, 0.5), (4, 0.1), (5, 0.5), (3, 1.0), (2, 0.0)])
+def test_the_share_of_lesions_holds_over_batches_of_any_size(folder, batch_size, fraction):
+    data = dataset(folder, "a", batch_size=batch_size, fraction=fraction)
+    wanted = [data.wants_lesion(index) for index in range(40 * batch_size)]
+    assert sum(wanted) == round(fraction * len(wanted))
+    for sample, wants in zip(items(data), wanted, strict=False):
+        assert len(sample.boxes) or not wants
+
+
+def test_few_cases_are_open_at_a_time(folder, monkeypatch):
+    """Each takes file handles, of which a process has few: 600 scans need more than a usual one may have."""
+    monkeypatch.setattr("cmb_plugin.training.patches.MOST_OPEN", 2)
+    data = dataset(folder, "abc")
+    unlimited = [sample.image for sample in items(dataset(folder, "abc"))]
+    for sample, image in zip(items(data), unlimited, strict=True):
+        torch.testing.assert_close(sample.image, image, rtol=0, atol=0)
+        assert len(data._open) <= 2
+
+
 @pytest.mark.parametrize("augment", [None, ALWAYS])
 def test_boxes_labels_and_foreground_agree(folder, augment):
     for sample in items(dataset(folder, augment=augment)):
@@ -92,6 +111,25 @@ def test_spatial_changes_move_image_and_mask_together(folder):
     shares = [(bright & mask).sum() / mask.sum() for bright, mask in shown if mask.sum() >= 4]
     assert len(shares) > 5
     assert min(shares) > 0.3
+
+
+@pytest.mark.parametrize(("degrees", "scaling"), [(0, (0.7, 1.4)), (0, (0.7, 0.9)), (90, (1, 1)), (180, (1, 1))])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0)])
+def test_patches_are_turned_by_any_angle_and_scaled_without_one(degrees, scaling, spacing):
+    config = AugmentConfig(spatial=1.0, rotation_degrees=degrees, scaling=scaling, mirror=0, noise=0, blur=0,
+                           brightness=0, contrast=0, low_resolution=0, gamma=0)  # fmt: skip
+    augmentation = Augmentation(PATCH, spacing, config)
+    rng = np.random.default_rng(0)
+    size = augmentation.source_size(rng)
+    assert all(a >= b for a, b in zip(size, PATCH, strict=True))
+    assert max(size) <= np.ceil(np.linalg.norm(PATCH) * 1.5)
+    image = torch.from_numpy(rng.normal(size=(1, *size)).astype(np.float32))
+    mask = torch.zeros(size, dtype=torch.int16)
+    inner = augmentation._cropped({"image": image})["image"]
+    for seed in range(5):
+        changed, _ = augmentation(image, mask, seed)
+        assert changed.shape == inner.shape
+        assert not torch.allclose(changed, inner, atol=0.1)
 
 
 def test_a_rotated_tiny_lesion_is_never_lost(folder):

@@ -73,7 +73,9 @@ class DicomSeries:
 def find_series(
     folder: Path | str, damaged: list[UserError] | None = None, placeless: list[Path] | None = None
 ) -> list[DicomSeries]:
-    """The volumes in the DICOM files of a folder and its subfolders, by series number; other files are passed over.
+    """The volumes in the DICOM files of a folder and its subfolders; other files are passed over.
+
+    Studies come in the order of their first files, the series of each by number.
 
     Args:
         folder: where to look.
@@ -107,7 +109,10 @@ def series_of_files(
         for facts, frame in frames:
             groups[(facts.key, np.round(frame.orientation, 3).tobytes(), frame.shape)].append((facts, frame))
     found = [series for members in groups.values() for series in _volumes(members)]
-    return sorted(found, key=lambda s: (s.facts.study, s.facts.number, s.facts.echo_ms or 0.0, s.volume))
+    first: dict[str, Path] = {}  # of each study: its UID is random, its files lie where the user put them
+    for series in found:
+        first[series.facts.study] = min(first.get(series.facts.study, series.files[0]), *series.files)
+    return sorted(found, key=lambda s: (first[s.facts.study], s.facts.number, s.facts.echo_ms or 0.0, s.volume))
 
 
 def read_series(series: DicomSeries) -> tuple[np.ndarray, Grid]:

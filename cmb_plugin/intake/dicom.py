@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from os.path import commonpath
 from pathlib import Path
 
 from cmb_plugin.documents import counted
@@ -31,32 +33,48 @@ def dicom_volumes(path: Path) -> tuple[list[Volume], list[InputRow]]:
         name = placeless[0].relative_to(path).as_posix() if path.is_dir() else path.name
         name = f"{name} ({counted(len(placeless), 'file')})"
         rows.append(InputRow("", "", name, "", PASSED_OVER, PLACELESS))
-    usable = []
-    for series in found:
+    groups: dict[tuple[object, ...], list[tuple[DicomSeries, str, str]]] = defaultdict(list)
+    for series, (folder, name) in zip(found, _places(found, path), strict=True):
         why = _not_a_scan(series)
         if why:
             shows = series.facts.contrast if _is_mr(series) else ""
-            rows.append(InputRow("", "", _name(series), shows, PASSED_OVER, why))
+            rows.append(InputRow("", "", f"{folder}/{name}" if folder else name, shows, PASSED_OVER, why))
         else:
-            usable.append(series)
-    groups: dict[tuple[object, ...], list[DicomSeries]] = defaultdict(list)
-    for series in usable:
-        groups[(series.facts.study, series.place)].append(series)
+            groups[(series.facts.study, series.place)].append((series, folder, name))
     volumes = []
-    for members in groups.values():
+    for group in groups.values():
+        members = [series for series, _, _ in group]
         first = members[0].facts
         subject = safe_case(first.patient) or safe_case(path.name)
         case = safe_case(subject, first.date, f"s{first.number:03d}")
-        volumes += [_volume(series, case, members) for series in members]
+        volumes += [_volume(series, folder, name, case, members) for series, folder, name in group]
     return volumes, rows
 
 
-def _volume(series: DicomSeries, case: str, members: list[DicomSeries]) -> Volume:
+def _places(found: Sequence[DicomSeries], root: Path) -> list[tuple[str, str]]:
+    """Folder of each series relative to the input, and its name; series that have both in common name a file too."""
+    if not root.is_dir():
+        return [("", _name(series)) for series in found]
+    folders = [Path(commonpath([file.parent for file in series.files])) for series in found]
+    places = [
+        ("" if f == root else f.relative_to(root).as_posix(), _name(s)) for f, s in zip(folders, found, strict=True)
+    ]
+    files = [min(series.files) for series in found]
+    alike: dict[tuple[str, str], set[Path]] = defaultdict(set)
+    for place, file in zip(places, files, strict=True):
+        alike[place].add(file)
+    return [
+        (folder, f"{name}, from {file.relative_to(own).as_posix()}" if len(alike[folder, name]) > 1 else name)
+        for (folder, name), file, own in zip(places, files, folders, strict=True)
+    ]
+
+
+def _volume(series: DicomSeries, folder: str, name: str, case: str, members: list[DicomSeries]) -> Volume:
     facts = series.facts
     same = {m.facts.echo_ms for m in members if m.facts.series == facts.series and m.facts.contrast == facts.contrast}
     times = sorted(time for time in same if time is not None)
     return Volume(
-        _name(series),
+        name,
         case,
         facts.study,
         series.files[0],
@@ -67,6 +85,7 @@ def _volume(series: DicomSeries, case: str, members: list[DicomSeries]) -> Volum
         field_t=facts.field_t,
         order=(facts.number, series.volume),
         defect=series.defect,
+        folder=folder,
     )
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from os.path import commonpath
 from pathlib import Path
 
 from cmb_plugin.dataset import Case
@@ -24,6 +25,7 @@ from cmb_plugin.images.contrast import (
 )
 from cmb_plugin.preparation import ScanSource
 
+from .naming import own_names
 from .table import PASSED_OVER, TAKEN, UNUSABLE, InputRow
 from .volumes import Volume
 
@@ -145,8 +147,9 @@ def _fetch(name: str, todo: Sequence[tuple[Volume, Path]], problem: str) -> None
 
 
 def select(volumes: Sequence[Volume], channels: Channels) -> Intake:
-    """Gives each case's channels their volumes."""
-    intake = Intake()
+    """Gives each case's channels their volumes; the cases come by name."""
+    listed: list[tuple[InputCase | None, list[InputRow]]] = []
+    places: list[tuple[str, str]] = []  # name and folder of each case
     sessions: dict[str, list[Volume]] = defaultdict(list)
     for volume in volumes:
         sessions[volume.session].append(volume)
@@ -157,10 +160,19 @@ def select(volumes: Sequence[Volume], channels: Channels) -> Intake:
             groups[volume.case].append(volume)
         for case_id, group in groups.items():
             case, rows = _case(case_id, group, channels, best)
-            intake.rows += rows
+            listed.append((case, rows))
             if case is not None:
-                intake.cases.append(case)
-    return _with_own_names(intake)
+                places.append((case_id, commonpath([volume.folder for volume in group])))
+    names = iter(own_names(places))
+    intake = Intake()
+    for case, rows in listed:
+        if case is not None:
+            name = next(names)
+            intake.cases.append(replace(case, case_id=name))
+            rows = [replace(row, case=row.case and name) for row in rows]
+        intake.rows += rows
+    intake.cases.sort(key=lambda case: case.case_id)
+    return intake
 
 
 def _best_rank(volumes: Sequence[Volume], channels: Channels) -> int:
@@ -223,7 +235,7 @@ def _case(
         status = UNUSABLE if unusable else TAKEN if name else PASSED_OVER
         remark = TURNED if id(volume) in turned else _remark(volume, group)
         why = (volume.defect or problem or remark) if name else reasons.get(i) or _why_not(volume)
-        rows.append(InputRow(case_id if name else "", name, volume.name, volume.contrast, status, why or ""))
+        rows.append(InputRow(case_id if name else "", name, volume.where, volume.contrast, status, why or ""))
     chosen = {c: replace(v, turned=id(v) in turned) for c, v in chosen.items()}
     return (InputCase(case_id, chosen, channels, problem or "") if chosen else None), rows
 
@@ -288,14 +300,3 @@ def _why_not(volume: Volume) -> str:
 def _anatomy_word(text: str) -> str:
     lower = text.lower()
     return next((word for word in _ANATOMY_WORDS if word in lower), "")
-
-
-def _with_own_names(intake: Intake) -> Intake:
-    """Cases of one name get numbers; sorted by name."""
-    count: dict[str, int] = defaultdict(int)
-    cases = []
-    for case in intake.cases:
-        count[case.case_id] += 1
-        number = count[case.case_id]
-        cases.append(case if number == 1 else replace(case, case_id=f"{case.case_id}_{number}"))
-    return Intake(sorted(cases, key=lambda case: case.case_id), intake.rows)

@@ -36,6 +36,7 @@ class Volume:
         channel: the model's channel that the user named for it; None where it goes by contrast.
         defect: why it cannot be read, "" where nothing is known against it.
         turned: whether its sign is turned when it is written.
+        folder: of its DICOM series, relative to the input; "" for the input itself, and for files, whose name tells.
     """
 
     name: str
@@ -52,6 +53,12 @@ class Volume:
     channel: int | None = None
     defect: str = ""
     turned: bool = False
+    folder: str = ""
+
+    @property
+    def where(self) -> str:
+        """Folder and name, as the table shows them."""
+        return f"{self.folder}/{self.name}" if self.folder else self.name
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -16,7 +16,8 @@ from series import write_enhanced, write_series
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, find_series, read_scan, read_series
 from cmb_plugin.images.contrast import contrast_of_header
-from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, Channels, list_input
+from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, Channels, count_text, list_input
+from cmb_plugin.intake.naming import own_names
 
 SWI = Channels(("swi",))
 
@@ -133,7 +134,7 @@ def test_a_study_gives_its_swi_and_a_reason_for_all_else(tmp_path: Path) -> None
     write_series(tmp_path / "f", voxels(grid=thin), thin, number=1, description="localizer")
     (tmp_path / "notes.txt").write_text("not a DICOM file, but longer than a preamble of one: " + "x" * 200)
     intake = list_input(tmp_path, SWI)
-    found = {name.split(",")[0]: value for name, value in statuses(intake).items()}
+    found = {name.split("/")[1].split(",")[0]: value for name, value in statuses(intake).items()}
     assert found["series 6 (SWI_Images)"] == (TAKEN, "")
     assert found["series 3 (Mag_Images)"] == (PASSED_OVER, "swi is there, which suits better")
     assert found["series 4 (Pha_Images)"] == (PASSED_OVER, "a phase image")
@@ -162,8 +163,46 @@ def test_dicom_files_without_a_place_are_counted_and_other_scanners_show_no_cont
     rows = list_input(tmp_path, SWI).rows
     assert [(row.input, row.shows, row.status) for row in rows if row.status != TAKEN] == [
         ("cut (2 files)", "", PASSED_OVER),
-        ("series 2 (Head), 20 ms, 9 slices", "", PASSED_OVER),
+        ("ct/series 2 (Head), 20 ms, 9 slices", "", PASSED_OVER),
     ]
+
+
+@pytest.mark.parametrize("studies", [("1.2.8", "1.2.9"), ("1.2.9", "1.2.8")])
+def test_patients_of_one_id_are_told_apart_by_their_folders(tmp_path: Path, studies: tuple[str, str]) -> None:
+    for folder, study in zip(("p0", "p1"), studies, strict=True):
+        write_series(tmp_path / folder / "DICOM", voxels(), GRID, number=5, StudyInstanceUID=study, StudyDate="")
+    intake = list_input(tmp_path, SWI)
+    assert {case.case_id: case.volumes[0].path.parts[-3] for case in intake.cases} == {
+        "p0_P_7_s005": "p0",
+        "p1_P_7_s005": "p1",
+    }
+    assert [(row.case, row.input) for row in intake.rows] == [
+        ("p0_P_7_s005", "p0/DICOM/series 5 (SWI_Images), 20 ms, 9 slices"),
+        ("p1_P_7_s005", "p1/DICOM/series 5 (SWI_Images), 20 ms, 9 slices"),
+    ]
+    assert count_text(intake.rows) == "2 taken for 2 cases"
+
+
+@pytest.mark.parametrize("studies", [("1.2.8", "1.2.9"), ("1.2.9", "1.2.8")])
+def test_patients_of_one_id_in_one_folder_are_told_apart_by_their_files(
+    tmp_path: Path, studies: tuple[str, str]
+) -> None:
+    for patient, study in zip("ab", studies, strict=True):
+        files = write_series(tmp_path, voxels(), GRID, number=5, series=f"{study}.1", StudyInstanceUID=study)
+        for file in files:
+            file.rename(tmp_path / f"{patient}{file.name}")
+    rows = list_input(tmp_path, SWI).rows
+    assert [(row.case, row.input.split(", ")[-1]) for row in rows] == [
+        ("P_7_20240131_s005", "from a05_20_000_0.dcm"),
+        ("P_7_20240131_s005_2", "from b05_20_000_0.dcm"),
+    ]
+
+
+def test_a_made_name_is_no_other_cases_name() -> None:
+    assert own_names([("a", ""), ("a", ""), ("a_2", "")]) == ["a", "a_3", "a_2"]
+    assert own_names([("a", "x"), ("a", "y"), ("x_a", "")]) == ["x_a_2", "y_a", "x_a"]
+    assert own_names([("a", ""), ("a", "x/x"), ("a", "x")]) == ["a", "x_x_a", "x_a"]
+    assert own_names([("a", "in/p1/s5"), ("a", "in/p2/s5"), ("b", "in/p2/s5")]) == ["p1_a", "p2_a", "b"]
 
 
 def test_a_mip_alone_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from .dicom_headers import Frame, SeriesFacts, frames_of_file, import_pydicom, i
 from .grid import Grid
 
 _SAME_PLACE_MM = 1e-3
+_SAME_DIRECTION = 1e-3  # in each of the numbers: one slice is written 0.0, the next -2e-10
 _UNEVEN = (0.05, 0.02)  # slices may lie so much of their distance, or so many mm, off an even step
 
 
@@ -93,7 +94,7 @@ def series_of_files(
 ) -> list[DicomSeries]:
     """As ``find_series``, of these files."""
     import_pydicom()
-    groups: dict[tuple[Any, ...], list[tuple[SeriesFacts, Frame]]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[list[tuple[SeriesFacts, Frame]]]] = defaultdict(list)
     for file in files:
         if file.name.startswith(".") or file.name == "DICOMDIR":
             continue
@@ -107,8 +108,12 @@ def series_of_files(
         if not frames and placeless is not None and is_dicom(file):
             placeless.append(file)
         for facts, frame in frames:
-            groups[(facts.key, np.round(frame.orientation, 3).tobytes(), frame.shape)].append((facts, frame))
-    found = [series for members in groups.values() for series in _volumes(members)]
+            stacks = groups[(facts.key, frame.shape)]
+            own = next((stack for stack in stacks if _parallel(stack[0][1], frame)), None)
+            if own is None:
+                stacks.append(own := [])
+            own.append((facts, frame))
+    found = [series for stacks in groups.values() for members in stacks for series in _volumes(members)]
     first: dict[str, Path] = {}  # of each study: its UID is random, its files lie where the user put them
     for series in found:
         first[series.facts.study] = min(first.get(series.facts.study, series.files[0]), *series.files)
@@ -139,6 +144,11 @@ def read_series(series: DicomSeries) -> tuple[np.ndarray, Grid]:
                 raise UserError(f"{file}: its pixels do not fit its header", remedy="copy the series again")
             slices[place] = pixels
     return np.stack([pixels for pixels in slices if pixels is not None]), grid
+
+
+def _parallel(one: Frame, other: Frame) -> bool:
+    """Whether two slices lie in one orientation, but for rounding."""
+    return all(abs(a - b) < _SAME_DIRECTION for a, b in zip(one.orientation, other.orientation, strict=True))
 
 
 def _volumes(members: Sequence[tuple[SeriesFacts, Frame]]) -> list[DicomSeries]:

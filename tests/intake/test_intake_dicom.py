@@ -93,6 +93,22 @@ def test_a_series_is_read_as_dcm2niix_and_itk_read_it(tmp_path: Path, flip: floa
     same_in_the_world((array, found), read_scan(converted))
 
 
+@pytest.mark.parametrize("numbers", [(2.05e-10, -2.05e-10), (0.00049999, 0.00050001)])
+def test_slices_whose_direction_differs_by_rounding_are_one_volume(
+    tmp_path: Path, numbers: tuple[float, float]
+) -> None:
+    grid = Grid((10, 12, 10), (2.0, 0.9, 0.7), (-31.5, 12.25, 40.0))
+    for file in write_series(tmp_path, voxels(grid=grid), grid):
+        dataset = pydicom.dcmread(file)
+        odd = round(dataset.ImagePositionPatient[2] / 2) % 2
+        dataset.ImageOrientationPatient = [1, f"{numbers[odd]:.8g}", 0, 0, 1, 0]
+        dataset.save_as(file)
+    (series,) = find_series(tmp_path)
+    array, found = read_series(series)
+    assert (series.defect, found.spacing) == ("", grid.spacing)
+    np.testing.assert_array_equal(array, voxels(grid=grid))
+
+
 def test_an_enhanced_file_with_two_echoes_is_two_volumes_as_for_dcm2niix(tmp_path: Path) -> None:
     arrays = [voxels(1), voxels(2)]
     write_enhanced(tmp_path / "in" / "one.dcm", arrays, GRID, [7.5, 22.5])

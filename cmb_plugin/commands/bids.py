@@ -55,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pathlib import Path
 
     from cmb_plugin.errors import UserError
-    from cmb_plugin.exchange.bids import GROUP_TABLE, write_group
+    from cmb_plugin.exchange.bids import GROUP_TABLE, check_derivative, write_group
 
     raw, out = Path(args.bids_dir).resolve(), Path(args.output_dir).resolve()
     if not raw.is_dir() or not any(raw.glob("sub-*/")):
         raise UserError(f"{raw}: holds no folder sub-*", remedy="name the top folder of a BIDS data set")
+    check_derivative(out, [raw])
     if args.level == "group":
         print(f"{counted(write_group(out), 'scan')}: {out / GROUP_TABLE}.tsv")
         return 0

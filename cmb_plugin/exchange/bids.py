@@ -23,6 +23,8 @@ from cmb_plugin.tabular import write_table
 from .case import ExportedCase, reported_lesions
 
 BIDS_VERSION = "1.10.0"
+PROGRAM = "cmb_plugin"
+"""How ``GeneratedBy`` names what wrote a derivative."""
 DESCRIPTION = "cmb"
 MASK, LESIONS = f"desc-{DESCRIPTION}_dseg", f"desc-{DESCRIPTION}_lesions"
 GROUP_TABLE = "group_microbleeds"
@@ -76,16 +78,45 @@ def scan_entities(case_id: str) -> dict[str, str]:
     return {"sub": re.sub(r"[^A-Za-z0-9]", "", case_id)}
 
 
+def check_derivative(root: Path, inputs: Sequence[Path] = ()) -> None:
+    """Refuses a folder for a derivative that is somebody else's data set: its description would be overwritten.
+
+    Args:
+        root: of the derivative.
+        inputs: data sets and folders that are predicted.
+
+    Raises:
+        UserError: the folder is one of ``inputs``, or has a ``dataset_description.json`` that this program did not
+            write.
+    """
+    remedy = f"name a folder of its own for the derivatives, for instance {root / 'derivatives' / 'microbleeds'}"
+    if root.resolve() in {path.resolve() for path in inputs}:
+        raise UserError(f"{root}: is the data set that is predicted", remedy=remedy)
+    description = root / "dataset_description.json"
+    if os.path.lexists(description) and not _is_ours(read_json(description)):
+        raise UserError(f"{description}: describes another data set, GeneratedBy names no {PROGRAM}", remedy=remedy)
+
+
+def _is_ours(description: Any) -> bool:
+    generated = description.get("GeneratedBy") if isinstance(description, dict) else None
+    programs = generated if isinstance(generated, list) else []
+    return any(isinstance(program, dict) and program.get("Name") == PROGRAM for program in programs)
+
+
 def write_description(root: Path, model: str, raw: Path | None = None) -> None:
-    """Writes ``dataset_description.json``, ``README.md`` and ``.bidsignore``.
+    """Writes ``dataset_description.json``, and ``README.md`` and ``.bidsignore`` where there are none of others.
 
     Args:
         root: of the derivative.
         model: what predicted, in words.
         raw: the BIDS data set that was predicted.
+
+    Raises:
+        UserError: see ``check_derivative``.
     """
+    check_derivative(root, [] if raw is None else [raw])
     own = version("cmb_plugin")
-    generated = {"Name": "cmb_plugin", "Version": own, "Description": f"Cerebral microbleeds found by {model}"}
+    generated = {"Name": PROGRAM, "Version": own, "Description": f"Cerebral microbleeds found by {model}"}
     links = {} if raw is None else {"DatasetLinks": {"raw": Path(os.path.relpath(raw, root)).as_posix()}}
     write_json(
         root / "dataset_description.json",
@@ -98,14 +129,23 @@ def write_description(root: Path, model: str, raw: Path | None = None) -> None:
             **links,
         },
     )
-    write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
+    # Ours of an earlier run, or version, is replaced: nothing but our lines stands in it.
+    if not set(_text(root / ".bidsignore").splitlines()) - set(IGNORED):
+        write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
+    head = f"# Cerebral microbleeds\n\nFound by {PROGRAM} "
+    if not _text(root / "README.md", head).startswith(head):
+        return
     write_text(
         root / "README.md",
-        f"# Cerebral microbleeds\n\nFound by cmb_plugin {own}, {model}. {RESEARCH_USE_ONLY}\n\n"
+        f"{head}{own}, {model}. {RESEARCH_USE_ONLY}\n\n"
         f"- `*_{MASK}.nii.gz`: the reported lesions, numbered, on the grid of the scan.\n"
         f"- `*_{LESIONS}.tsv`: a row for each; the JSON beside it describes the columns.\n"
         f"- `{GROUP_TABLE}.tsv`: a row for each scan, written by `nndet_bids ... group`.\n",
     )
+
+
+def _text(path: Path, default: str = "") -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else default
 
 
 def write_case(root: Path, case: ExportedCase, scores: Mapping[str, str], raw: Path | None = None) -> Path:

@@ -38,6 +38,18 @@ class ExportTargets:
         """Whether anything is wanted."""
         return self.derivatives is not None or self.dicom is not None
 
+    def check(self, inputs: Sequence[Path]) -> None:
+        """Refuses targets that hold somebody else's data set.
+
+        Args:
+            inputs: what is predicted.
+
+        Raises:
+            UserError: see ``exchange.bids.check_derivative``.
+        """
+        if self.derivatives is not None:
+            bids.check_derivative(self.derivatives, [*inputs, *([] if self.raw is None else [self.raw])])
+
 
 def export_cases(
     folder: Path,

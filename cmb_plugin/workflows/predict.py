@@ -138,6 +138,8 @@ def predict(
     for target in options.targets:
         if target.exists() and not target.is_dir():
             raise UserError(f"{target}: is a file", remedy="name a folder for the results")
+    if options.export is not None:
+        options.export.check(scans.inputs)
     device = options.device or default_device()
     config = (options.config or model.inference_config()).on(device, model.operating_point().views)
     # What prepares scans in the background takes a core from the network where the network runs on the cores.

@@ -41,6 +41,26 @@ def test_a_bids_app_predicts_participants_and_sums_up_the_group(model: str, tmp_
     assert [line.split("\t")[:3] for line in lines[1:]] == [["sub-01", "sub-01_ses-1", "1"], ["sub-02", "sub-02", "1"]]
 
 
+def test_nothing_is_written_into_the_data_set_that_is_predicted(model: str, tmp_path: Path, capsys) -> None:
+    raw = tmp_path / "raw"
+    write_image(raw / "sub-01/anat/sub-01_T2starw.nii.gz", volume().astype(np.float32), GRID)
+    (raw / "README.md").write_text("ten pages of notes", encoding="utf-8")
+    before = sorted(raw.rglob("*"))
+    predict = [model, "--input", str(raw), "--output", str(tmp_path / "found"), "-npp", "0", "--bids-derivatives"]
+    apps = [[str(raw), str(raw), level, "--task", model] for level in ("participant", "group")]
+    for main, words in [(bids_app, apps[0]), (bids_app, apps[1]), (predict_command, [*predict, str(raw)])]:
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"{raw}: is the data set that is predicted - name a folder of its own" in error
+    (raw / "dataset_description.json").write_text('{"Name": "My study"}', encoding="utf-8")
+    words = [model, "--input", str(raw / "sub-01/anat"), *predict[3:], str(raw)]
+    assert predict_command(words) == 2
+    assert "describes another data set" in capsys.readouterr().err
+    assert sorted(raw.rglob("*")) == sorted([*before, raw / "dataset_description.json"])
+    assert not (tmp_path / "found").exists()
+
+
 class Recorded:
     """Machines that are this process; they note what they were given."""
 

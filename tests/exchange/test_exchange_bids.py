@@ -110,6 +110,46 @@ def test_the_description_says_what_made_it(tmp_path: Path) -> None:
     assert content["DatasetLinks"] == {"raw": "../.."}
 
 
+OF_OTHERS = (
+    {"Name": "My study", "BIDSVersion": "1.8.0", "DatasetType": "raw"},
+    {"Name": "Surfaces", "BIDSVersion": "1.8.0", "DatasetType": "derivative", "GeneratedBy": [{"Name": "fMRIPrep"}]},
+    {"Name": "Odd", "GeneratedBy": {"Name": "cmb_plugin"}},
+)
+
+
+@pytest.mark.parametrize("content", OF_OTHERS)
+def test_a_data_set_of_others_is_refused_and_stays(content: dict[str, object], tmp_path: Path) -> None:
+    description = tmp_path / "dataset_description.json"
+    description.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"dataset_description.json: describes another data set.* - name a folder of"):
+        bids.write_description(tmp_path, "Model_3d")
+    assert json.loads(description.read_text(encoding="utf-8")) == content
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset_description.json"]
+
+
+def test_the_predicted_data_set_is_refused_also_without_a_description(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is the data set that is predicted"):
+        bids.write_description(tmp_path / "raw" / ".." / "raw", "Model_3d", tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_our_derivative_is_described_anew_and_files_of_others_stay(tmp_path: Path) -> None:
+    bids.write_description(tmp_path, "Former_3d")
+    bids.write_description(tmp_path, "Model_3d")
+    assert all(
+        "Model_3d" in (tmp_path / name).read_text(encoding="utf-8")
+        for name in ("dataset_description.json", "README.md")
+    )
+    theirs = {"README.md": "ten pages of notes\n", ".bidsignore": "sourcedata\n*_lesions.tsv\n"}
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    bids.write_description(tmp_path, "Model_3d")
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in theirs} == theirs
+    (tmp_path / ".bidsignore").write_text("*_lesions.tsv\nnndet\n", encoding="utf-8")  # of an earlier version
+    bids.write_description(tmp_path, "Model_3d")
+    assert (tmp_path / ".bidsignore").read_text(encoding="utf-8").splitlines() == list(bids.IGNORED)
+
+
 def test_the_validator_of_bids_finds_no_error(tmp_path: Path) -> None:
     beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     program = shutil.which("bids-validator-deno", path=beside)

@@ -24,6 +24,14 @@ SEGMENTATION_SERIES, REPORT_SERIES = 9001, 9002  # beyond the numbers that scann
 MAKER, SERIAL = "cmb_plugin", "1"
 LABEL = "Cerebral microbleed"
 
+# The standard lets these be empty but not be absent, and highdicom reads them all; who anonymises removes some.
+_MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+)  # fmt: skip
+# By these the results refer to the series: others in their place would refer to nothing.
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "SOPInstanceUID")
+
 
 def write_dicom(folder: Path, case: ExportedCase) -> list[Path]:
     """Writes ``{case}_seg.dcm`` (where a lesion is reported) and ``{case}_sr.dcm``, which refer to the source series.
@@ -36,7 +44,8 @@ def write_dicom(folder: Path, case: ExportedCase) -> list[Path]:
         the files.
 
     Raises:
-        UserError: highdicom is not installed, the case did not come from DICOM, or a file is missing or damaged.
+        UserError: highdicom is not installed, the case did not come from DICOM, its series lacks a UID, or a file is
+            missing or damaged.
     """
     _import_highdicom()
     series = case.series
@@ -49,7 +58,7 @@ def write_dicom(folder: Path, case: ExportedCase) -> list[Path]:
     lesions = list(reported_lesions(predictions))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values of the source that are not as the standard has them
-        sources = [import_pydicom().dcmread(file, force=True) for file in series.files]
+        sources = [_source(file) for file in series.files]
         written = []
         segmentation = None
         segmentation_file, report_file = (folder / f"{case.case_id}_{kind}.dcm" for kind in ("seg", "sr"))
@@ -68,6 +77,27 @@ def _import_highdicom() -> Any:
     except ImportError:
         raise UserError("writing DICOM needs highdicom", remedy="pip install 'cmb_plugin[dicom]'") from None
     return highdicom
+
+
+def _source(file: Path) -> Any:
+    """An image of the series, with all that highdicom reads of it.
+
+    Raises:
+        UserError: it lacks a UID.
+    """
+    dataset = import_pydicom().dcmread(file, force=True)
+    for name in _UIDS:
+        if not dataset.get(name):
+            raise UserError(
+                f"{file}: has no {name}, by which DICOM objects refer to it",
+                remedy="anonymise the series so that UIDs are replaced and not removed, or leave --dicom-out out",
+            )
+    for name in _MAY_BE_EMPTY:
+        if name not in dataset:
+            setattr(dataset, name, "")
+    if "SliceThickness" not in dataset:
+        dataset.SliceThickness = None
+    return dataset
 
 
 def uid_of(predictions: CasePredictions, *parts: str) -> str:
@@ -161,7 +191,9 @@ def _report(
 ) -> Any:
     import highdicom as hd
 
-    content = report_content(predictions, lesions, series, sources, segmentation, uid_of)
+    # The report may do without a description of its images, the description may not do without their thickness.
+    described = sources if all(source.SliceThickness for source in sources) else ()
+    content = report_content(predictions, lesions, series, described, segmentation, uid_of)
     report = hd.sr.Comprehensive3DSR(
         evidence=[*sources, *([segmentation] if segmentation is not None else [])],
         content=content,

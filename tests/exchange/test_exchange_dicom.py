@@ -123,6 +123,39 @@ def test_the_report_counts_and_places_every_lesion(tmp_path: Path) -> None:
     assert {item.SeriesInstanceUID for item in references} >= {pydicom.dcmread(segmentation).SeriesInstanceUID}
 
 
+TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+          "StudyTime", "SliceThickness")  # fmt: skip
+
+
+def without(files: list[Path], *names: str) -> None:
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        for name in names:
+            delattr(dataset, name)
+        dataset.save_as(file)
+
+
+@pytest.mark.parametrize("names", [*((name,) for name in TYPE_2), TYPE_2])
+def test_what_an_anonymised_series_lacks_is_empty_in_its_results(tmp_path: Path, names: tuple[str, ...]) -> None:
+    without(write_series(tmp_path / "in", voxels(), GRID, number=4), *names)
+    case, mask = exported(tmp_path)
+    written = write_dicom(tmp_path / "out", case)
+    for path in written:
+        dataset = pydicom.dcmread(path)
+        assert not any(dataset[name].value for name in names if name != "SliceThickness")
+    expected = GRID.to_world(np.argwhere(mask == 1) + 0.5)
+    np.testing.assert_allclose(in_order(voxels_of(written[0])[1]), in_order(expected), atol=0.02)
+    assert ("Microbleed burden category", "2-4") in items(pydicom.dcmread(written[1]))
+
+
+@pytest.mark.parametrize("name", ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID"])
+def test_a_missing_uid_is_named(tmp_path: Path, name: str) -> None:
+    without(write_series(tmp_path / "in", voxels(), GRID, number=4), name)
+    case, _ = exported(tmp_path)
+    with pytest.raises(UserError, match=f"has no {name}"):
+        write_dicom(tmp_path / "out", case)
+
+
 def test_a_healthy_scan_has_a_report_without_a_segmentation(tmp_path: Path) -> None:
     write_series(tmp_path / "in", voxels(), GRID, number=4)
     case, _ = exported(tmp_path, empty=True)

@@ -12,6 +12,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.images import DicomSeries, find_series
 from cmb_plugin.images.dicom import series_of_files
 
+from .selection import SHORTEST_ECHO_MS
 from .table import PASSED_OVER, UNUSABLE, InputRow
 from .volumes import Volume, safe_case
 
@@ -71,8 +72,9 @@ def _places(found: Sequence[DicomSeries], root: Path) -> list[tuple[str, str]]:
 
 def _volume(series: DicomSeries, folder: str, name: str, case: str, members: list[DicomSeries]) -> Volume:
     facts = series.facts
-    same = {m.facts.echo_ms for m in members if m.facts.series == facts.series and m.facts.contrast == facts.contrast}
-    times = sorted(time for time in same if time is not None)
+    alike = [m.facts.echo_ms for m in members if m.facts.contrast == facts.contrast]  # each echo may be a series
+    times = sorted({round(time, 1) for time in alike if time is not None})
+    echoes = len(times) > 1 and times[-1] >= SHORTEST_ECHO_MS  # shorter ones are not weighted by T2*, but by T1 and fat
     return Volume(
         name,
         case,
@@ -80,7 +82,7 @@ def _volume(series: DicomSeries, folder: str, name: str, case: str, members: lis
         series.files[0],
         facts.contrast,
         series,
-        echo=times.index(facts.echo_ms) + 1 if len(times) > 1 and facts.echo_ms is not None else 0,
+        echo=times.index(round(facts.echo_ms, 1)) + 1 if echoes and facts.echo_ms is not None else 0,
         echo_ms=facts.echo_ms,
         field_t=facts.field_t,
         order=(facts.number, series.volume),

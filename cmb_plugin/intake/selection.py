@@ -253,15 +253,23 @@ def _problem(chosen: dict[int, Volume], channels: Channels) -> str | None:
 
 
 def _one_of(fitting: Sequence[int], group: Sequence[Volume], echo: int | None) -> tuple[int | None, dict[int, str]]:
-    """One of the volumes that show the same: the best echo of the last acquisition; the others with a reason."""
+    """One of the volumes that show the same: the best echo, where it was acquired last; the others with a reason.
+
+    Scanners also export each echo as a series of its own, so only volumes of one echo time replace each other.
+    """
     if not fitting:
         return None, {}
     reasons: dict[int, str] = {}
-    sets: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    repeated: dict[tuple[float | None, int], list[int]] = defaultdict(list)
     for i in fitting:
-        sets[group[i].order].append(i)
-    last = sets[max(sets)]
-    reasons |= {i: f"acquired again later: {group[last[-1]].name}" for i in fitting if i not in last}
+        time = group[i].echo_ms
+        repeated[(None, group[i].echo) if time is None else (round(time, 1), 0)].append(i)
+    last: list[int] = []
+    for members in repeated.values():
+        order = max(group[i].order for i in members)
+        latest = [i for i in members if group[i].order == order]
+        reasons |= {i: f"acquired again later: {group[latest[-1]].name}" for i in members if i not in latest}
+        last += latest
     if len(last) == 1:
         return last[0], reasons
     numbers = sorted(last, key=lambda i: (group[i].echo, group[i].echo_ms or 0.0))
@@ -284,7 +292,7 @@ def best_echo_ms(field_t: float | None) -> float:
 
 
 def _remark(volume: Volume, group: Collection[Volume]) -> str:
-    same = [v for v in group if v.echo and v.contrast == volume.contrast]
+    same = {v.echo for v in group if v.echo and v.contrast == volume.contrast}
     time = f" ({volume.echo_ms:g} ms)" if volume.echo_ms else ""
     return f"echo {volume.echo} of {len(same)}{time}" if volume.echo and len(same) > 1 else ""
 

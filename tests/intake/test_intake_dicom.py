@@ -261,6 +261,39 @@ def test_points_in_time_are_volumes_and_the_last_is_taken(tmp_path: Path) -> Non
     assert "acquired again later" in intake.rows[0].why
 
 
+MAGNITUDE = ["ORIGINAL", "PRIMARY", "M", "ND"]
+
+
+@pytest.mark.parametrize(("field_t", "taken"), [(3.0, 20), (1.5, 45)])
+def test_echoes_that_are_series_of_their_own_are_one_acquisition(tmp_path: Path, field_t: float, taken: int) -> None:
+    for number, time in enumerate((5, 10, 20, 30, 45), start=5):
+        write_series(tmp_path / str(number), voxels(), GRID, number=number, description="gre", image_type=MAGNITUDE,
+                     echo_ms=time, MagneticFieldStrength=field_t)  # fmt: skip
+    rows = list_input(tmp_path, SWI).rows
+    assert [row.status for row in rows] == [TAKEN if t == taken else PASSED_OVER for t in (5, 10, 20, 30, 45)]
+    assert {row.why for row in rows if row.status == PASSED_OVER} == {
+        f"another echo is nearer to {60 / field_t:g} ms; --echo chooses"
+    }
+    second = list_input(tmp_path, Channels(("swi",), echo=2)).rows
+    assert [(row.status, row.why) for row in second if row.status == TAKEN] == [(TAKEN, "echo 2 of 5 (10 ms)")]
+    # Acquired again, and stopped after three echoes: each is replaced by its own repetition.
+    for number, time in enumerate((5, 10, 20), start=15):
+        write_series(tmp_path / str(number), voxels(), GRID, number=number, description="gre", image_type=MAGNITUDE,
+                     echo_ms=time, MagneticFieldStrength=field_t)  # fmt: skip
+    again = {row.input.split("/")[0]: row for row in list_input(tmp_path, SWI).rows}
+    assert again["17" if taken == 20 else "9"].status == TAKEN
+    assert again["6"].why == "acquired again later: series 16 (gre), 10 ms, 9 slices"
+    assert again["8"].why.startswith("another echo is nearer")
+
+
+def test_short_echoes_that_are_series_of_their_own_stay_refused(tmp_path: Path) -> None:
+    for number, time in ((5, 2.4), (6, 4.8)):  # water and fat
+        write_series(tmp_path, voxels(), GRID, number=number, description="gre", image_type=MAGNITUDE, echo_ms=time)
+    intake = list_input(tmp_path, SWI)
+    assert intake.cases == []
+    assert all("too short to show iron" in row.why for row in intake.rows)
+
+
 def test_real_headers_of_pydicom_are_understood() -> None:
     root = Path(str(get_testdata_file("DICOMDIR", download=False))).parent / "98892003"
     intake = list_input(root, SWI)

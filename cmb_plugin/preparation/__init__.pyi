@@ -10,7 +10,7 @@ from .recipe import DomainUnits, Normalisation, Preprocessing
 from .resampling import resample_images, resample_instances, resample_phase, resample_regions
 from .scans import Scan, ScanSource, input_cases, prepared_scans
 from .schemes import NormalisationScheme, find_scheme
-from .storage import StoredCase, is_current, prepared_cases, save_case, work_key
+from .storage import StoredCase, is_current, keep_only, prepared_cases, save_case, work_key
 
 __all__ = [
     "CaseFingerprint",
@@ -32,6 +32,7 @@ __all__ = [
     "foreground_extent",
     "input_cases",
     "is_current",
+    "keep_only",
     "load_piece",
     "modality_kind",
     "modality_polarity",

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Dictionary
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -231,6 +231,16 @@ def save_case(
 def prepared_cases(folder: Path) -> list[str]:
     """Names of the whole cases in a folder, sorted."""
     return sorted(path.name.removesuffix(".json") for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+def keep_only(folder: Path, case_ids: Collection[str]) -> list[str]:
+    """Deletes all other cases of a folder; returns their names, sorted."""
+    others = [case_id for case_id in prepared_cases(folder) if case_id not in case_ids]
+    for case_id in others:
+        _json_path(folder, case_id).unlink()
+        for ending in ("", "_instances", "_judged"):
+            (folder / f"{case_id}{ending}.b2nd").unlink(missing_ok=True)
+    return others
 
 
 def work_key(sources: Sequence[Path], recipe: Preprocessing | None = None) -> str:

@@ -100,9 +100,10 @@ class PatchDataset(Dataset[Sample]):
     """Random patches of prepared cases. Item ``i`` depends on ``seed`` and ``i`` alone.
 
     Of every ``batch_size`` consecutive items the last ``foreground_fraction`` hold a lesion, in turn one more or less
-    where that is no whole number: a case with lesions is drawn, then one of its lesions, then a place of the patch that has the lesion's centre inside. The others are drawn
-    anywhere, in a case that was judged in places only around one of these. Scans are equally likely, or, the more so
-    the larger ``domain_balance`` is, domains. A trainer with another rule derives from it and overrides ``place``.
+    where that is no whole number: a case with lesions is drawn, then one of its lesions, then a place of the patch that
+    has the lesion's centre inside. The others are drawn anywhere, in a case that was judged in places only around one
+    of these. Scans are equally likely, or, the more so the larger ``domain_balance`` is, domains. A trainer with
+    another rule derives from it and overrides ``place``.
 
     Args:
         cases: prepared cases to draw from.

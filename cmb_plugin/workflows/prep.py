@@ -27,6 +27,7 @@ from cmb_plugin.preparation import (
     StoredCase,
     fingerprint_case,
     is_current,
+    keep_only,
     load_piece,
     preprocess_case,
     read_brain,
@@ -186,6 +187,7 @@ def prepare(
         dataset, _without(items, failures), plan, _that_preprocess(workers, preprocess_workers, fingerprint)
     )
     failures += failed
+    warnings += _take_back(dataset, plan, _without(items, failures))
     warnings += [_outside_warning(case, dataset) for case in cases if case.outside]
     warnings += _write_splits(dataset, _lesions(plan, fingerprint, cases))
     seconds = time.perf_counter() - begun
@@ -372,6 +374,22 @@ def _failures(outcomes: Sequence[Outcome[Item, Any]]) -> list[Failure]:
         if outcome.is_bug:
             print(outcome.details, file=sys.stderr)
     return failures
+
+
+def _take_back(dataset: Dataset, plan: Plan, usable: Sequence[Item]) -> list[str]:
+    """Deletes what stands prepared of scans that are gone, by any plan, and of those that this plan cannot use now, so
+    that neither is trained on or predicted; returns a sentence on those that are gone. Where no scan is, prepared cases
+    have been copied alone, and stay."""
+    gone: set[str] = set()
+    for split in ("Tr", "Ts"):
+        there = {case.case_id for case in dataset.cases(split)}
+        own = dataset.task.prepared(plan.name, split)
+        for folder in dataset.task.preprocessed.glob(f"*/{own.name}") if there else ():
+            kept = {item.case.case_id for item in usable if item.split == split} if folder == own else there
+            gone |= set(keep_only(folder, kept)) - there
+    if not gone:
+        return []
+    return [f"{', '.join(sorted(gone))}: the scan is gone, and so is now what was prepared of it"]
 
 
 def _lesions(plan: Plan, fingerprint: Fingerprint, cases: Sequence[PreparedSummary]) -> dict[str, int]:

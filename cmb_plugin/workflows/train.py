@@ -86,12 +86,14 @@ def after_training(run: TrainingRun, case_ids: Sequence[str], device: torch.devi
 
 
 def split_of(run: TrainingRun) -> tuple[list[str], list[str]]:
-    """Training and validation cases of the run's fold, as far as they are prepared.
+    """Training and validation cases of the run's fold, as far as they are prepared. A training that goes on keeps those
+    that it began with: splits.json may have been made anew for new cases, and what was held out would be learned.
 
     Raises:
         UserError: no such fold or domain, or nothing to train on.
     """
-    split = folds_of(run)[run.settings["exp"].number]
+    goes_on = run.mode == "resume" and run.fold.splits.is_file()
+    split = (read_splits(run.fold.splits) if goes_on else folds_of(run))[run.settings["exp"].number]
     prepared = prepared_cases(run.task.prepared(run.plan.name, "Tr"))
     train_ids, val_ids = ([case for case in split[part] if case in prepared] for part in ("train", "val"))
     if not train_ids:

@@ -1,6 +1,7 @@
 """``nndet_prep`` from a raw Task folder to plan, arrays and splits."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,26 @@ def test_bad_cases_are_named_and_skipped_while_the_others_go_on(
     assert {case for fold in read_json(task.splits) for part in fold.values() for case in part} == {"sub-01", "sub-03"}
     assert main([str(task.root), "-np", "0", "--no_check", "-o", BUDGET]) == 2  # found without the check as well
     assert "sub-02_0000.nii.gz" in capsys.readouterr().out
+
+
+def test_what_is_gone_or_refused_does_not_stay_prepared(task: TaskFolder) -> None:
+    """Else a scan whose owner has taken back consent would be trained on, and a refused one by its former label."""
+    prep(task)
+    other = task.preprocessed / "Other_3d"
+    shutil.copytree(task.preprocessed / PLAN, other)
+    for path in task.raw.rglob("sub-01*"):
+        path.unlink()
+    (task.labels("Tr") / "sub-02.json").write_text('{"instances": {"1": 0, "77": 0}}')
+    report = prep(task)
+    assert {failure.case_id for failure in report.failures} == {"sub-02"}
+    assert any(warning.startswith("sub-01: the scan is gone") for warning in report.warnings)
+    assert prepared_cases(task.prepared(PLAN, "Tr")) == ["sub-03"]
+    assert prepared_cases(other / "imagesTr") == ["sub-02", "sub-03"]
+    assert not list(task.preprocessed.rglob("sub-01*.b2nd"))
+    assert prepared_cases(task.prepared(PLAN, "Ts")) == ["sub-51"]
+    (task.images("Ts") / "sub-51_0000.nii.gz").unlink()  # no test scan is there: prepared ones may have come alone
+    prep(task)
+    assert prepared_cases(task.prepared(PLAN, "Ts")) == ["sub-51"]
 
 
 def test_an_edited_plan_is_never_overwritten_and_can_be_kept(task: TaskFolder) -> None:

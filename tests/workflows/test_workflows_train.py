@@ -24,6 +24,7 @@ from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import Overrides, plain_settings, write_settings
+from cmb_plugin.workflows.train import split_of
 from cmb_plugin.workflows.training_run import TrainingRun, resolve
 from cmb_plugin.workflows.unchanged import check_unchanged
 
@@ -156,6 +157,20 @@ def test_a_run_of_before_a_setting_existed_is_resumed_as_what_it_was(tmp_path):
     check_unchanged(run(**anchors))
     with pytest.raises(UserError, match=r"model_cfg\.assignment was atss when training began, now it is centre"):
         check_unchanged(run())
+
+
+def test_a_training_that_goes_on_keeps_the_scans_that_it_holds_out(model):
+    """splits.json is made anew when there are new cases, and may not go back when they are taken away."""
+    task = find_task("900")
+    before = task.splits.read_text(encoding="utf-8")
+    run = resolve(task, Overrides.parse([*SHORT, "train.mode=resume"]))
+    train, val = split_of(run)
+    try:
+        task.splits.write_text(json.dumps([{"train": val, "val": train}]), encoding="utf-8")
+        assert split_of(run) == (train, val)
+        assert split_of(resolve(task, Overrides.parse(SHORT))) == (val, train)
+    finally:
+        task.splits.write_text(before, encoding="utf-8")
 
 
 def test_a_fold_of_another_network_is_refused_before_it_is_trained(model, capsys):

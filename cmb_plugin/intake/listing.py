@@ -19,6 +19,7 @@ from .selection import Channels, Intake, select
 from .table import PASSED_OVER, InputRow
 from .volumes import Volume, safe_case, volumes_of_file
 
+_DESCRIPTION = "dataset_description.json"  # of a BIDS data set
 _OTHER_FORMATS = (".mgz", ".mgh", ".hdr", ".nhdr", ".mhd", ".mnc", ".par", ".nii.bz2", ".nii.zst", ".head")
 
 
@@ -58,31 +59,37 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
         raise UserError(f"{path}: no such file or folder", remedy="name a scan, or a folder of scans")
     if path.is_file() and path.suffix in TABLES:
         return list_table(path, channels, partial(list_input, channels=channels))
-    rows: list[InputRow] = []
-    if options.patterns:
-        volumes = _by_patterns(path, channels, options.patterns)
-    elif path.is_file() and image_stem(path) is not None:
-        volumes = _file(path, path.parent)
-    elif path.is_dir() and any(path.glob("sub-*/")):
-        from .bids import bids_volumes
-
-        volumes = bids_volumes(path, options.participants)
-    elif path.is_dir() and image_files(path):
-        volumes = [v for file in image_files(path) for v in _file(file, path)]
-        rows = _beside(path)
-    else:
-        from .dicom import dicom_volumes
-
-        volumes, rows = dicom_volumes(path)
-        if not volumes and not rows and path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file() and image_stem(file) is not None)
-            volumes = [v for file in files for v in _file(file, path)]
+    volumes, rows = _found(path, channels, options)
     if not volumes and not rows:
         remedy = f"scans are files ending in {', '.join(SUFFIXES)}, DICOM files, or a BIDS data set"
         raise UserError(f"{path}: holds no scan", remedy=remedy)
     intake = select(volumes, channels)
     intake.rows += rows
     return intake
+
+
+def _found(path: Path, channels: Channels, options: InputOptions) -> tuple[list[Volume], list[InputRow]]:
+    """The volumes of an input that is no table, and rows for what is none."""
+    if options.patterns:
+        return _by_patterns(path, channels, options.patterns), []
+    if path.is_file() and image_stem(path) is not None:
+        return _file(path, path.parent), []
+    if path.is_dir() and any(path.glob("sub-*/")):
+        from .bids import bids_volumes
+
+        volumes = bids_volumes(path, options.participants)
+        # Others name folders so too. What calls itself BIDS is BIDS: its other images are of functions or diffusion.
+        if volumes or options.participants or (path / _DESCRIPTION).is_file():
+            return volumes, []
+    if path.is_dir() and image_files(path):
+        return [v for file in image_files(path) for v in _file(file, path)], _beside(path)
+    from .dicom import dicom_volumes
+
+    volumes, rows = dicom_volumes(path)
+    if not volumes and not rows and path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and image_stem(file) is not None)
+        volumes = [v for file in files for v in _file(file, path)]
+    return volumes, rows
 
 
 def _file(file: Path, root: Path) -> list[Volume]:

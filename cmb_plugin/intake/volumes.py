@@ -12,8 +12,10 @@ import numpy as np
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import atomic, read_json
 from cmb_plugin.images import DicomSeries, image_stem, read_grid, read_scan, read_series, write_image
-from cmb_plugin.images.contrast import UNKNOWN, contrast_of_header, contrast_of_name
+from cmb_plugin.images.contrast import MASK, UNKNOWN, contrast_of_header, contrast_of_name
 
+_SPACE = re.compile(r"_space-[^_]+")  # in BIDS, on whose grid an image lies: a T1 may lie on that of a T2*
+_LESIONS = re.compile(r"sub-.*_CMB")  # as VALDO names masks beside scans
 MOST_ECHOES = 16  # more volumes in one file are points in time
 
 
@@ -177,7 +179,10 @@ def safe_case(*parts: str) -> str:
 
 
 def _contrast(path: Path, facts: dict[str, Any]) -> str:
-    named = contrast_of_name(image_stem(path) or path.name)
+    stem = image_stem(path) or path.name
+    if _LESIONS.fullmatch(stem):
+        return MASK
+    named = contrast_of_name(_SPACE.sub("", stem))
     types = facts.get("ImageType")
     if named == UNKNOWN and isinstance(types, list):
         sequence = str(facts.get("ScanningSequence") or "").replace("_", "\\").split("\\")

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from series import write_series
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, read_scan, write_image
@@ -16,6 +17,7 @@ from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, Channels, InputOptio
 from cmb_plugin.preparation import to_radians
 
 GRID = Grid((6, 7, 8), (2.0, 1.0, 1.0), (3.0, -4.0, 5.0))
+DICOM_GRID = Grid((9, 7, 8), (2.0, 1.0, 1.0), (3.0, -4.0, 5.0))
 SWI = Channels(("swi",))
 BLOCK = next((p for p in (p / "shared/data/gre_block" for p in Path(__file__).parents) if p.is_dir()), None)
 
@@ -246,6 +248,28 @@ def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> Non
     assert pairs == {"sub-01_ses-1": [0, 1]}
     with pytest.raises(UserError, match="has no sub-09"):
         list_input(root, SWI, InputOptions(participants=("09",)))
+
+
+def test_folders_that_are_named_as_in_bids_and_hold_something_else_are_read(tmp_path: Path) -> None:
+    for name in ("sub-101", "sub-102"):
+        for shown in ("CMB", "desc-masked_T1", "desc-masked_T2", "desc-masked_T2S"):  # as VALDO has them
+            save(tmp_path / "nifti" / name / f"{name}_space-T2S_{shown}.nii.gz")
+        write_series(tmp_path / "dicom" / name, np.ones(DICOM_GRID.shape), DICOM_GRID, PatientID=name,
+                     StudyInstanceUID=f"1.2.{name[-3:]}")  # fmt: skip
+    nifti = list_input(tmp_path / "nifti", SWI)
+    assert [row.input for row in nifti.rows if row.status == TAKEN] == [
+        f"{name}/{name}_space-T2S_desc-masked_T2S.nii.gz" for name in ("sub-101", "sub-102")
+    ]
+    assert [row.shows for row in nifti.rows[:4]] == ["mask", "anatomy", "anatomy", "magnitude"]
+    assert [case.case_id for case in list_input(tmp_path / "dicom", SWI).cases] == [
+        "sub-101_20240131_s001",
+        "sub-102_20240131_s001",
+    ]
+    (tmp_path / "nifti" / "dataset_description.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no scan"):  # of the kinds that a BIDS data set has in anat and swi
+        list_input(tmp_path / "nifti", SWI)
+    with pytest.raises(UserError, match="holds no scan"):
+        list_input(tmp_path / "dicom", SWI, InputOptions(participants=("101",)))
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:

@@ -87,12 +87,17 @@ class Volume:
             raise UserError(f"{self.name}: {self.defect}", remedy="see inputs.tsv")
         if self.series is not None:
             array, grid = read_series(self.series)
-            write_image(target, -array if self.turned else array, grid)
+            write_image(target, _negative(array) if self.turned else array, grid)
         elif self.index is None:
             array, grid = read_scan(self.path)
-            write_image(target, -array if self.turned else array, grid)
+            write_image(target, _negative(array) if self.turned else array, grid)
         else:
             _write_part(self.path, self.index, target, self.turned)
+
+
+def _negative(voxels: np.ndarray) -> np.ndarray:
+    """With the sign turned, as float32: stored integers may have none, where 1 would become 65535 and 0 stay below."""
+    return 0.0 - voxels.astype(np.float32)
 
 
 def _write_part(path: Path, index: int, target: Path, turned: bool) -> None:
@@ -102,8 +107,10 @@ def _write_part(path: Path, index: int, target: Path, turned: bool) -> None:
     try:
         image: Any = load(path, mmap=False)
         voxels = np.asarray(image.dataobj[..., index])
-        if turned or voxels.dtype == np.float64:
-            voxels = voxels.astype(np.float32) * (-1 if turned else 1)
+        if turned:
+            voxels = _negative(voxels)
+        elif voxels.dtype == np.float64:
+            voxels = voxels.astype(np.float32)
         header = image.header.copy()
         header.set_data_dtype(voxels.dtype)
         header.set_slope_inter(1, 0)

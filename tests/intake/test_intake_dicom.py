@@ -294,6 +294,16 @@ def test_short_echoes_that_are_series_of_their_own_stay_refused(tmp_path: Path) 
     assert all("too short to show iron" in row.why for row in intake.rows)
 
 
+def test_a_map_of_unsigned_integers_is_turned_in_order(tmp_path: Path) -> None:
+    stored = voxels()
+    stored[0, 0, :2] = (0, 2**16 - 1)
+    write_series(tmp_path / "in", stored, GRID, description="QSM", image_type=["DERIVED", "PRIMARY", "QSM"])
+    (source,) = list_input(tmp_path / "in", Channels(("swi",), turns_qsm=True)).sources(tmp_path / "scans")
+    source.fetch()
+    array, _ = read_scan(source.case.images[0])
+    np.testing.assert_array_equal(array, -stored.astype(float))
+
+
 def test_real_headers_of_pydicom_are_understood() -> None:
     root = Path(str(get_testdata_file("DICOMDIR", download=False))).parent / "98892003"
     intake = list_input(root, SWI)

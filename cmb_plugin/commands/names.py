@@ -30,6 +30,9 @@ REGION_FORMS = "auto, model:NAME, parcellation:DIR, atlas:FILE[:LABELS.tsv], atl
 def find_task(task: str, root: Path | None = None) -> TaskFolder:
     """The Task folder that ``task`` means: a number (``101``), a name (``CMB``), both (``Task101_CMB``) or a path.
 
+    As in nnDetection a number may have letters behind it (``101FG``, ``000D3``), and stands without them for the one
+    Task that has it with letters, where none has it alone.
+
     Raises:
         UserError: none or several fit.
     """
@@ -43,14 +46,18 @@ def find_task(task: str, root: Path | None = None) -> TaskFolder:
         for folder in folders
         if folder.name == task
         or folder.name.partition("_")[2] == task
-        or (number.isdigit() and _task_number(folder) == int(number))
+        or folder.name.partition("_")[0] == f"Task{number}"
+        or (number.isdecimal() and _task_number(folder) == int(number))
     ]
+    if not matches and number.isdecimal():
+        lettered = [(folder, re.match(r"Task(\d+)[A-Za-z]", folder.name)) for folder in folders]
+        matches = [folder for folder, match in lettered if match and int(match[1]) == int(number)]
     if len(matches) == 1:
         return TaskFolder(matches[0])
     if matches:
         raise UserError(f"'{task}' fits several tasks in {root}", remedy=f"name one: {_joined(matches)}")
     hint = suggest(task, [folder.name for folder in folders])
-    raise UserError(f"no task '{task}' in {root}", remedy=f"set det_data to the folder that holds it; {hint}")
+    raise UserError(f"no task '{task}' in {root}", remedy=f"{hint}; det_data says where Tasks lie")
 
 
 def new_task(name: str, pattern: str = r"Task\d+_[A-Za-z0-9_.-]+", example: str = "Task101_CMB") -> TaskFolder:

@@ -93,6 +93,7 @@ def measure(
         "matching": {
             "match_mm": float(config.match_mm),
             "iou": float(config.iou),
+            "max_detections": config.max_detections,
             "distance_rule": DISTANCE_RULE.format(mm=config.match_mm),
             "iou_rule": IOU_RULE.format(iou=config.iou),
             "centre_inside_rule": INSIDE_RULE,
@@ -114,14 +115,15 @@ def nndetection_results(metrics: Mapping[str, Any]) -> dict[str, float | None]:
         metrics: from ``measure``.
 
     Returns:
-        ``AP_IoU_0.10``, ``mAP_IoU_0.10_0.50_0.05_MaxDet_100``, ``FROC_score_IoU_0.10`` and the same for each class with
-        its name before them. What is undefined is None, where nnDetection writes -1 or NaN.
+        ``AP_IoU_0.10_MaxDet_100``, ``mAP_IoU_0.10_0.50_0.05_MaxDet_100``, ``FROC_score_IoU_0.10`` and the same for each
+        class with its name before them. What is undefined is None, where nnDetection writes -1 or NaN.
     """
-    iou = f"{metrics['matching']['iou']:.2f}"
+    iou, most = f"{metrics['matching']['iou']:.2f}", f"_MaxDet_{metrics['matching']['max_detections']}"
     blocks = {"": metrics["overall"]["iou"], **{f"{name}_": own["iou"] for name, own in metrics["per_class"].items()}}
     results: dict[str, float | None] = {}
     for prefix, block in blocks.items():
-        results |= {f"{prefix}{key}": value for key, value in block.items() if "AP_IoU" in key}
+        precisions = {key: value for key, value in block.items() if "AP_IoU" in key}
+        results |= {f"{prefix}{key.removesuffix(most)}{most}": value for key, value in precisions.items()}
         results[f"{prefix}FROC_score_IoU_{iou}"] = block["froc_score"]
     return results
 

@@ -66,9 +66,9 @@ def test_validation_scans_are_measured_and_every_file_is_written(task, fold, cap
     assert (metrics["precision"], metrics["fp_per_scan"], metrics["missing_cases"]) == (1.0, 0.0, [])
     assert metrics["operating_point"] == {"score": 0.5, "source": "predictions", "ranking": None}
     boxes = json.loads((folder / "results_boxes.json").read_text(encoding="utf-8"))
-    names = ("AP_IoU_0.10", "mAP_IoU_0.10_0.50_0.05_MaxDet_100", "FROC_score_IoU_0.10")
+    names = ("AP_IoU_0.10_MaxDet_100", "mAP_IoU_0.10_0.50_0.05_MaxDet_100", "FROC_score_IoU_0.10")
     assert set(boxes) == {*names, *(f"cmb_{name}" for name in names)}
-    assert boxes["AP_IoU_0.10"] == metrics["overall"]["iou"]["AP_IoU_0.10"]
+    assert boxes["AP_IoU_0.10_MaxDet_100"] == metrics["overall"]["iou"]["AP_IoU_0.10"]
     printed = capsys.readouterr().out
     assert "within 5 mm" in printed
     assert f"95 % intervals over 2 patients: sensitivity {metrics['sensitivity']:.3f} (" in printed

@@ -24,6 +24,14 @@ def test_leading_zeros_do_not_matter(root):
     assert find_task("Other_Name", root).name == "Task007_Other_Name"
 
 
+def test_letters_behind_a_number_are_found_as_in_nndetection(root):
+    (root / "Task000D3_Example").mkdir()
+    (root / "Task012FG_CMB2").mkdir()
+    assert {find_task(name, root).name for name in ("000", "0", "000D3", "Task000D3")} == {"Task000D3_Example"}
+    assert find_task("12", root).name == "Task012_CMB2"  # its own number comes first
+    assert find_task("012FG", root).name == "Task012FG_CMB2"
+
+
 def test_a_path_is_a_task_wherever_it_lies(root):
     assert find_task(str(root / "Task012_CMB2"), root / "elsewhere").root == root / "Task012_CMB2"
 

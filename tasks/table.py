@@ -29,6 +29,8 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.images import image_stem
 from cmb_plugin.plugins import register_task
 
+from .shared_tables import SharedRows, Visit, share, visit_text
+
 LABELS = ("mask", "instances", "points", "boxes")
 SPLITS = {"train": "Tr", "training": "Tr", "tr": "Tr", "test": "Ts", "testing": "Ts", "ts": "Ts", "": ""}
 DOMAINS = ("domain", "site", "cohort", "protocol")
@@ -77,12 +79,14 @@ class Table(Converter):
             raise UserError(f"{source}: has no column subject", remedy="add it: a name or number per person")
         self.classes = tuple(self.config.classes)
         columns = self._modality_columns(source, rows)
+        self._tables = _LabelTables(source, rows)
         for i, row in enumerate(rows, start=2):
             name = safe_name(row["subject"], row.get("session", ""))
             try:
                 yield self._case(source, row, i, name, columns)
             except UserError as error:
                 yield Problem(name, source, f"row {i}: {error.message}", error.remedy)
+        yield from self._tables.unclaimed()
 
     def _modality_columns(self, source: Path, rows: list[Row]) -> list[str]:
         if self.config.modalities:
@@ -142,13 +146,66 @@ class Table(Converter):
 
     def _coordinates(self, path: Path, row: Row) -> PointLabel | BoxLabel:
         """The rows of a file of points or boxes; where it has a column subject, those of this scan."""
-        rows = read_table(path)
-        if rows and "subject" in rows[0]:
-            rows = [r for r in rows if r["subject"] == row["subject"]]
-            if rows and "session" in rows[0]:
-                rows = [r for r in rows if r["session"] == row.get("session", "")]
+        rows = self._tables.rows(path, _visit(row))
         read = boxes_of_rows if has_boxes(rows) else points_of_rows
         return read(rows, path, self.classes, self.config.space)
+
+
+class _LabelTables:
+    """The tables of points and boxes that a table of scans names, each read once.
+
+    Args:
+        source: the table of scans.
+        scans: its rows.
+    """
+
+    def __init__(self, source: Path, scans: list[Row]) -> None:
+        self.source = source
+        self.scans = [row for row in scans if row["subject"]]
+        self.read: dict[Path, list[Row]] = {}
+        self.shared: dict[Path, SharedRows] = {}
+
+    def rows(self, path: Path, scan: Visit) -> list[Row]:
+        """The rows of a scan: all, or its own where the table has a column subject.
+
+        Raises:
+            UserError: the table is unreadable, or has rows that may be the scan's under another name.
+        """
+        if path not in self.read:
+            self.read[path] = read_table(path)
+            if self.read[path] and "subject" in self.read[path][0]:
+                self.shared[path] = self._share(path)
+        if path not in self.shared:
+            return self.read[path]
+        shared = self.shared[path]
+        if doubted := shared.doubts.get(scan):
+            names = ", ".join(map(visit_text, doubted[:5])) + (", ..." if len(doubted) > 5 else "")
+            some = "not all rows" if shared.taken[scan] else "no row"
+            remedy = "write subject and session alike in both tables, or healthy for this scan"
+            raise UserError(f"{path}: has {some} of {visit_text(scan)}, but rows of {names} without a scan", remedy)
+        return shared.taken[scan]
+
+    def _share(self, path: Path) -> SharedRows:
+        scans, labelled = [], []
+        for row in self.scans:
+            words = [row[kind] for kind in LABELS if row.get(kind, "healthy").lower() != "healthy"]
+            if path in [_path(self.source, word) for word in words]:
+                scans.append(_visit(row))
+            elif words:
+                labelled.append(_visit(row))
+        return share(self.read[path], scans, labelled)
+
+    def unclaimed(self) -> Iterator[Problem]:
+        """What stands in a table of points or boxes for a scan that nobody has named."""
+        for path, shared in self.shared.items():
+            for visit in shared.left:
+                message = f"has rows of {visit_text(visit)}, which no scan of {self.source.name} takes"
+                remedy = "correct subject and session, name the table in the scan's row, or remove the rows"
+                yield Problem(safe_name(*visit), path, message, remedy)
+
+
+def _visit(row: Row) -> Visit:
+    return row["subject"], row.get("session", "")
 
 
 def _path(source: Path, word: str) -> Path:

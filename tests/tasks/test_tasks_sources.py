@@ -137,6 +137,79 @@ def test_a_bad_row_is_one_line(run: Convert, tmp_path: Path, columns: str, cells
     assert [record.case_id for record in report.records] == ["b"]
 
 
+def write_shared(root: Path, scans: str, points: str) -> Path:
+    """A table of scans, one image for all of them, and the table of points that they share; cells apart by blanks."""
+    if not (root / "scans" / "0.nii.gz").is_file():
+        miniatures.write_table(root, miniatures.tiny_scans(1), ["mask"])
+    for name, text in (("scans.csv", scans), ("points.csv", points)):
+        lines = [",".join(line.split()) for line in text.splitlines()]
+        cells = (
+            "\n".join(lines).replace("POINTS", "scans/0.nii.gz,points.csv").replace("WELL", "scans/0.nii.gz,healthy")
+        )
+        (root / name).write_text(cells + "\n", encoding="utf-8")
+    return root / "scans.csv"
+
+
+XYZ = "x_voxel y_voxel z_voxel"
+TWO_VISITS = "a 1 9 9 9\na 1 20 20 9\na 2 15 9 9"
+
+
+@pytest.mark.parametrize(
+    ("scans", "points", "lesions"),
+    [
+        ("subject swi points\na POINTS\nb POINTS", f"subject session {XYZ}\na 1 9 9 9\nb 2 9 9 9", {"a": 1, "b": 1}),
+        ("subject session swi points\na 1 POINTS\nb 1 POINTS", f"subject {XYZ}\na 9 9 9", {"a_1": 1, "b_1": 0}),
+        ("subject session swi points\na 1 POINTS\na 2 POINTS\na 3 POINTS", f"subject session {XYZ}\n{TWO_VISITS}",
+         {"a_1": 2, "a_2": 1, "a_3": 0}),
+        ("subject session swi points mask\na 1 POINTS\na 2 scans/0.nii.gz,,0_mask.nii.gz",
+         f"subject session {XYZ}\n{TWO_VISITS}", {"a_1": 2, "a_2": 0}),
+    ],
+)  # fmt: skip
+def test_a_shared_table_gives_each_scan_its_points(
+    run: Convert, tmp_path: Path, scans: str, points: str, lesions: dict[str, int]
+) -> None:
+    source = write_shared(tmp_path / "in", scans, points)
+    scan, grid = read_scan(tmp_path / "in" / "scans" / "0.nii.gz")
+    miniatures.save(tmp_path / "in" / "0_mask.nii.gz", np.zeros(scan.shape, np.uint8), grid)
+    report = run("table", source)
+    assert report.exit_code == 0
+    assert {record.case_id: len(record.lesions) for record in report.records} == lesions
+
+
+@pytest.mark.parametrize(
+    ("scans", "points", "said", "converted"),
+    [  # leading zeros that a spreadsheet took away; d is alike in both
+        ("subject swi points\n01 POINTS\nsub-2 POINTS\nd POINTS", f"subject {XYZ}\n1 9 9 9\n002 9 9 9\nd 9 9 9",
+         ["row 2: {p}: has no row of 01, but rows of 1 without", "row 3: {p}: has no row of sub-2, but rows of 002"],
+         ["d"]),
+        # one subject in two spellings: what is alike is not all
+        ("subject swi points\n01 POINTS\nd POINTS", f"subject {XYZ}\n01 9 9 9\n1 20 9 9",
+         ["row 2: {p}: has not all rows of 01, but rows of 1 without a scan"], ["d"]),
+        ("subject swi points\na POINTS\nd POINTS", f"subject session {XYZ}\n{TWO_VISITS}\nd 1 9 9 9",
+         ["row 2: {p}: has no row of a, but rows of a session 1, a session 2 without a scan"], ["d"]),
+        ("subject session swi points\na 1 POINTS\na 2 POINTS\nd 1 POINTS",
+         f"subject session {XYZ}\na 1 9 9 9\na M24 9 9 9",
+         ["row 3: {p}: has no row of a session 2, but rows of a session M24 without a scan"], ["a_1", "d_1"]),
+        ("subject session swi points\na 1 POINTS\na 2 POINTS\nd 1 POINTS", f"subject {XYZ}\na 9 9 9\nd 9 9 9",
+         ["row 2: {p}: has no row of a session 1, but rows of a without", "row 3: {p}: has no row of a session 2"],
+         ["d_1"]),
+        ("subject swi points\na POINTS\nd WELL", f"subject {XYZ}\nx 9 9 9\ny 9 9 9",
+         ["row 2: {p}: has no row of a, but rows of x, y without a scan - write subject and session alike"], ["d"]),
+        ("subject swi points\na POINTS\nd WELL", f"subject {XYZ}\na 9 9 9\nd 9 9 9\ne 9 9 9",
+         ["{p}: has rows of d, which no scan of scans.csv takes - correct", "{p}: has rows of e, which no scan"],
+         ["a", "d"]),
+    ],
+)  # fmt: skip
+def test_points_that_no_scan_takes_are_named_and_make_no_scan_healthy(
+    run: Convert, tmp_path: Path, scans: str, points: str, said: list[str], converted: list[str]
+) -> None:
+    report = run("table", write_shared(tmp_path / "in", scans, points))
+    found = reasons(report)
+    assert len(report.failures) == len(said)
+    assert not [text for text in said if text.format(p=tmp_path / "in" / "points.csv") not in found]
+    assert [record.case_id for record in report.records] == converted
+
+
 @pytest.mark.parametrize("name", ["valdo", "cuhk", "csiro", "rodeja", "bids", "table"])
 def test_an_empty_source_says_what_is_needed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from cmb_plugin.images.contrast import MASK, UNKNOWN, contrast_of_header, contra
 
 _SPACE = re.compile(r"_space-[^_]+")  # in BIDS, on whose grid an image lies: a T1 may lie on that of a T2*
 _LESIONS = re.compile(r"sub-.*_CMB")  # as VALDO names masks beside scans
+_DAMAGE = (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error)  # what reading a damaged file raises
 MOST_ECHOES = 16  # more volumes in one file are points in time
 
 
@@ -95,6 +98,24 @@ class Volume:
             _write_part(self.path, self.index, target, self.turned)
 
 
+def _part(path: Path, index: int) -> tuple[Any, np.ndarray]:
+    """A NIfTI image, and one of the volumes in its fourth dimension.
+
+    A compressed file is read on to its end: only there stands the checksum that tells whether all before is what was
+    written.
+    """
+    from nibabel.loadsave import load
+
+    image: Any = load(path, mmap=False)
+    if not path.name.endswith(".gz"):
+        return image, np.asarray(image.dataobj[..., index])
+    with gzip.open(path) as file:
+        voxels = np.asarray(type(image).from_stream(file).dataobj[..., index])
+        while file.read(2**20):
+            pass
+    return image, voxels
+
+
 def _negative(voxels: np.ndarray) -> np.ndarray:
     """With the sign turned, as float32: stored integers may have none, where 1 would become 65535 and 0 stay below."""
     return 0.0 - voxels.astype(np.float32)
@@ -102,11 +123,9 @@ def _negative(voxels: np.ndarray) -> np.ndarray:
 
 def _write_part(path: Path, index: int, target: Path, turned: bool) -> None:
     import nibabel
-    from nibabel.loadsave import load
 
     try:
-        image: Any = load(path, mmap=False)
-        voxels = np.asarray(image.dataobj[..., index])
+        image, voxels = _part(path, index)
         if turned:
             voxels = _negative(voxels)
         elif voxels.dtype == np.float64:
@@ -116,7 +135,7 @@ def _write_part(path: Path, index: int, target: Path, turned: bool) -> None:
         header.set_slope_inter(1, 0)
         with atomic(target) as temporary:
             nibabel.save(type(image)(voxels, image.affine, header), temporary)
-    except (OSError, EOFError, ValueError, IndexError, nibabel.filebasedimages.ImageFileError) as error:
+    except (*_DAMAGE, IndexError, nibabel.filebasedimages.ImageFileError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: volume {index + 1} cannot be read ({reason})", remedy="copy it again") from None
 

@@ -147,6 +147,21 @@ def test_of_echoes_in_one_file_one_is_taken(tmp_path: Path, times: list[float] |
     assert grid.spacing == (2.0, 1.0, 1.0)
 
 
+def test_a_damaged_file_of_echoes_is_never_read_as_something_else(tmp_path: Path) -> None:
+    path = save_echoes(tmp_path / "a.nii.gz", 3)
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        damaged = bytearray(good)
+        start = int(rng.integers(len(good) // 4, len(good) - 20))
+        damaged[start : start + 8] = bytes(byte ^ 0x55 for byte in damaged[start : start + 8])
+        path.write_bytes(damaged if number else good[:-200])
+        for echo in (1, 3):
+            (source,) = list_input(path, Channels(("swi",), echo=echo)).sources(tmp_path / "scans")
+            with pytest.raises(UserError, match=r"a\.nii\.gz: (volume \d )?cannot be read"):
+                source.fetch()
+
+
 def test_a_time_series_is_unusable(tmp_path: Path) -> None:
     save_echoes(tmp_path / "scan.nii.gz", 20)
     (row,) = list_input(tmp_path / "scan.nii.gz", SWI).rows

@@ -161,7 +161,7 @@ class _LabelTables:
 
     def __init__(self, source: Path, scans: list[Row]) -> None:
         self.source = source
-        self.scans = [row for row in scans if row["subject"]]
+        self.scans = scans
         self.read: dict[Path, list[Row]] = {}
         self.shared: dict[Path, SharedRows] = {}
 
@@ -188,7 +188,7 @@ class _LabelTables:
     def _share(self, path: Path) -> SharedRows:
         scans, labelled = [], []
         for row in self.scans:
-            words = [row[kind] for kind in LABELS if row.get(kind, "healthy").lower() != "healthy"]
+            words = [row[kind] for kind in LABELS if row.get(kind, "").lower() not in ("", "healthy")]
             if path in [_path(self.source, word) for word in words]:
                 scans.append(_visit(row))
             elif words:

@@ -195,9 +195,11 @@ def test_a_shared_table_gives_each_scan_its_points(
          ["d_1"]),
         ("subject swi points\na POINTS\nd WELL", f"subject {XYZ}\nx 9 9 9\ny 9 9 9",
          ["row 2: {p}: has no row of a, but rows of x, y without a scan - write subject and session alike"], ["d"]),
-        ("subject swi points\na POINTS\nd WELL", f"subject {XYZ}\na 9 9 9\nd 9 9 9\ne 9 9 9",
+        ("subject swi points mask\na POINTS\nd WELL", f"subject {XYZ}\na 9 9 9\nd 9 9 9\ne 9 9 9",
          ["{p}: has rows of d, which no scan of scans.csv takes - correct", "{p}: has rows of e, which no scan"],
          ["a", "d"]),
+        ("subject session swi points\na 1 POINTS\n- 1 POINTS", f"subject {XYZ}\na 9 9 9\n- 20 9 9\nx 9 9 9",
+         ["{p}: has rows of x, which no scan"], ["1", "a_1"]),
     ],
 )  # fmt: skip
 def test_points_that_no_scan_takes_are_named_and_make_no_scan_healthy(

@@ -40,6 +40,7 @@ class OperatingPoint:
         rate: false positives per scan that it was chosen for at prediction; None for the sweep's own choice.
         views: mirrorings of each tile in the predictions that it was chosen on, with which it holds; None where nobody
             noted them, or where folds differ.
+        why: what the sweep says of its choice; empty for the default, a rate and several folds together.
     """
 
     score: float = DEFAULT_OPERATING_POINT
@@ -53,6 +54,7 @@ class OperatingPoint:
     rates: dict[float, OperatingPoint] = field(default_factory=dict)
     rate: float | None = None
     views: int | None = None
+    why: str = ""
 
     @property
     def is_default(self) -> bool:
@@ -66,7 +68,8 @@ class OperatingPoint:
             return "the default: nndet_sweep has chosen none yet"
         by = f", of {self.ranking}" if self.ranking else ""
         aim = f", for {self.rate:g} false positives per scan" if self.rate is not None else ""
-        return f"swept on the validation cases of {', '.join(self.folds)}{by}{aim}"
+        why = f" ({self.why})" if self.why else ""
+        return f"chosen by nndet_sweep, {', '.join(self.folds)}{by}{aim}{why}"
 
     @classmethod
     def choose(
@@ -148,6 +151,7 @@ class OperatingPoint:
                 views=int(content["views"])
                 if "views" in content
                 else views_of_run(FoldFolder(path.parent).predictions("val")),
+                why=str(content.get("why") or ""),
             )
             for entry in content.get("rates") or ():
                 point.rates[float(entry["target"])] = point._for_rate(entry)
@@ -168,6 +172,7 @@ class OperatingPoint:
             class_scores={int(k): round(float(score), 6) for k, score in (entry.get("class_scores") or {}).items()},
             rates={},
             rate=float(entry["target"]),
+            why="",
         )
 
     @classmethod

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from cmb_plugin.anatomy.counts import SIDES, Lesion, burden, mars_rows, number, pattern
+from cmb_plugin.anatomy.registration import MIN_QUALITY
 from cmb_plugin.anatomy.regions import GROUPS, UNKNOWN, RegionMap
 from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.documents import counted
@@ -151,10 +152,10 @@ def facts(content: PageContent) -> list[Fact]:
     predictions = content.predictions
     name, why = pattern(lesions)
     gone = int(predictions.withheld.sum())
-    quality = "" if regions.quality is None else f", quality {regions.quality:.2f}"
+    quality = "" if regions.quality is None else f", agreement {regions.quality:.2f}, trusted from {MIN_QUALITY:g} on"
     source = f"{regions.source}{quality}" if regions.trusted else "unknown"
     result = [
-        Fact("Burden", burden(number(lesions)), ["of 0, 1, 2-4, >=5"]),
+        Fact("Burden", burden(number(lesions)), ["of 0, 1, 2-4, >=5; a network counted, no reader: some are false"]),
         Fact("Pattern (Boston 2.0)", name, [why]),
         Fact("ARIA-H", counted(number(lesions), "microhaemorrhage"), ["severity counts new ones: needs a baseline"]),
         Fact("Regions from", source, [regions.why] if regions.why else [], not regions.trusted),

@@ -148,7 +148,7 @@ class Dataset:
         from .domains import read_derived  # folders of scans have none
 
         path = definition_file(task)
-        data = _read_definition(path)
+        data = read_definition(path)
         if not isinstance(data, dict):
             raise UserError(f"{path}: is no set of entries", remedy='write at least "modalities" and "labels"')
         if data.get("dim", 3) != 3:
@@ -327,7 +327,12 @@ def write_dataset(
     return path
 
 
-def _read_definition(path: Path) -> Any:
+def read_definition(path: Path) -> Any:
+    """What stands in a definition file, JSON or YAML.
+
+    Raises:
+        UserError: it is neither.
+    """
     if path.suffix == ".json":
         return read_json(path)
     import yaml

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import ndimage
 from task_rules import assert_task_folder
 from tiny_task import make_tiny_task
@@ -16,7 +17,7 @@ from cmb_plugin.conversion import BoxLabel, Counted, choose_test, draw_boxes, in
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.images import Grid, boxes_of_instances, read_mask, write_image
+from cmb_plugin.images import Grid, boxes_of_instances, read_mask, voxels_of_instances, write_image
 from cmb_plugin.paths import TaskFolder
 
 
@@ -134,6 +135,115 @@ def test_seg2det_takes_nndetections_entries(semantic: tuple[TaskFolder, dict[str
     truth = read_truth(Dataset.load(task).cases("Tr")[0])
     assert len(truth) == np.count_nonzero(boxes["sub-01"][:, 6] == 1)
     assert not truth.labels.any()
+
+
+@pytest.mark.parametrize("entry", ["seg2det_things", "min_vol"])
+def test_seg2det_reads_a_definition_in_yaml(semantic: tuple[TaskFolder, dict[str, np.ndarray]], entry: str) -> None:
+    task, boxes = semantic
+    definition = task.root / "dataset.json"
+    content = read_json(definition)
+    changed = {"seg2det_things": {"labels": {0: "iron"}, "seg2det_things": [2]}, "min_vol": {"min_vol": 10**6}}[entry]
+    (task.root / "dataset.yaml").write_text(yaml.safe_dump({**content, **changed}), encoding="utf-8")
+    definition.unlink()
+    assert seg2det.main(["904", "-np", "0"]) == 0
+    expected = 0 if entry == "min_vol" else np.count_nonzero(boxes["sub-01"][:, 6] == 1)
+    assert len(read_truth(Dataset.load(task).cases("Tr")[0])) == expected
+
+
+@pytest.fixture
+def one_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The mask of a task with one case and one class: four lesions."""
+    monkeypatch.setenv("det_data", str(tmp_path))
+    task = make_tiny_task(tmp_path, n_train=1, n_test=0, name="Task906_One")
+    (case,) = Dataset.load(task).cases("Tr")
+    case.classes_file.unlink()
+    put(case.label, {(3, 3, 3): 1, (9, 9, 9): 1, (15, 15, 15): 1, (3, 15, 9): 1})
+    return case.label
+
+
+def put(label: Path, lesions: dict[tuple[int, int, int], int]) -> np.ndarray:
+    """Writes a mask with lesions of 2 x 2 x 2 voxels, by their first voxel and their number."""
+    old, grid = read_mask(label)
+    mask = np.zeros(old.shape, np.uint8)
+    for (z, y, x), number in lesions.items():
+        mask[z : z + 2, y : y + 2, x : x + 2] = number
+    write_image(label, mask, grid)
+    return mask
+
+
+def number_again(label: Path, *words: str) -> dict[int, int]:
+    """Removes the class file, runs the command and returns the instances, as the files have them."""
+    classes = label.parent / "sub-01.json"
+    classes.unlink(missing_ok=True)
+    assert seg2det.main(["906", "-np", "0", *words]) == 0
+    assert sorted(map(int, read_json(classes)["instances"])) == list(voxels_of_instances(read_mask(label)[0]))
+    return voxels_of_instances(read_mask(label)[0])
+
+
+@pytest.mark.parametrize(
+    "lesions", [{(3, 3, 3): 1, (9, 9, 9): 1, (20, 20, 20): 1}, {(9, 9, 9): 1, (15, 15, 15): 1}, {(9, 9, 9): 1}, {}]
+)
+def test_seg2det_reads_a_corrected_mask_and_keeps_it(one_mask: Path, lesions: dict[tuple[int, int, int], int]) -> None:
+    assert len(number_again(one_mask)) == 4
+    corrected = put(one_mask, lesions)
+    for _ in range(2):  # the second time from what is kept
+        assert number_again(one_mask) == dict.fromkeys(range(1, len(lesions) + 1), 8)
+        np.testing.assert_array_equal(read_mask(one_mask.parents[1] / "segTr" / one_mask.name)[0], corrected)
+
+
+def test_seg2det_numbers_afresh_by_other_settings(one_mask: Path) -> None:
+    definition = one_mask.parents[2] / "dataset.json"
+    assert len(number_again(one_mask)) == 4
+    write_json(definition, {**read_json(definition), "min_vol": 8})
+    assert number_again(one_mask) == {}
+    write_json(definition, {**read_json(definition), "min_vol": 7})
+    assert len(number_again(one_mask)) == 4
+
+
+def test_seg2det_says_what_it_drops(one_mask: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(one_mask, {(3, 3, 3): 1, (9, 9, 9): 2, (15, 15, 15): 2, (3, 15, 9): 3})
+    assert number_again(one_mask) == {1: 8}
+    first, second = capsys.readouterr().err.splitlines()[-2:]
+    assert first == "warning: sub-01: dropped 3 pieces of numbers 2, 3"
+    assert "seg2det_things" in second
+
+
+def test_seg2det_takes_no_numbered_lesions_for_a_corrected_mask(
+    one_mask: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(number_again(one_mask)) == 4
+    kept = (one_mask.parents[1] / "segTr" / one_mask.name).read_bytes()
+    numbered = put(one_mask, {(3, 3, 3): 1, (9, 9, 9): 2, (20, 20, 20): 3})
+    (one_mask.parent / "sub-01.json").unlink()
+    assert seg2det.main(["906", "-np", "0"]) == 2
+    assert "looks like numbered lesions: [2, 3] are of no class - write sub-01.json" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_mask(one_mask)[0], numbered)
+    assert (one_mask.parents[1] / "segTr" / one_mask.name).read_bytes() == kept
+
+
+def test_seg2det_of_an_earlier_version_left_no_note(one_mask: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = one_mask.parents[1] / "segTr" / "sub-01.json"
+    assert len(number_again(one_mask)) == 4
+    note.unlink()
+    assert len(number_again(one_mask)) == 4  # what the kept mask gives
+    note.unlink()
+    put(one_mask, {(3, 3, 3): 1, (20, 20, 20): 1})  # more than the kept mask holds
+    assert len(number_again(one_mask)) == 2
+    note.unlink()
+    put(one_mask, {(3, 3, 3): 1})
+    (one_mask.parent / "sub-01.json").unlink()
+    assert seg2det.main(["906", "-np", "0"]) == 2
+    assert "or a corrected mask - if it is a corrected mask, remove" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("entry", "value"), [("seg2det_things", 2), ("seg2det_things", ["1"]), ("min_vol", "few")])
+def test_seg2det_names_an_entry_that_is_none(
+    one_mask: Path, entry: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    definition = one_mask.parents[2] / "dataset.json"
+    write_json(definition, {**read_json(definition), entry: value})
+    assert seg2det.main(["906", "-np", "0"]) == 2
+    assert f"dataset.json: {entry} is {value!r} - give" in capsys.readouterr().err
 
 
 def test_cls2fg_copies_the_task_with_one_class(

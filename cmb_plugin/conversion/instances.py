@@ -125,7 +125,7 @@ def draw_boxes(grid: Grid, label: BoxLabel) -> Drawn:
         UserError: a box that is empty or not inside the image.
     """
     drawn = Drawn(np.zeros(grid.shape, np.int32))
-    shapes, centres = [], []
+    boxes = []
     for number, box in enumerate(label.boxes, start=1):
         corners = edges_of([box[:3], box[3:]], label.space, grid, boxes=True)
         lower = np.round(corners.min(axis=0)).astype(int)
@@ -136,10 +136,14 @@ def draw_boxes(grid: Grid, label: BoxLabel) -> Drawn:
                 f"{label.file}: box {number} {_numbers(box)} is not inside the image of {sides} voxels",
                 remedy=_space_remedy(label.space),
             )
-        shapes.append((_ellipsoid(lower, upper), "box"))
-        centres.append((lower + upper) / 2)
+        boxes.append((lower, upper))
+    keep, doubles = _without_doubles(np.asarray(boxes).reshape(-1, 6))
+    if doubles:
+        drawn.warnings.append(f"{label.file.name}: {doubles} boxes stand there twice and were taken once")
+    shapes = [(_ellipsoid(*boxes[index]), "box") for index in keep]
+    centres = [(lower + upper) / 2 for lower, upper in (boxes[index] for index in keep)]
     _paint(drawn, shapes, np.asarray(centres).reshape(-1, 3), grid)
-    _describe(drawn, label, range(len(label.boxes)))
+    _describe(drawn, label, keep)
     return drawn
 
 
@@ -190,7 +194,11 @@ def _space_remedy(space: str) -> str:
 
 
 def _without_doubles(edges: np.ndarray) -> tuple[list[int], int]:
-    """Indices of the points without those that name a voxel once more, and how many those are."""
+    """Indices of the points or boxes without those that name the same voxels once more, and how many those are.
+
+    Args:
+        edges: [N, 3] points or [N, 6] boxes, in voxel-edge coordinates.
+    """
     seen: set[tuple[int, ...]] = set()
     keep = []
     for index, voxel in enumerate(map(tuple, np.floor(edges).astype(int).tolist())):

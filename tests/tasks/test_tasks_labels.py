@@ -58,6 +58,18 @@ def test_the_box_around_a_drawn_box_is_the_box(seed: int) -> None:
     np.testing.assert_array_equal(boxes_of_instances(drawn.mask)[1], [*lower, *upper])
 
 
+def test_a_box_that_stands_twice_is_one_lesion() -> None:
+    large, point = (2.0, 3.0, 4.0, 6.0, 7.0, 8.0), (10.0, 10.0, 10.0, 11.0, 11.0, 11.0)
+    near = (9.8, 10.1, 10.2, 11.1, 10.9, 11.0)  # the same voxel
+    label = BoxLabel(Path("b.csv"), (large, large, point, near, point), "voxel0", (0, 0, 1, 1, 1))
+    drawn = draw_boxes(Grid((12, 12, 12), (1.0,) * 3), label)
+    once = draw_boxes(Grid((12, 12, 12), (1.0,) * 3), BoxLabel(Path("b.csv"), (large, point), "voxel0", (0, 1)))
+    np.testing.assert_array_equal(drawn.mask, once.mask)
+    assert drawn.classes == once.classes == {1: 0, 2: 1}
+    assert drawn.warnings == ["b.csv: 3 boxes stand there twice and were taken once"]
+    assert not once.warnings
+
+
 def test_a_box_outside_is_refused() -> None:
     with pytest.raises(UserError, match="is not inside the image of 9 x 9 x 9 voxels"):
         draw_boxes(Grid((9, 9, 9), (1.0,) * 3), BoxLabel(Path("b"), ((0, 0, 0, 3, 3, 12),), "voxel0"))

@@ -23,6 +23,9 @@ from .reading import read_brain, read_images, scan_files, source_files
 from .recipe import Preprocessing
 from .storage import StoredCase, is_current, work_key
 
+MOST_LABELS = 32
+"""An image whose voxels have so few values, all whole numbers, is a mask or a map of labels."""
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -159,9 +162,22 @@ def _load(source: ScanSource, recipe: Preprocessing) -> Scan:
         source.fetch()
     images, grid = read_images(source.case)
     brain = read_brain(source.case, grid) if recipe.brain_channel is not None else None
+    _check_is_scan(source.case, images)
     negative = None if 0 in source.case.missing else _negative(images[0, ::2, ::2, ::2])
     prepared = preprocess_case(images, grid, None, recipe.of_domain(source.case.domain), brain)
     return Scan(prepared.data, prepared.mapping, source.case.missing, negative)
+
+
+def _check_is_scan(case: Case, images: np.ndarray) -> None:
+    """Refuses masks and maps of labels, in whose edges a network finds lesions; their names often say nothing."""
+    present = (number for number in range(len(images)) if number not in case.missing)
+    for path, number in zip(case.present, present, strict=True):
+        values = images[number, ::2, ::2, ::2]
+        if (values == np.rint(values)).all() and 1 < len(found := np.unique(values)) <= MOST_LABELS:
+            raise UserError(
+                f"{path}: is a mask or map of labels, no scan: all its voxels are one of {len(found)} whole numbers",
+                remedy="name the scan itself, or folders and patterns that leave masks out (--input, --channels)",
+            )
 
 
 def _negative(values: np.ndarray) -> float:

@@ -190,13 +190,16 @@ def test_bad_scans_are_reported_and_the_others_go_on(task, tmp_path, capsys):
     write_scan(folder / "good_0000.nii.gz", LESIONS)
     (folder / "broken_0000.nii.gz").write_bytes(b"no image")
     write_image(folder / "empty_0000.nii.gz", np.zeros(GRID.shape, np.float32), GRID)
+    labels = np.random.default_rng(0).integers(0, 9, GRID.shape)
+    write_image(folder / "roi_0000.nii.gz", labels.astype(np.float32), GRID)
     assert predict_command(["900", "-npp", "0", "--input", str(folder), "--output", str(tmp_path / "out")]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert [line.split(":")[1].strip() for line in lines] == ["broken", "empty"]
+    assert [line.split(":")[1].strip() for line in lines] == ["broken", "empty", "roi"]
     rows = table(tmp_path / "out" / "summary.tsv")
     assert [(row["case"], row["status"]) for row in rows] == [
-        ("broken", "failed"), ("empty", "failed"), ("good", "done")]  # fmt: skip
+        ("broken", "failed"), ("empty", "failed"), ("good", "done"), ("roi", "failed")]  # fmt: skip
     assert "every voxel has the same value" in rows[1]["error"]
+    assert "is a mask or map of labels, no scan: all its voxels are one of 9 whole numbers" in rows[3]["error"]
     assert not list((tmp_path / "out").glob("broken*"))
 
 

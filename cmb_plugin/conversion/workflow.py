@@ -135,8 +135,12 @@ def convert(
         "register": register,
     }
     _claim(folder, settings, options.overwrite)
-    known = _records(folder)
-    waiting = [case for case in cases if case.case_id not in known]
+    known, foreign = _records(folder)
+    waiting = [case for case in cases if case.case_id not in {*known, *foreign}]
+    for case in cases:
+        if file := foreign.get(case.case_id):
+            reason = f"{file}: stands in the place of a case of the source - rename one, or remove this one"
+            failures.append(Failure(case.case_id, reason))
     job = Job(
         TaskFolder(folder.root / STAGING),
         converter.modalities,
@@ -220,12 +224,24 @@ def _claim(folder: TaskFolder, settings: Mapping[str, Any], overwrite: bool) -> 
     write_json(folder.conversion, {**settings, "split": {}})
 
 
-def _records(folder: TaskFolder) -> dict[str, Record]:
-    """The cases that were converted before, in place or still waiting."""
+def _records(folder: TaskFolder) -> tuple[dict[str, Record], dict[str, Path]]:
+    """The cases that were converted before, in place or still waiting; and files of cases that somebody added.
+
+    Raises:
+        UserError: a file is damaged.
+    """
     staging = TaskFolder(folder.root / STAGING)
     places = [folder.extra("lesions", "Tr"), folder.extra("lesions", "Ts"), staging.extra("lesions", "Tr")]
     files = [file for place in places if place.is_dir() for file in place.glob("*.json")]
-    return {file.stem: Record(**read_json(file)) for file in files if not file.name.startswith(".")}
+    records, foreign = {}, {}
+    for file in files:
+        if file.name.startswith("."):
+            continue
+        try:
+            records[file.stem] = Record(**read_json(file))
+        except TypeError:  # other entries: all that a data set must say of its lesions is their numbers
+            foreign[file.stem] = file
+    return records, foreign
 
 
 def _split(

@@ -19,7 +19,7 @@ from cmb_plugin.conversion.grids import bring
 from cmb_plugin.conversion.reading import SourceImage
 from cmb_plugin.conversion.workflow import ConversionReport, ConvertOptions, convert
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import read_json
+from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, read_scan
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.settings import Overrides
@@ -238,6 +238,24 @@ def test_a_second_run_adds_what_was_repaired_and_keeps_the_split(run: Convert, t
     assert (second.exit_code, second.converted, len(second.records)) == (0, 1, 6)
     assert first.splits.items() <= second.splits.items()
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("content", [{"lesions": [{"instance": 1, "region": "lobar"}]}, []])
+def test_a_case_that_somebody_added_is_left_alone(run: Convert, tmp_path: Path, content: object) -> None:
+    source = miniatures.write_cuhk(tmp_path / "in", miniatures.tiny_scans(3))
+    truth = source / "ground_truth" / "03.mat"
+    shutil.move(truth, tmp_path / "03.mat")
+    folder = run("cuhk", source, test_fraction=0.0).task
+    for name in ("mine", "cuhk-03"):
+        write_json(folder.extra("lesions", "Tr") / f"{name}.json", content)
+    report = run("cuhk", source, test_fraction=0.0)
+    assert [record.case_id for record in report.records] == ["cuhk-01", "cuhk-02"]
+    assert "add the ground truth" in reasons(report)
+    shutil.move(tmp_path / "03.mat", truth)
+    report = run("cuhk", source, test_fraction=0.0)
+    assert "cuhk-03.json: stands in the place of a case of the source - rename one" in reasons(report)
+    assert read_json(folder.extra("lesions", "Tr") / "cuhk-03.json") == content
+    assert not (folder.labels("Tr") / "cuhk-03.json").exists()
 
 
 def test_another_source_is_refused_unless_overwritten(run: Convert, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def read_numbered_rows(
     return rows
 
 
+BREAKS = re.compile(r" *[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
+"""What would break a tab-separated table inside of a cell, and blanks around it."""
+
+
 def as_tsv(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """Tab-separated text; floats have 4 decimals, tabs and line breaks in a cell become spaces."""
     return "".join(_tsv_lines(columns, rows))
@@ -75,7 +80,7 @@ def _tsv_lines(columns: Sequence[str], rows: Iterable[Row]) -> Iterator[str]:
     def cell(value: Any) -> str:
         """A value on one line, without tabs."""
         text = "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-        return " ".join(text.split())  # a tab or a line break inside would break the table
+        return BREAKS.sub(" ", text).strip()
 
     yield "\t".join(columns) + "\n"
     for row in rows:

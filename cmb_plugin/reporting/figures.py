@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from cmb_plugin.files import atomic
 
@@ -29,12 +30,20 @@ VALIDATION_LABELS = {
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Writes a PNG, or a PDF where the name ends so, atomically; the same figure gives the same bytes."""
+    _take_literally(figure)
     if path.suffix == ".pdf":
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=dpi, format="pdf", facecolor="white", metadata={"CreationDate": None})
         return
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=dpi, format="png", facecolor="white")
+
+
+def _take_literally(figure: Figure) -> None:
+    """Names of cases may hold dollar signs, between which Matplotlib would look for a formula."""
+    for text in figure.findobj(Text):
+        if "$" in text.get_text() and "\\math" not in text.get_text():  # as labels of logarithmic axes have it
+            text.set_parse_math(False)
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Picture:
 
 def embed(figure: Figure, description: str, dpi: int = 100) -> Picture:
     """Turns a figure into a picture that a page holds itself."""
+    _take_literally(figure)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=dpi, format="png", facecolor="white")
     return Picture(description, base64.b64encode(stream.getvalue()).decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,13 +136,14 @@ class ReviewStore:
             UserError: the file is damaged.
         """
         path = self.path(case_id, key)
-        if not path.is_file():
-            return Review(case_id, self.reader)
+        return self._of_file(path, case_id) if path.is_file() else Review(case_id, self.reader)
+
+    def _of_file(self, path: Path, case_id: str = "") -> Review:
         content = read_json(path)
         events = content.get("events") if isinstance(content, dict) else None
         if not isinstance(events, list) or not all(isinstance(event, dict) and "kind" in event for event in events):
             raise UserError(f"{path}: holds no decisions", remedy="restore the file, or move it away to begin anew")
-        return Review(case_id, str(content.get("reader", self.reader)), events)
+        return Review(case_id or str(content.get("case")), str(content.get("reader", self.reader)), events)
 
     def append(self, case_id: str, key: str, event: Mapping[str, Any], revision: int, scope: CaseScope) -> Review:
         """Adds a decision, on the disk when this returns.
@@ -166,13 +168,16 @@ class ReviewStore:
             temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
         return review
 
-    def write_log(self, reviews: Sequence[Review]) -> Path:
-        """Writes ``decisions.tsv``: who decided what and when, undone decisions and their undoing included."""
+    def write_log(self) -> Path:
+        """Writes ``decisions.tsv``: who decided what and when, about every case of the folder, undone decisions and their
+        undoing included; a damaged file is left out."""
         rows = []
-        for review in reviews:
-            for number, event in enumerate(review.events, start=1):
-                point = dict(zip("zyx", event.get("point", ()), strict=False))
-                rows.append({"reader": review.reader, "case": review.case_id, "number": number, **event, **point})
+        for file in sorted(self.folder.glob("*.json")):
+            with suppress(UserError):
+                review = self._of_file(file)
+                for number, event in enumerate(review.events, start=1):
+                    point = dict(zip("zyx", event.get("point", ()), strict=False))
+                    rows.append({"reader": review.reader, "case": review.case_id, "number": number, **event, **point})
         path = self.folder / "decisions.tsv"
         write_table(path, LOG_COLUMNS, rows)
         return path

@@ -70,8 +70,12 @@ def export(
     making = TaskFolder(target.root.with_name(f".{target.name}.exporting"))
     shutil.rmtree(making.root, ignore_errors=True)
     for case_id in session.cases:
-        state = session.review(case_id).state()
-        reason = _reason_against(session, case_id, state)
+        try:
+            state = session.review(case_id).state()
+            reason = _reason_against(session, case_id, state)
+        except UserError as error:  # predictions or decisions that cannot be read stop no other case
+            report.left_out[case_id] = str(error)
+            continue
         in_places = bool(reason) and not done_only and any(_is_judged(own) for own in state["lesions"].values())
         if reason and not in_places:
             report.left_out[case_id] = reason if done_only else "nothing is judged"
@@ -87,7 +91,7 @@ def export(
         )
     _define(session, report, weak, making)
     write_json(making.root / MARK, {"task": session.dataset.task.name, "reader": session.store.reader})
-    session.store.write_log([session.review(case_id) for case_id in session.cases])
+    session.store.write_log()
     _put(making, target)
     return report
 

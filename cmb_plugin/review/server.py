@@ -23,6 +23,8 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cmb_plugin.errors import UserError
+
 from .decisions import BadEventError, StaleRevisionError, checked_point
 from .preview import LesionPreview
 
@@ -134,6 +136,10 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         assert isinstance(error, HTTPException)
         return JSONResponse({"error": error.detail}, status_code=error.status_code)
 
+    async def unreadable(_: Request, error: Exception) -> Response:
+        """What is wrong with a case's files, as JSON."""
+        return JSONResponse({"error": str(error)}, status_code=422)
+
     base = f"/{token}"
 
     async def to_page(_: Request) -> Response:
@@ -150,7 +156,7 @@ def build_app(session: ReviewSession, token: str) -> ASGIApp:
         Route(f"{base}/api/cases/{{number:int}}/events", decide, methods=["POST"]),
         Route(f"{base}/{{name:str}}", static),
     ]
-    return _Guard(Starlette(routes=routes, exception_handlers={HTTPException: problem}), token)
+    return _Guard(Starlette(routes=routes, exception_handlers={HTTPException: problem, UserError: unreadable}), token)
 
 
 class _Guard:
@@ -248,6 +254,9 @@ def serve(session: ReviewSession, port: int = 0, announce: Callable[[str], None]
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        reviews = [session.review(case_id) for case_id in session.cases]
-        session.store.write_log(reviews)
+        reviews = []
+        for case_id in session.cases:
+            with suppress(UserError):  # the listing named it
+                reviews.append(session.review(case_id))
+        session.store.write_log()
     return reviews

@@ -163,10 +163,15 @@ class ReviewSession:
         return self.store.read(case_id, self.key(case_id))
 
     def listing(self) -> list[dict[str, Any]]:
-        """A line per case: its name, how many candidates are reported, how many were judged, whether it is done."""
-        lines = []
+        """A line per case: its name, how many candidates are reported, how many were judged, whether it is done; or what
+        is wrong with it."""
+        lines: list[dict[str, Any]] = []
         for case_id, own in self.cases.items():
-            predictions, state = own.read(), self.review(case_id).state()
+            try:
+                predictions, state = own.read(), self.review(case_id).state()
+            except UserError as error:
+                lines.append({"case": case_id, "problem": str(error)})
+                continue
             judged = sum("verdict" in lesion for lesion in state["lesions"].values())
             reported = int(predictions.reported.sum())
             lines.append({"case": case_id, "reported": reported, "judged": judged, "done": state["done"]})

@@ -18,6 +18,11 @@ def test_a_tsv_has_four_decimals_and_stays_a_table_whatever_the_cells_hold(tmp_p
     assert (tmp_path / "t.tsv").read_text(encoding="utf-8") == "case\tscore\tn\na b c\t0.1235\t3\nx,y\t\t\n"
 
 
+def test_a_path_with_two_blanks_comes_back_from_a_tsv(tmp_path):
+    write_table(tmp_path / "t.tsv", ["file"], [{"file": "scans of  May/a.nii.gz"}])
+    assert (tmp_path / "t.tsv").read_text(encoding="utf-8").splitlines()[1] == "scans of  May/a.nii.gz"
+
+
 def test_a_csv_has_all_digits(tmp_path):
     assert columns_of(ROWS) == ["case", "score", "n", "why"]
     write_table(tmp_path / "t.csv", columns_of(ROWS), ROWS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from random_scans import cube
 
@@ -13,7 +14,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, measure
 from cmb_plugin.evaluation.listing import Entry, list_entries
 from cmb_plugin.images import Grid
-from cmb_plugin.reporting.figures import GREEN, froc_figure, save_figure
+from cmb_plugin.reporting.figures import GREEN, embed, froc_figure, save_figure
 from cmb_plugin.reporting.gallery import crop_planes, write_gallery
 
 AT_HALF = EvaluationConfig(operating_point=0.5)
@@ -100,3 +101,12 @@ def test_a_box_is_drawn_around_the_lesion_with_a_margin(one_of_each):
     box = next(p for p in axial.patches if isinstance(p, Rectangle) and p.get_edgecolor() == to_rgba(GREEN))
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == pytest.approx((-2.0, -2.0, 4.0, 4.0))
     assert [text.get_text() for text in figure.texts][-1].startswith("a  cmb  score 0.90")
+
+
+def test_dollar_signs_in_a_name_are_no_formula(tmp_path):
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_title("a$_{b$c$")
+    axes.set_xscale("log")  # whose labels are formulas
+    save_figure(figure, tmp_path / "a.png")
+    assert embed(figure, "a").png

@@ -105,7 +105,7 @@ def test_undo_takes_back_one_decision_after_another_and_nothing_is_forgotten(cli
         assert set(state["lesions"]) == names
     assert not state["can_undo"]
     assert decide(client, {"kind": "undo"}, 6).status_code == 400
-    log = session.store.write_log([session.review("sub-51")]).read_text(encoding="utf-8").splitlines()
+    log = session.store.write_log().read_text(encoding="utf-8").splitlines()
     assert len(log) == 1 + 6
     assert "ann" in log[1]
 
@@ -144,6 +144,26 @@ def test_a_folder_of_predictions_is_reviewed_without_a_task(session, tmp_path, c
     (case,) = judged.cases("Tr")
     assert len(read_truth(case).boxes) == 1
     assert case.images[0].resolve() == session.cases[case.case_id].case.images[0].resolve()
+
+
+def test_a_case_that_cannot_be_read_stops_no_other(client, session):
+    decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0)
+    session.cases["sub-52"].predictions.write_text("{")
+    first, second = client.get(f"/{TOKEN}/api/cases").json()["cases"]
+    assert (first["judged"], "sub-52_boxes.json" in second["problem"]) == (1, True)
+    answer = client.get(f"/{TOKEN}/api/cases/1")
+    assert (answer.status_code, "sub-52_boxes.json" in answer.json()["error"]) == (422, True)
+    report = export(session, TaskFolder(session.dataset.task.root.with_name("Task901_Reviewed")))
+    assert (list(report.lesions), list(report.left_out)) == (["sub-51"], ["sub-52"])
+
+
+def test_the_log_holds_every_case_of_the_reader(client, session):
+    decide(client, {"kind": "judge", "lesion": "1", "verdict": "accept"}, 0)
+    later = replace(session, cases={"sub-52": session.cases["sub-52"]})  # a second queue, of another scan
+    later.store.append("sub-52", later.key("sub-52"), {"kind": "done", "done": True}, 0, later.scope("sub-52"))
+    (later.store.folder / "damaged.json").write_text("{")
+    text = later.store.write_log().read_text(encoding="utf-8")
+    assert [line.split("\t")[2] for line in text.splitlines()[1:]] == ["sub-51", "sub-52"]
 
 
 def test_a_second_reader_does_not_see_the_first(client, session):

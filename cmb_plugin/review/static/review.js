@@ -73,7 +73,7 @@ function about(own) {
   return parts.join(", ");
 }
 
-const caseText = (own) => `${own.done ? "✓ " : ""}${own.case} (${own.reported})`;
+const caseText = (own) => `${own.done ? "✓ " : ""}${own.case} (${own.problem ? "cannot be read" : own.reported})`;
 
 function select(name) {
   current = name;

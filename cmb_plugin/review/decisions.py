@@ -169,8 +169,8 @@ class ReviewStore:
         return review
 
     def write_log(self) -> Path:
-        """Writes ``decisions.tsv``: who decided what and when, about every case of the folder, undone decisions and their
-        undoing included; a damaged file is left out."""
+        """Writes ``decisions.tsv``: who decided what and when, about every case of the folder, undone decisions and
+        their undoing included; a damaged file is left out."""
         rows = []
         for file in sorted(self.folder.glob("*.json")):
             with suppress(UserError):

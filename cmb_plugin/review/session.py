@@ -163,8 +163,8 @@ class ReviewSession:
         return self.store.read(case_id, self.key(case_id))
 
     def listing(self) -> list[dict[str, Any]]:
-        """A line per case: its name, how many candidates are reported, how many were judged, whether it is done; or what
-        is wrong with it."""
+        """A line per case: its name, how many candidates are reported, how many were judged, whether it is done; or
+        what is wrong with it."""
         lines: list[dict[str, Any]] = []
         for case_id, own in self.cases.items():
             try:

@@ -9,8 +9,8 @@ from importlib.metadata import version
 import numpy as np
 
 from cmb_plugin.anatomy.counts import SIDES, Lesion, burden, mars_rows, number, pattern
-from cmb_plugin.anatomy.registration import MIN_QUALITY
 from cmb_plugin.anatomy.regions import GROUPS, UNKNOWN, RegionMap
+from cmb_plugin.anatomy.registration import MIN_QUALITY
 from cmb_plugin.dataset import CasePredictions
 from cmb_plugin.documents import counted
 from cmb_plugin.images import Grid

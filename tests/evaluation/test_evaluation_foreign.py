@@ -201,7 +201,7 @@ def test_a_case_is_in_the_table_that_names_it(truths, tmp_path):
     assert [find_prediction(tmp_path, case_id, CASES).name for case_id in CASES] == ["part0.csv", "part1.csv"]
     assert find_prediction(tmp_path, "sub-53", CASES).name == "part0.csv"
     (tmp_path / "part2.csv").write_text("case,id,i,j,k\nsub-52,1,2,3,4\n")
-    with pytest.raises(UserError, match="part2.csv: has rows of sub-52, as part1.csv"):
+    with pytest.raises(UserError, match=r"part2\.csv: has rows of sub-52, as part1\.csv"):
         find_prediction(tmp_path, "sub-52", CASES)
 
 

@@ -31,8 +31,8 @@ SCHEDULE = ["epochs=4", "steps_per_epoch=10", "swa_epochs=1", "warmup_steps=4", 
 MACHINE = ["precision=32-true", "accelerator=cpu", "num_workers=0"]
 
 # Relative for losses and numbers of candidates, absolute for scores. Kernels for AVX2, AVX-512 and AMX round
-# differently, and 50 steps let that grow: between two machines single losses differed by 5 %, candidates by 8 %, scores by
-# 0.02 and the FROC score by 0.04, which is a false positive that changes places with a lesion.
+# differently, and 50 steps let that grow: between two machines single losses differed by 5 %, candidates by 8 %,
+# scores by 0.02 and the FROC score by 0.04, which is a false positive that changes places with a lesion.
 TOLERANCES = {"losses": 0.08, "candidates": 0.25, "best_score": 0.06, "froc_score": 0.1}
 LOSSES = ("loss", "classification", "regression", "segmentation", "prototype")
 REFERENCE = Path(__file__).parent / "golden" / "tiny_task.json"

@@ -90,9 +90,7 @@ class Scan:
     @cached_property
     def rows(self) -> np.ndarray:
         """Numbers of the detections that may be microbleeds: of that class."""
-        return np.flatnonzero(
-            np.isin(self.predictions.detections.labels, microbleed_labels(self.predictions.classes))
-        )
+        return np.flatnonzero(np.isin(self.predictions.detections.labels, microbleed_labels(self.predictions.classes)))
 
     @cached_property
     def scores(self) -> np.ndarray:

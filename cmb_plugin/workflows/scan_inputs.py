@@ -11,6 +11,7 @@ from pathlib import Path
 from cmb_plugin.dataset import Case, image_files
 from cmb_plugin.errors import UserError
 from cmb_plugin.intake import PASSED_OVER, TAKEN, UNUSABLE, Channels, InputCase, InputRow, safe_case, unusable
+from cmb_plugin.intake.naming import own_names
 
 MOST_FOLDERS = 3  # of a file's folders that tell cases of one name apart; then they are numbered
 
@@ -71,10 +72,7 @@ def told_apart(places: dict[tuple[int, str], tuple[str, Path]]) -> dict[tuple[in
             for key in group:
                 name, folder = places[key]
                 names[key] = safe_case(*folder.resolve().parts[1:][-count:], name)
-    for group in _alike(names):
-        for number, key in enumerate(group[1:], start=2):
-            names[key] = f"{names[key]}_{number}"
-    return names
+    return dict(zip(names, own_names([(name, "") for name in names.values()]), strict=True))
 
 
 def _alike(names: dict[tuple[int, str], str]) -> list[list[tuple[int, str]]]:

@@ -90,7 +90,7 @@ def export_boxes(source: Path, target: Path, threshold: float | None = None) -> 
     Args:
         source: predictions folder.
         target: folder to write.
-        threshold: lowest score that is drawn; None takes each case's operating point.
+        threshold: lowest score that is drawn; None draws what is reported.
 
     Returns:
         the names of the cases.
@@ -101,8 +101,7 @@ def export_boxes(source: Path, target: Path, threshold: float | None = None) -> 
     case_ids = _cases_in(source)
     for case_id in case_ids:
         case = read_case_predictions(boxes_file(source, case_id))
-        lowest = case.operating_point if threshold is None else threshold
-        drawn = case.detections[case.detections.scores >= lowest]
+        drawn = case.detections[case.reported if threshold is None else case.detections.scores >= threshold]
         write_image(target / f"{case_id}_boxes.nii.gz", filled_boxes(drawn.boxes, case.grid.shape), case.grid)
         rows = {
             str(number): {

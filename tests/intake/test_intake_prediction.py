@@ -50,7 +50,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def volume() -> np.ndarray:
-    return np.round(1000 * blob(GRID.shape, CENTRE, sigma=1.2 / np.asarray(GRID.spacing))).astype(np.uint16)
+    lesion = 1000 * blob(GRID.shape, CENTRE, sigma=1.2 / np.asarray(GRID.spacing))
+    return np.round(lesion + np.random.default_rng(0).uniform(0, 40, GRID.shape)).astype(np.uint16)
 
 
 def write_study(folder: Path) -> None:

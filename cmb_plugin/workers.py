@@ -21,6 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import UserError
 from .plugins import additional_imports, import_as_parent
+from .process_end import broken_off_by_sigterm, end_with_parent
 
 Item = TypeVar("Item")
 Other = TypeVar("Other")
@@ -202,7 +203,10 @@ class _Pool(Generic[Item, Result]):
         return outcomes
 
     def close(self) -> None:
-        """Ends the processes; what is under way is waited for, what is not is dropped."""
+        """Ends the processes, those at work too: this is before the end only where nobody wants their outcomes."""
+        if not all(future.done() for future in self._started):
+            for process in list(self._executor._processes.values()):
+                process.terminate()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _start(self) -> None:
@@ -210,7 +214,7 @@ class _Pool(Generic[Item, Result]):
         while queue and len(self._started) < most:
             try:
                 with _one_thread_each():
-                    future = self._executor.submit(guarded, self._function, queue[0][1])
+                    future = self._executor.submit(broken_off_by_sigterm, guarded, self._function, queue[0][1])
             except BrokenProcessPool:
                 if self._started:
                     return  # ``collect`` finds out
@@ -228,9 +232,14 @@ def _executor(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=import_as_parent,  # a spawned process knows no plugin that was registered by a decorator
+        initializer=_begin_process,
         initargs=(additional_imports(),),
     )
+
+
+def _begin_process(modules: Sequence[str]) -> None:
+    end_with_parent()
+    import_as_parent(modules)  # a spawned process knows no plugin that was registered by a decorator
 
 
 @contextmanager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from cmb_plugin.errors import UserError
 
@@ -35,7 +38,13 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 def add_overrides(arguments: argparse.ArgumentParser) -> None:
     """Adds nnDetection's ``-o key=value [key=value ...]``, which may be given several times."""
     arguments.add_argument(
-        "-o", "--overrides", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="override any setting"
+        *("-o", "--overrides", "--overwrites"),  # the last is nnDetection's
+        action="extend",
+        nargs="+",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override any setting",
     )
 
 
@@ -51,23 +60,51 @@ def add_scheduler(arguments: argparse.ArgumentParser) -> None:
 
 def command(main: Main) -> Main:
     """Decorator of every ``main``: exit code 0 done, 2 the user can fix it (one line on stderr), 1 a bug, 130
-    interrupted."""
+    interrupted, 143 ended by SIGTERM."""
 
     @functools.wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
         """``main`` with errors of the user as one line and exit code 2."""
-        try:
-            return main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("interrupted; run it again to go on (nndet_train with -o train.mode=resume)", file=sys.stderr)
-            return 130
-        except BrokenPipeError:
-            return 141  # the reader, `head` for instance, has gone: as a shell reports SIGPIPE
-        except Exception:
-            traceback.print_exc()
-            return 1
+        with _sigterm_interrupts() as terminated:
+            return _code(main, argv, terminated)
 
     return guarded
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[list[int]]:
+    """SIGTERM, as a scheduler or ``timeout`` sends it, is an interruption as Ctrl-C is: processes end, temporary
+    folders go. The list holds the signal once it has come. An application's own handler stays."""
+    terminated: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        """The first SIGTERM raises; what then cleans up is not interrupted by further ones."""
+        if not terminated:
+            terminated.append(number)
+            raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()  # others can have no handler
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield terminated
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _code(main: Main, argv: Sequence[str] | None, terminated: Sequence[int]) -> int:
+    try:
+        return main(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run it again to go on (nndet_train with -o train.mode=resume)", file=sys.stderr)
+        return 128 + terminated[0] if terminated else 130
+    except BrokenPipeError:
+        return 141  # the reader, `head` for instance, has gone: as a shell reports SIGPIPE
+    except Exception:
+        traceback.print_exc()
+        return 1

@@ -97,7 +97,7 @@ def training_array(
         folder=logs,
         map_count=len(folds),
         setup=[f"folds=({shlex.join(folds)})"],
-        # Lightning ends a training in order on SIGTERM; submitit's own signal would end it at once.
+        # A training ends in order on SIGTERM; submitit's own signal would end it at once.
         **{"additional_parameters": {"signal": "TERM@120"}, **chosen},
     )
     return TrainingArray(script, logs, folds)

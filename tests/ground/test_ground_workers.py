@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -95,6 +96,65 @@ def test_processes_take_one_thread_each_and_leave_the_environment_alone(through,
     for outcome in through(threads, [0, 1], workers=2):
         assert set(outcome.result) == {"1"}
         assert dict(os.environ) == before
+
+
+LONG_COMMAND = """
+import os, sys, time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from cmb_plugin.commands.cli import command
+from cmb_plugin.files import atomic
+from cmb_plugin.workers import run_cases
+
+def long_case(folder):
+    with atomic(folder / f"result{os.getpid()}") as temporary:
+        temporary.touch()
+        (folder / f"worker{os.getpid()}").touch()
+        time.sleep(300)
+
+@command
+def main(argv=None):
+    with TemporaryDirectory(dir=sys.argv[1]) as scratch:
+        run_cases(long_case, [Path(sys.argv[1])] * 2, workers=2)
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_processes_end_with_their_command_and_leave_nothing(tmp_path, number, code):
+    """Their cases would take five minutes; the signal goes to the command alone, as that of a scheduler does."""
+    script, folder = tmp_path / "long_command.py", tmp_path / "work"
+    script.write_text(LONG_COMMAND, encoding="utf-8")
+    folder.mkdir()
+    command = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while len(workers := list(folder.glob("worker*"))) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    command.send_signal(number)
+    assert command.wait(timeout=30) == code
+    pids = [int(path.name.removeprefix("worker")) for path in workers]
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+    assert command.stderr.read().count("interrupted; run it again") == (number != signal.SIGKILL)
+    left = {path.name for path in folder.iterdir()} - {path.name for path in workers}
+    if number == signal.SIGKILL:  # nobody is left to remove the command's own folder
+        assert len(left) == 1
+    else:
+        assert not left
 
 
 KEEPS_AND_RELEASES = """

@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from cmb_plugin.errors import UserError
@@ -26,7 +28,7 @@ from .augmentation import Augmentation
 from .averaging import WeightAveraging
 from .callbacks import AtomicCheckpointIO, Checkpoints, TrainingProgress
 from .cases import PreparedCases
-from .config import AugmentConfig
+from .config import AugmentConfig, TrainerConfig
 from .finite import FiniteCheck
 from .history import History
 from .module import TrainingModule, read_checkpoint
@@ -65,7 +67,8 @@ def fit(
 
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the last finished epoch is saved.
-        UserError: losses or weights are not finite; the epoch before is saved. Or settings that do not suit the plan.
+        UserError: losses or weights are not finite; the epoch before is saved. Or settings that do not suit the plan or
+            the machine.
     """
     config = module.trainer_cfg
     history = History(folder.root)
@@ -80,11 +83,9 @@ def fit(
     )
     _quiet_lightning()
     keep_freed_memory()
-    trainer = Trainer(
+    trainer = _trainer(
+        config,
         default_root_dir=folder.root,
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
         precision=resolve_precision(config.precision, _device(config.accelerator)),  # type: ignore[arg-type]
         max_epochs=config.epochs + config.swa_epochs,
         gradient_clip_val=config.gradient_clip or None,
@@ -168,6 +169,22 @@ def _check_painted(config: AugmentConfig, plan: Plan) -> None:
 def seed_all(seed: int) -> None:
     """Seeds the weights; patches and sampling have their own generators."""
     seed_everything(seed, verbose=False)
+
+
+def _trainer(config: TrainerConfig, **options: Any) -> Trainer:
+    """Lightning's trainer on the devices of the settings.
+
+    Raises:
+        UserError: they are not there.
+    """
+    try:
+        return Trainer(accelerator=config.accelerator, devices=config.devices, num_nodes=config.num_nodes, **options)
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:  # it is not of one mind
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"trainer_cfg.accelerator={config.accelerator} trainer_cfg.devices={config.devices}: {reason}",
+            remedy="nndet_env tells what this machine has; accelerator is auto, cpu, gpu or mps, devices a number",
+        ) from error
 
 
 def _device(accelerator: str) -> torch.device:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -18,7 +19,7 @@ from cmb_plugin.evaluation import EvaluationConfig, SweepConfig
 from cmb_plugin.files import locked, write_json
 from cmb_plugin.models.scored_cases import PredictionSet
 from cmb_plugin.models.trained import TrainedModel
-from cmb_plugin.paths import ModelFolder
+from cmb_plugin.paths import FoldFolder, ModelFolder
 from cmb_plugin.plugins import suggest
 from cmb_plugin.preparation import StoredCase, prepared_cases
 from cmb_plugin.settings import write_settings
@@ -54,23 +55,29 @@ def train(run: TrainingRun, sweep: bool = True, log: Callable[[str], None] = lam
     train_ids, val_ids = split_of(run)
     first = is_first_process()  # the other processes of a DDP run come through here too
     with locked(run.fold.lock) if first else nullcontext():
+        if first and (run.mode != "resume" or not run.fold.settings.is_file()):
+            _settle(run.fold)
         module = run.module()
         resumed = run.mode == "resume" and run.fold.last.is_file()
         if run.initial is not None and not resumed:  # before anything is written or removed: they may not fit
             log(run.initial.begin(module))
-        if first:
-            _open_folder(run)
-        fit(
-            module,
-            run.fold,
-            run.task.prepared(run.plan.name, "Tr"),
-            train_ids,
-            val_ids,
-            run.settings["augment_cfg"],
-            resume=resumed,
-            inference_cfg=run.settings["inference_cfg"],
-            domains=Dataset.load(run.task).domain if run.settings["trainer_cfg"].domain_balance else None,
-        )
+        try:
+            if first:
+                _open_folder(run)
+            fit(
+                module,
+                run.fold,
+                run.task.prepared(run.plan.name, "Tr"),
+                train_ids,
+                val_ids,
+                run.settings["augment_cfg"],
+                resume=resumed,
+                inference_cfg=run.settings["inference_cfg"],
+                domains=Dataset.load(run.task).domain if run.settings["trainer_cfg"].domain_balance else None,
+            )
+        finally:
+            if first:
+                _settle(run.fold)
         if first:
             after_training(run, val_ids or train_ids, module.device)
             run.fold.mark(finished=True)
@@ -191,7 +198,9 @@ def _open_folder(run: TrainingRun) -> None:
             fold.mark(finished=False)
         return
     check_other_folds(run)
-    if fold.root.is_dir():
+    if checkpoints:
+        fold.root.rename(_replaced(fold))
+    elif fold.root.is_dir():
         shutil.rmtree(fold.root)
     fold.root.mkdir(parents=True)
     fold.mark(finished=False)
@@ -199,6 +208,25 @@ def _open_folder(run: TrainingRun) -> None:
     write_json(fold.splits, folds_of(run))
     versions = {package: version(package) for package in ("cmb_plugin", "torch", "lightning", "nnunetv2")}
     write_settings(fold.settings, {"task": run.task.name, **run.settings, "versions": versions})
+
+
+def _replaced(fold: FoldFolder) -> Path:
+    """Where a fold that is trained afresh lies until its successor has a checkpoint."""
+    return fold.root.with_name(f".{fold.root.name}_replaced")
+
+
+def _settle(fold: FoldFolder) -> None:
+    """Of a fold that was to be trained afresh: the one of before goes where there is a checkpoint now, else it takes
+    its place again, because a setting was wrong or the training ended in its first epoch."""
+    replaced = _replaced(fold)
+    if not replaced.is_dir():
+        return
+    if fold.last.is_file():
+        shutil.rmtree(replaced)
+        return
+    if fold.root.is_dir():
+        shutil.rmtree(fold.root)
+    replaced.rename(fold.root)
 
 
 def _validate(run: TrainingRun, sweep: bool) -> None:

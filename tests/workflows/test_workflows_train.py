@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import yaml
+from dies_at import DiesAt
 from small_plan import PLAN as SMALL_PLAN
 from tiny_task import make_tiny_task
 
@@ -24,6 +26,7 @@ from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import Overrides, plain_settings, write_settings
+from cmb_plugin.training import loop
 from cmb_plugin.workflows.train import split_of
 from cmb_plugin.workflows.training_run import TrainingRun, resolve
 from cmb_plugin.workflows.unchanged import check_unchanged
@@ -135,6 +138,57 @@ def test_a_fold_with_a_checkpoint_is_kept_though_its_settings_are_gone(two_folds
     for mode in ("new", "resume"):
         assert nndet_train(["900", "-o", *SHORT, "exp.fold=1", f"train.mode={mode}"]) == 2
         assert str(fold.root) in one_line(capsys)
+    assert fold.last.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["trainer_cfg.optimizer=adam"], "optimizer 'adam'"),
+        (["trainer_cfg.precision=fp16"], "unknown precision 'fp16'"),
+        (["trainer_cfg.accelerator=mps"], "trainer_cfg.accelerator=mps"),
+        (["trainer_cfg.accelerator=cuda:1"], "trainer_cfg.accelerator=cuda:1"),
+        (["trainer_cfg.accelerator=cpu", "trainer_cfg.devices=0"], "trainer_cfg.devices=0"),
+        (["trainer_cfg.accelerator=cpu", "trainer_cfg.devices=-1"], "trainer_cfg.devices=-1"),
+        (
+            ["module=CMBRetinaUNet", "model_cfg.window=2", "model_cfg.assignment=atss", "model_cfg.widths=plan",
+             "model_cfg.prototype_score=false"],
+            "model_cfg.window=2: is even",
+        ),
+    ],
+)  # fmt: skip
+def test_overwriting_with_a_wrong_setting_keeps_the_fold(two_folds, capsys, words, complaint):
+    fold = two_folds.fold(1)
+    before = {path.relative_to(fold.root): path.read_bytes() for path in fold.root.rglob("*") if path.is_file()}
+    assert nndet_train(["900", "-o", *SHORT, "exp.fold=1", "train.mode=overwrite", *words]) == 2
+    assert complaint in one_line(capsys)
+    assert before == {path.relative_to(fold.root): path.read_bytes() for path in fold.root.rglob("*") if path.is_file()}
+    assert two_folds.trained_folds() == [0, 1]
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_overwriting_that_is_interrupted_keeps_the_fold_until_there_is_another(two_folds, monkeypatch, epochs):
+    fold = two_folds.fold(1)
+    before = fold.last.read_bytes()
+    monkeypatch.setattr(loop, "TrainingProgress", lambda history: DiesAt(2 * epochs, KeyboardInterrupt))
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert nndet_train(["900", "-o", *SHORT, "exp.fold=1", "train.mode=overwrite"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert (fold.last.read_bytes() == before) == (not epochs)
+    assert fold.is_finished() == (not epochs)
+    assert [path.name for path in fold.root.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_fold_whose_overwriting_was_killed_in_its_first_epoch_is_put_back(two_folds, capsys):
+    fold = two_folds.fold(1)
+    before = fold.last.read_bytes()
+    fold.root.rename(fold.root.with_name(".fold1_replaced"))
+    fold.root.mkdir()
+    fold.settings.touch()
+    assert nndet_train(["900", "-o", *SHORT, "exp.fold=1"]) == 2
+    assert "a trained model is there already" in one_line(capsys)
     assert fold.last.read_bytes() == before
 
 

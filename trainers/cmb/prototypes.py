@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cmb_plugin.boxes import LESIONS_AT_ONCE, image_of_boxes, peaks
+from cmb_plugin.errors import UserError
 
 
 class Prototypes(nn.Module, ABC):
@@ -156,7 +157,7 @@ class PrototypeHead(Prototypes):
     ) -> None:
         super().__init__(counts, embedding, gamma)
         if window % 2 != 1:
-            raise ValueError(f"window must be odd, not {window}")
+            raise UserError(f"model_cfg.window={window}: is even", remedy="give 1, 3 or 5")
         self.window = window
         self.embedding = nn.Sequential(
             nn.Linear(channels * window**3, 2 * embedding), nn.ReLU(), nn.Linear(2 * embedding, embedding)

@@ -28,7 +28,8 @@ PREP = [
 ]
 TRAIN = ["-o", "module=AnatomyUNet", "train=demo", "exp.fold=1",
          "trainer_cfg.epochs=3", "trainer_cfg.steps_per_epoch=30",
-         "trainer_cfg.learning_rate=0.02", "trainer_cfg.batch_size=1"]  # fmt: skip
+         "trainer_cfg.learning_rate=0.02", "trainer_cfg.batch_size=1",
+         "trainer_cfg.foreground_fraction=0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def fit(
     trainer = _trainer(
         config,
         default_root_dir=folder.root,
-        precision=resolve_precision(config.precision, _device(config.accelerator)),  # type: ignore[arg-type]
+        precision=resolve_precision(config.precision, _device(config.accelerator)),
         max_epochs=config.epochs + config.swa_epochs,
         gradient_clip_val=config.gradient_clip or None,
         # Lightning calls checkpoint callbacks last, so the order here is: check, average, validate, record, show, save.

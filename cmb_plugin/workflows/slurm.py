@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import shlex
 import shutil
 import subprocess
@@ -104,12 +105,13 @@ def training_array(
 
 
 def slurm_options(words: Sequence[str]) -> dict[str, Any]:
-    """What ``partition=gpu,time=600 mem=32GB`` means.
+    """What ``partition=gpu,time=600 exclude=node1,node2`` means: a comma begins the next option where ``NAME=``
+    follows, else it belongs to the value.
 
     Raises:
         UserError: a part is no NAME=VALUE.
     """
-    parts = [part for word in words for part in (word.split(",") if word.count("=") > word.count(",") else [word])]
+    parts = [part for word in words for part in re.split(r",(?=\s*\w+=)", word)]
     options: dict[str, Any] = {}
     for part in parts:
         name, equals, value = part.partition("=")

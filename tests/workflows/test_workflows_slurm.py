@@ -11,6 +11,7 @@ import pytest
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import prep, train
+from cmb_plugin.workflows.slurm import slurm_options
 
 SMALL = ["planner_cfg.patch_size=[16,16,16]", "planner_cfg.base_features=4", "planner_cfg.centre_features=4"]
 
@@ -57,6 +58,48 @@ def test_each_entry_of_the_array_trains_its_fold(
         done = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, check=True)
         task = root / "data" / "Task900_Tiny"
         assert done.stdout.strip("|") == f"{task}|-o|{tag}|train=demo|-o|exp.fold={fold}"
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["partition=gpu,exclude=n1,n2"], {"partition": "gpu", "exclude": "n1,n2"}),
+        (["exclude=n1,n2,mem=32GB", "time=600"], {"exclude": "n1,n2", "mem": "32GB", "time": 600}),
+        (["partition=gpu,long", "comment=a=b"], {"partition": "gpu,long", "comment": "a=b"}),
+    ],
+)
+def test_a_comma_begins_an_option_only_where_a_name_follows(words: list[str], options: dict[str, object]) -> None:
+    assert slurm_options(words) == options
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["-f", "0,1"], "-f 0,1: one fold is trained at a time - call nndet_train for each, or"),
+        (["-f", "0", "-f", "1"], "-f 0,1: one fold is trained at a time"),
+        (["-f", "1", "-o", "exp.fold=2"], "-f 1: exp.fold=2 names another fold"),
+        (["-f", "9"], "no fold 9"),
+        (["-f", "without:mars"], "has no second domain to train on"),
+        (["--slurm-options", "partition=gpu"], "add --slurm"),
+    ],
+)
+def test_what_is_meant_for_slurm_is_not_passed_over_without_it(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(["900", *words]) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["-f", "2"], ["-f", "2", "-o", "exp.fold=2"], ["-o", "exp.fold=2", "exp.tag=x"]])
+def test_a_fold_named_as_in_other_commands_is_the_one_that_is_trained(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    monkeypatch.setattr("cmb_plugin.workflows.train.train", lambda run, log: trained.append(run.fold.root.name))
+    assert train.main(["900", *words]) == 0
+    assert trained == ["fold2"]
 
 
 def test_all_folds_are_submitted_with_the_script_beside_the_logs(

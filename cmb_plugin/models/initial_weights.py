@@ -130,9 +130,10 @@ class InitialWeights:
     def begin(self, module: TrainingModule) -> str:
         """Gives an untrained module these weights.
 
-        All weights must fit but two kinds: the first convolution where there are other modalities (what both have is
-        taken, channels that are new start at 0), and what has a row per class where there are other classes (left as
-        it was drawn).
+        All weights must fit but two kinds: the convolution that reads the modalities where there are others, or in
+        another order (what both have is taken, channels that are new start at 0), and what has a row per class where
+        there are other classes, or in another order (left as it was drawn). The only class of both is the same one,
+        whatever its name.
 
         Returns:
             what was taken and what was not, a sentence.
@@ -143,18 +144,20 @@ class InitialWeights:
         plan, theirs = module.plan, self.plan
         channels = self.channels_of(plan)
         given, own = read_weights(self.checkpoint), module.state_dict()
-        fitted, left, widened = {}, [], []
+        read_channels = _changed_by(module, _with_a_modality(plan)) if plan.modalities != theirs.modalities else set()
+        same_classes = plan.classes == theirs.classes or len(plan.classes) == len(theirs.classes) == 1
+        of_classes = set() if same_classes else _changed_by(module, _with_a_class(plan))
+        fitted, left = {}, []
         for name, value in own.items():
             offered = given.get(name)
             if offered is None:
                 raise self._misfit(f"has no {name}")
-            if _reads_channels(value, offered, plan, theirs):
+            if name in of_classes:
+                left.append(name)
+            elif name in read_channels and _has_channels(offered, value, theirs):
                 fitted[name] = _for_channels(offered, channels, value)
-                widened.append(name)
             elif offered.shape == value.shape:
                 fitted[name] = offered
-            elif plan.classes != theirs.classes and offered.shape[1:] == value.shape[1:]:
-                left.append(name)
             else:
                 raise self._misfit(f"{name} is {tuple(offered.shape)}, here {tuple(value.shape)}")
         extra = sorted(set(given) - set(own))
@@ -245,12 +248,33 @@ class InitialWeights:
         return "; ".join(parts)
 
 
-def _reads_channels(value: Tensor, offered: Tensor, plan: Plan, theirs: Plan) -> bool:
-    """Whether a weight is that of a convolution which reads the scan's channels."""
-    if value.ndim != 5 or offered.ndim != 5 or plan.modalities == theirs.modalities:
-        return False
-    reads = (value.shape[1], offered.shape[1]) == (len(plan.modalities), len(theirs.modalities))
-    return reads and value.shape[0] == offered.shape[0] and value.shape[2:] == offered.shape[2:]
+def _with_a_class(plan: Plan) -> Plan:
+    return dataclasses.replace(plan, classes=(*plan.classes, "another"))
+
+
+def _with_a_modality(plan: Plan) -> Plan:
+    recipe = plan.preprocessing
+    normalisation = (*recipe.normalisation, *recipe.normalisation[-1:])
+    return dataclasses.replace(
+        plan,
+        modalities=(*plan.modalities, "another"),
+        polarity=(*plan.polarities, "unknown"),
+        preprocessing=dataclasses.replace(recipe, normalisation=normalisation),
+    )
+
+
+def _changed_by(module: TrainingModule, plan: Plan) -> set[str]:
+    """Names of the tensors that have another shape with another plan: a shape alone does not tell what it is made of,
+    for a network may have as many channels of its own as there are modalities."""
+    with torch.random.fork_rng():  # what is drawn after this stays what it was
+        other = type(module)(plan, module.model_cfg, module.trainer_cfg, module.seed).state_dict()
+    return {name for name, value in module.state_dict().items() if name in other and other[name].shape != value.shape}
+
+
+def _has_channels(offered: Tensor, value: Tensor, theirs: Plan) -> bool:
+    """Whether a convolution's weight differs in the number of modalities at most."""
+    shape = (offered.shape[0], len(theirs.modalities), *offered.shape[2:])
+    return offered.shape == shape and (offered.shape[0], *offered.shape[2:]) == (value.shape[0], *value.shape[2:])
 
 
 def _for_channels(offered: Tensor, channels: Sequence[int | None], value: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_plan import PLAN as SMALL
 from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import bids, pack, predict, prep, sweep, train
@@ -26,8 +27,9 @@ from cmb_plugin.models.initial_weights import InitialWeights
 from cmb_plugin.models.packed import read_header, read_packed_weights, unpacked
 from cmb_plugin.models.seen import SeenScans
 from cmb_plugin.models.trained import TrainedModel
-from cmb_plugin.paths import ModelFolder, TaskFolder
+from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.planning import Plan
+from cmb_plugin.plugins import trainers
 from cmb_plugin.settings import Overrides, plain_settings, read_settings, write_settings
 from cmb_plugin.training import read_weights
 from cmb_plugin.workflows.pack import pack as workflow_pack
@@ -399,6 +401,56 @@ def test_another_network_is_refused_with_the_remedy(root, two_channels):
     run = resolve(two_channels, Overrides({"train.init": str(root / "mine.cmb"), "plan": "D3CMB_3d", "train": "demo"}))
     with pytest.raises(UserError, match="plan_from=mine"):
         run.initial.begin(run.module())
+
+
+def begun(folder, name, plan, other, **model_cfg):
+    """The weights of an untrained network, and of one for another plan that begins with them, and what was said."""
+    trainer, fold = trainers.get(name), FoldFolder(folder / "model" / "fold0")
+    torch.manual_seed(0)
+    module = trainer(plan, trainer.model_config(**model_cfg))
+    fold.root.mkdir(parents=True)
+    plan.save(fold.plan)
+    write_settings(fold.settings, {"module": name, "model_cfg": module.model_cfg})
+    torch.save({"state_dict": module.state_dict()}, fold.last)
+    torch.manual_seed(1)
+    own = trainer(other, trainer.model_config(**model_cfg))
+    drawn = {key: value.clone() for key, value in own.state_dict().items()}
+    state = torch.get_rng_state()
+    said = InitialWeights("model", fold, fold.last).begin(own)
+    assert torch.equal(torch.get_rng_state(), state)
+    return module.state_dict(), drawn, own.state_dict(), said
+
+
+@pytest.mark.parametrize("classes", [("iron", "cmb"), ("cmb", "other"), ("cmb",), ("cmb", "iron", "other")])
+def test_rows_of_classes_are_never_those_of_other_classes(tmp_path, classes):
+    """Two classes in another order have rows that fit, of the other class."""
+    theirs, drawn, own, said = begun(tmp_path, "CMBRetinaUNet", SMALL, dataclasses.replace(SMALL, classes=classes))
+    left = [name for name, value in own.items() if value.shape == drawn[name].shape and torch.equal(value, drawn[name])]
+    assert "network.head.logits.prototypes" in left
+    assert "left as drawn, since the classes are others: " in said
+    assert "network.head.logits.prototypes" in said
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name not in left)
+
+
+def test_a_class_alone_is_the_same_under_another_name(tmp_path):
+    plans = [dataclasses.replace(SMALL, classes=(name,)) for name in ("cmb", "microbleed")]
+    theirs, _, own, said = begun(tmp_path, "CMBRetinaUNet", *plans)
+    assert "left as drawn" not in said
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+
+
+@pytest.mark.parametrize(("name", "moved"), [("TwoStepKD", False), ("CMBRetinaUNet", True)])
+def test_only_what_reads_the_modalities_follows_their_order(tmp_path, name, moved):
+    """The first step of TwoStepKD has two channels of its own: a modality and its symmetry."""
+    recipe = dataclasses.replace(SMALL.preprocessing, normalisation=SMALL.preprocessing.normalisation * 2)
+    plans = [
+        dataclasses.replace(SMALL, modalities=names, preprocessing=recipe)
+        for names in (("swi", "phase"), ("phase", "swi"))
+    ]
+    theirs, _, own, _ = begun(tmp_path, name, *plans, **({} if moved else {"modality": "swi"}))
+    exchanged = [key for key, value in own.items() if not torch.equal(value, theirs[key])]
+    assert bool(exchanged) == moved
+    assert all(torch.equal(own[key], theirs[key].flip(1)) for key in exchanged)
 
 
 def test_weights_are_named_by_checkpoint_fold_or_model(root):

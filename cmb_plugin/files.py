@@ -40,6 +40,10 @@ def atomic(path: Path | str, durable: bool = False) -> Iterator[Path]:
         if durable:
             with suppress(OSError):  # not every system opens folders
                 _sync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # nothing where the disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

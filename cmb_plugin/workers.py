@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from .errors import UserError
+from .errors import UserError, fixable
 from .plugins import additional_imports, import_as_parent
 from .process_end import broken_off_by_sigterm, end_with_parent
 
@@ -50,7 +50,7 @@ class Outcome(Generic[Item, Result]):
         item: what was given.
         result: what the function returned; None when it failed.
         error: empty when it succeeded.
-        is_bug: True when the failure was not a ``UserError``; ``details`` then holds the traceback.
+        is_bug: True when the failure was nothing that a user can mend; ``details`` then holds the traceback.
     """
 
     item: Item
@@ -267,8 +267,9 @@ def guarded(function: Callable[[Item], Result], item: Item) -> Outcome[Item, Res
 
 def failed(item: Item, error: BaseException) -> Outcome[Item, Any]:
     """The outcome of an item that met an error."""
-    if isinstance(error, UserError):
-        return Outcome(item, error=str(error))
+    user_error = fixable(error)
+    if user_error is not None:
+        return Outcome(item, error=str(user_error))
     details = "".join(traceback.format_exception(error))
     return Outcome(item, error=f"{type(error).__name__}: {error}", is_bug=True, details=details)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from cmb_plugin.errors import UserError
+from cmb_plugin.errors import fixable
 
 
 class Main(Protocol):
@@ -97,14 +97,15 @@ def _sigterm_interrupts() -> Iterator[list[int]]:
 def _code(main: Main, argv: Sequence[str] | None, terminated: Sequence[int]) -> int:
     try:
         return main(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; run it again to go on (nndet_train with -o train.mode=resume)", file=sys.stderr)
         return 128 + terminated[0] if terminated else 130
     except BrokenPipeError:
         return 141  # the reader, `head` for instance, has gone: as a shell reports SIGPIPE
-    except Exception:
-        traceback.print_exc()
-        return 1
+    except Exception as error:
+        user_error = fixable(error)
+        if user_error is None:
+            traceback.print_exc()
+            return 1
+        print(f"error: {user_error}", file=sys.stderr)
+        return 2

@@ -1,6 +1,7 @@
 """One bad case never stops the others, in this process or in several."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cmb_plugin.commands.cli import command
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import atomic
 from cmb_plugin.workers import THREAD_VARIABLES, cases_ahead, failures, run_cases
 
 
@@ -98,6 +101,33 @@ def test_processes_take_one_thread_each_and_leave_the_environment_alone(through,
         assert dict(os.environ) == before
 
 
+def write_result(item: Path) -> int:
+    with atomic(item) as temporary:
+        if item.parent.name == "full":
+            Path("/dev/full").write_text("does not fit", encoding="utf-8")
+        raise PermissionError(errno.EACCES, "Permission denied", str(temporary))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_missing_rights_and_full_disks_are_one_line_with_the_file(tmp_path, capsys):
+    """Whoever runs the tests may have all rights, so these are refused by hand."""
+    paths = [tmp_path / "full" / "case.json", tmp_path / "closed" / "case.json"]
+    expected = [
+        f"{paths[0]}: No space left on device - free space there or choose another folder, then run the command again",
+        f"{paths[1]}: Permission denied - check the rights of the file and its folder, or choose another folder",
+    ]
+    outcomes = run_cases(write_result, paths)
+    assert [(outcome.error, outcome.is_bug) for outcome in outcomes] == [(line, False) for line in expected]
+    for path, line in zip(paths, expected, strict=True):
+        assert command(lambda argv=None, path=path: write_result(path))() == 2
+        assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_missing_file_may_be_a_bug(tmp_path, capsys):
+    assert command(lambda argv=None: (tmp_path / "none").stat().st_size)() == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
 LONG_COMMAND = """
 import os, sys, time
 from pathlib import Path
@@ -138,18 +168,18 @@ def test_processes_end_with_their_command_and_leave_nothing(tmp_path, number, co
     script, folder = tmp_path / "long_command.py", tmp_path / "work"
     script.write_text(LONG_COMMAND, encoding="utf-8")
     folder.mkdir()
-    command = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 60
     while len(workers := list(folder.glob("worker*"))) < 2:
         assert time.monotonic() < end
         time.sleep(0.05)
-    command.send_signal(number)
-    assert command.wait(timeout=30) == code
+    running.send_signal(number)
+    assert running.wait(timeout=30) == code
     pids = [int(path.name.removeprefix("worker")) for path in workers]
     while any(map(is_running, pids)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not any(map(is_running, pids))
-    assert command.stderr.read().count("interrupted; run it again") == (number != signal.SIGKILL)
+    assert running.stderr.read().count("interrupted; run it again") == (number != signal.SIGKILL)
     left = {path.name for path in folder.iterdir()} - {path.name for path in workers}
     if number == signal.SIGKILL:  # nobody is left to remove the command's own folder
         assert len(left) == 1

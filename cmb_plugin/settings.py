@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
@@ -62,8 +62,9 @@ class Overrides:
         4.0
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], texts: Mapping[str, str] | None = None) -> None:
         self._values = dict(values)
+        self._texts = dict(texts or {})  # as they were given, for settings that are text: a tag 010 is no number
 
     @classmethod
     def parse(cls, words: Sequence[str]) -> Overrides:
@@ -73,6 +74,7 @@ class Overrides:
             UserError: a word has no ``=``, no key, or a value that is not YAML.
         """
         values: dict[str, Any] = {}
+        texts: dict[str, str] = {}
         for word in words:
             key, equals, value = word.partition("=")
             key = key.strip().lstrip("+")
@@ -81,26 +83,36 @@ class Overrides:
             try:
                 parsed = OmegaConf.from_dotlist([f"value={value}"])
                 values[key] = OmegaConf.to_container(parsed, resolve=True)["value"]  # type: ignore[index, call-overload]
+                texts[key] = value
             except Exception as error:  # OmegaConf passes on errors of several YAML and grammar classes
                 raise UserError(f"override '{word}': {_first_line(error)}", remedy="quote the value") from None
-        return cls(values)
+        return cls(values, texts)
 
     def take(self, key: str, default: Any = None) -> Any:
         """Removes ``key`` and returns its value, or ``default``."""
         return self._values.pop(key, default)
 
     def take_imports(self) -> list[str]:
-        """Removes ``additional_imports`` and returns it as a list of module names."""
-        modules = self.take("additional_imports", [])
-        return [modules] if isinstance(modules, str) else list(modules)
+        """Removes ``additional_imports`` and returns it as a list of module names.
+
+        Raises:
+            UserError: it is something else.
+        """
+        modules = self.take("additional_imports") or []
+        modules = [modules] if isinstance(modules, str) else modules
+        if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+            raise UserError(
+                f"additional_imports={modules}: is no module", remedy="write additional_imports=[my_module]"
+            )
+        return modules
 
     def copy(self) -> Overrides:
         """Overrides of which keys can be taken without these losing them."""
-        return Overrides(self._values)
+        return Overrides(self._values, self._texts)
 
     def below(self, values: Mapping[str, Any]) -> Overrides:
         """These overrides on top of ``values``, for instance of a preset."""
-        return Overrides({**values, **self._values})
+        return Overrides({**values, **self._values}, self._texts)
 
     def apply(self, **groups: Any) -> dict[str, Any]:
         """Applies every override to the group that its first word names.
@@ -124,7 +136,8 @@ class Overrides:
             if not rest:
                 raise UserError(f"'{key}' is a group of settings", remedy=suggest(key, known))
             try:
-                OmegaConf.update(result[group], rest, value, merge=True)
+                is_text = isinstance(value, int | float) and _is_text(result[group], rest)
+                OmegaConf.update(result[group], rest, self._texts.get(key, value) if is_text else value, merge=True)
             except OmegaConfBaseException as error:
                 raise UserError(
                     f"setting '{key}={value}': {_first_line(error)}", remedy="give a value of that type"
@@ -148,6 +161,13 @@ def typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         raise UserError(f"{where}: {_first_line(error)}", remedy="restore the file") from None
     check_ranges(group, f"{where}: {kind.__name__}")
     return group
+
+
+def _is_text(group: Any, dotted: str) -> bool:
+    """Whether a setting is text and nothing else."""
+    *groups, name = dotted.split(".")
+    node = OmegaConf.select(group, ".".join(groups)) if groups else group
+    return isinstance(node._get_node(name), StringNode)
 
 
 def _dotted_keys(group: Any) -> list[str]:

@@ -32,6 +32,19 @@ def test_values_are_typed_and_the_given_instance_is_not_changed():
     assert config == Config()
 
 
+@pytest.mark.parametrize("text", ["010", "1e-3", "0x1f", "2024_01", "true", "v2"])
+def test_a_tag_is_text_however_like_a_number_it_looks(text):
+    overrides = Overrides.parse([f"exp.tag={text}", "exp.fold=010"]).copy().below({"exp.tag": "preset", "exp.seed": 3})
+    exp = overrides.apply(exp=ExperimentConfig())["exp"]
+    assert (exp.tag, exp.fold, exp.seed) == (text, 8, 3)
+
+
+@pytest.mark.parametrize("value", ["3", "[3]", "{a: b}"])
+def test_what_is_no_list_of_modules_is_the_users_error(value):
+    with pytest.raises(UserError, match=r"additional_imports=.*: is no module"):
+        Overrides.parse([f"additional_imports={value}"]).take_imports()
+
+
 def test_a_leading_plus_means_nothing():
     overrides = Overrides.parse(["+additional_imports=[a,b.c]", "+cfg.rate=1"])
     assert overrides.take_imports() == ["a", "b.c"]

@@ -165,6 +165,12 @@ def test_a_step_without_training_is_refused():
         module(candidate_share=0.8, teacher_share=0.2)
 
 
+@pytest.mark.parametrize("radii", [(), (0.0,)])
+def test_no_radius_is_the_users_error(radii):
+    with pytest.raises(UserError, match="radii_mm"):
+        module(radii_mm=radii)
+
+
 def test_shapes_are_measured_in_millimetres():
     probability = np.zeros((12, 20, 20), dtype=np.float32)
     probability[2:4, 2:6, 2:6] = 0.9  # 4 x 2 x 2 mm

@@ -119,6 +119,10 @@ class TwoStepKD(DetectionModule):
                 f"model_cfg.candidate_share={shares[0]:g}, teacher_share={shares[1]:g}: a step is left untrained",
                 remedy="give shares above 0 that add up to less than 1",
             )
+        if not self.model_cfg.radii_mm or min(self.model_cfg.radii_mm) <= 0:
+            raise UserError(
+                f"model_cfg.radii_mm={self.model_cfg.radii_mm}: is no size of a ball", remedy="give one or more"
+            )
         # What validation chose, and which networks have learned something: both travel with the weights.
         self.register_buffer("candidate_threshold", torch.tensor(self.model_cfg.candidate_floor))
         self.register_buffer("stage_reached", torch.tensor(float(CANDIDATES)))

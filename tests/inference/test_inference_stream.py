@@ -70,7 +70,7 @@ def test_a_case_is_written_while_the_network_sees_the_next_and_no_more_wait(task
     report = predict("900", output=tmp_path / "out")
     assert max(most) == 2
     assert [(failure.item.case.case_id, failure.error) for failure in report.failures] == [
-        ("b", "OSError: [Errno 28] No space left on device")
+        ("b", "No space left on device - free space there or choose another folder, then run the command again")
     ]
     assert report.predicted == 4
     assert len(list((tmp_path / "out").glob("*_boxes.json"))) == 4

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from cmb_plugin.errors import UserError
 from cmb_plugin.trainers.cmb.fusion import FeatureFusion
 from cmb_plugin.trainers.cmb.prototypes import (
     PrototypeHead,
@@ -132,7 +133,7 @@ def test_distances_are_float32_under_mixed_precision(dtype):
 
 
 def test_an_even_window_is_refused():
-    with pytest.raises(ValueError, match="odd"):
+    with pytest.raises(UserError, match="is even - give 1, 3 or 5"):
         head(window=2)
 
 

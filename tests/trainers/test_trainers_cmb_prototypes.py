@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from cmb_plugin.errors import UserError
 from cmb_plugin.trainers.cmb.fusion import FeatureFusion
 from cmb_plugin.trainers.cmb.prototypes import (
     PrototypeHead,
@@ -18,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmb_plugin.boxes import LESIONS_AT_ONCE
+from cmb_plugin.errors import UserError
 
 
 def head(prototypes=(2, 3), **changes) -> PrototypeHead:

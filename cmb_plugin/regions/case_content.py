@@ -155,7 +155,7 @@ def facts(content: PageContent) -> list[Fact]:
     quality = "" if regions.quality is None else f", agreement {regions.quality:.2f}, trusted from {MIN_QUALITY:g} on"
     source = f"{regions.source}{quality}" if regions.trusted else "unknown"
     result = [
-        Fact("Burden", burden(number(lesions)), ["of 0, 1, 2-4, >=5; a network counted, no reader: some are false"]),
+        Fact("Burden", burden(number(lesions)), ["of 0, 1, 2-4, >=5; a network counted, no reader: some may be false"]),
         Fact("Pattern (Boston 2.0)", name, [why]),
         Fact("ARIA-H", counted(number(lesions), "microhaemorrhage"), ["severity counts new ones: needs a baseline"]),
         Fact("Regions from", source, [regions.why] if regions.why else [], not regions.trusted),

@@ -50,8 +50,7 @@ def find_task(task: str, root: Path | None = None) -> TaskFolder:
         or (number.isdecimal() and _task_number(folder) == int(number))
     ]
     if not matches and number.isdecimal():
-        lettered = [(folder, re.match(r"Task(\d+)[A-Za-z]", folder.name)) for folder in folders]
-        matches = [folder for folder, match in lettered if match and int(match[1]) == int(number)]
+        matches = [folder for folder in folders if _task_number(folder, before="[A-Za-z]") == int(number)]
     if len(matches) == 1:
         return TaskFolder(matches[0])
     if matches:
@@ -260,8 +259,9 @@ def file_patterns(text: str) -> dict[str, str]:
     return {name.strip(): pattern.strip() for name, _, pattern in pairs}
 
 
-def _task_number(folder: Path) -> int:
-    match = re.match(r"Task(\d+)(?=_|$)", folder.name)  # not Task101FG_CMB, which nndet_cls2fg makes
+def _task_number(folder: Path, before: str = "_|$") -> int:
+    """Number of a Task folder before a pattern: alone by default, not as in ``Task101FG_CMB``; -1 without one."""
+    match = re.match(rf"Task(\d+)(?={before})", folder.name)
     return int(match[1]) if match else -1
 
 

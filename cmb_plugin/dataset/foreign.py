@@ -106,9 +106,9 @@ def foreign_cases(folder: Path, known: Collection[str] = ()) -> list[str]:
             names.add(path.name.removesuffix(PICKLE_ENDING))
         elif stem is not None:
             names.add(stem.removesuffix("_instances"))
+    shared = _shared_tables(folder, known)
     for table in _tables(folder):
-        of_rows = None if table.stem in known else _cases_of_rows(table)
-        names |= {table.stem} if of_rows is None else set(of_rows)
+        names |= set(shared.get(table, (table.stem,)))
     return sorted(names)
 
 
@@ -239,15 +239,15 @@ def split_mask(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _read_points(path: Path, case_id: str, grid: Grid, classes: Sequence[str]) -> Detections:
-    columns, rows = _read_table(path)
+    table = _read_table(path)
+    columns, rows = table.columns, table.rows
     names = next((names for names in FRAMES if set(names) <= set(columns)), None)
     if names is None:
         known = "; ".join(", ".join(names) for names in FRAMES)
         raise UserError(
             f"{path}: does not say where its points are", remedy=f"name the columns {known} (voxels from 0, x first)"
         )
-    case_column = _first(columns, CASE_COLUMNS)
-    own = [row for row in rows if case_column is None or _case_name(row[case_column]) == case_id]
+    own = rows if table.of_cases is None else table.of_cases.get(case_id, [])
     if not own and path.stem == case_id:  # all of its own table, whose column says something else, an id of the lesion
         own = rows
     score, label = _first(columns, SCORE_COLUMNS), _first(columns, ("class", "label"))
@@ -289,31 +289,39 @@ def _tables(folder: Path) -> list[Path]:
     )
 
 
-def _shared_tables(folder: Path, known: Collection[str]) -> dict[Path, list[str]]:
+def _shared_tables(folder: Path, known: Collection[str]) -> dict[Path, Collection[str]]:
     """Tables of several cases, and which cases each has rows of."""
-    tables = {table: _cases_of_rows(table) for table in _tables(folder) if table.stem not in known}
-    return {table: cases for table, cases in tables.items() if cases is not None}
+    cases = {table: _read_table(table).of_cases for table in _tables(folder) if table.stem not in known}
+    return {table: own for table, own in cases.items() if own is not None}
 
 
-def _cases_of_rows(table: Path) -> list[str] | None:
-    """The cases that the rows of a table name; None where it has no column for them."""
-    columns, rows = _read_table(table)
-    column = _first(columns, CASE_COLUMNS)
-    return None if column is None else list(dict.fromkeys(_case_name(row[column]) for row in rows))
+@dataclass(frozen=True)
+class _Table:
+    """A table of points: its columns, its rows, and the rows of each case; None where no column names cases."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]
+    of_cases: dict[str, list[dict[str, str]]] | None
 
 
 @lru_cache(maxsize=64)
-def _parse_table(path: Path, changed: int) -> tuple[list[str], list[dict[str, str]]]:
+def _parse_table(path: Path, changed: int) -> _Table:
     text = path.read_text(encoding="utf-8-sig")
     first = text.partition("\n")[0]
     delimiter = next((mark for mark in ("\t", ";", ",") if mark in first), ",")
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter, restval="")
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
-    return columns, list(reader)
+    rows, column = list(reader), _first(columns, CASE_COLUMNS)
+    if column is None:
+        return _Table(columns, rows, None)
+    of_cases: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        of_cases.setdefault(_case_name(row[column]), []).append(row)
+    return _Table(columns, rows, of_cases)
 
 
-def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read_table(path: Path) -> _Table:
     try:
         return _parse_table(path, path.stat().st_mtime_ns)
     except (UnicodeDecodeError, csv.Error) as error:

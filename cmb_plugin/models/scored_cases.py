@@ -16,6 +16,7 @@ from cmb_plugin.dataset import (
 )
 from cmb_plugin.dataset.foreign import find_prediction, foreign_cases, has_shared_table
 from cmb_plugin.dataset.predictions import ENDING, read_case_predictions
+from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import DEFAULT_OPERATING_POINT, CaseResult, EvaluationConfig
 from cmb_plugin.images import Grid
@@ -116,7 +117,7 @@ class PredictionSet:
                 cases = [case for case in cases if case.case_id in predicted]
         content = _of_task(dataset, cases, split)
         if unnamed:
-            content["notes"] += (f"left out, because no row of the table names them: {_some(unnamed)}",)
+            content["notes"] += (f"left out, because no row of the table names them: {some_of(unnamed)}",)
         return cls(
             **content,
             folders=dict.fromkeys((case.case_id for case in cases), folder),
@@ -166,7 +167,7 @@ class PredictionSet:
             remedy="predict it",
             results=folder / "results",
             images={} if images is None else find_scans(images, list(masks)),
-            notes=(f"{len(unused)} predicted cases have no label: {_some(unused)}",) if unused else (),
+            notes=(f"{len(unused)} predicted cases have no label: {some_of(unused)}",) if unused else (),
         )
 
     @property
@@ -253,10 +254,6 @@ def _of_task(dataset: Dataset, cases: Sequence[Case], split: str) -> dict[str, A
         "images": {case.case_id: case.present[0] for case in cases},
         "notes": (f"left out, because they were judged in places only: {', '.join(left_out)}",) if left_out else (),
     }
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:5])}{', ...' * (len(names) > 5)}"
 
 
 def _classes_file(label: Path, case_id: str) -> Path | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_plugin.dataset import Case, Dataset, check_dataset, read_splits, splits_around
+from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
 from cmb_plugin.images import voxels_of_instances
@@ -389,7 +390,7 @@ def _take_back(dataset: Dataset, plan: Plan, usable: Sequence[Item]) -> list[str
             gone |= set(keep_only(folder, kept)) - there
     if not gone:
         return []
-    return [f"{', '.join(sorted(gone))}: the scan is gone, and so is now what was prepared of it"]
+    return [f"{some_of(sorted(gone))}: the scan is gone, and so is now what was prepared of it"]
 
 
 def _lesions(plan: Plan, fingerprint: Fingerprint, cases: Sequence[PreparedSummary]) -> dict[str, int]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+
+FULL_BYTES = 2**16  # a disk with less left is full: a writer that failed may have given back its last block
 
 
 @contextmanager
@@ -44,6 +48,10 @@ def atomic(path: Path | str, durable: bool = False) -> Iterator[Path]:
         if error.filename in (None, str(temporary)):  # nothing where the disk is full
             error.filename = str(path)
         raise
+    except RuntimeError as error:  # all that torch, SimpleITK and blosc2 say of a full disk
+        if shutil.disk_usage(path.parent).free > FULL_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -23,6 +23,7 @@ _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 _SPACINGS = (1e-4, 1e4)  # mm; beyond, a header is damaged
 _FARTHEST = 1e6  # mm from the world's origin, 1 km
 _PIXDIM = {348: ("3f", 80), 540: ("3d", 112)}  # size of the header of NIfTI-1 and NIfTI-2 -> sides of a voxel in it
+_NIFTI_OFFSET = 352  # bytes before the voxels of a NIfTI-1 file without extensions
 _SKEW = 0.01  # cosine between two axes, about half a degree: rounding in a header stays far below
 
 
@@ -104,7 +105,7 @@ def write_image(path: Path | str, array: np.ndarray, grid: Grid) -> None:
 
     Raises:
         ValueError: ``array`` has not the grid's shape.
-        UserError: the ending is none of ``SUFFIXES``.
+        UserError: the ending is none of ``SUFFIXES``, or the file was written only in part.
     """
     path = Path(path)
     if tuple(array.shape) != tuple(grid.shape):
@@ -114,9 +115,22 @@ def write_image(path: Path | str, array: np.ndarray, grid: Grid) -> None:
     import SimpleITK as sitk
 
     stored = {np.dtype(bool): np.uint8, np.dtype(np.float16): np.float32}.get(array.dtype, array.dtype)
-    image = to_itk(np.asarray(array, dtype=stored), grid)
+    voxels = np.asarray(array, dtype=stored)
+    image = to_itk(voxels, grid)
     with atomic(path) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+        if _is_nifti(path) and not _is_whole(temporary, voxels.nbytes):
+            raise UserError(f"{path}: could not be written whole", remedy="free space there, then run it again")
+
+
+def _is_whole(path: Path, voxel_bytes: int) -> bool:
+    """Whether a NIfTI-1 file that ITK wrote has all its voxels: of a full disk ITK says nothing."""
+    expected, size = _NIFTI_OFFSET + voxel_bytes, path.stat().st_size
+    if path.suffix != ".gz":
+        return size == expected
+    with path.open("rb") as file:
+        file.seek(max(size - 4, 0))
+        return file.read() == (expected % 2**32).to_bytes(4, "little")  # the last field of a gzip member (RFC 1952)
 
 
 def _itk_for(path: Path) -> Any:

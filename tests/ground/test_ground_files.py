@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cmb_plugin.errors import UserError
+from cmb_plugin.errors import UserError, fixable
 from cmb_plugin.files import atomic, locked, read_json, write_json
 
 
@@ -88,6 +90,20 @@ def test_a_durable_file_is_on_the_disk_before_it_gets_its_name_and_its_folder_af
     with atomic(path) as temporary:
         temporary.write_text("a picture")
     assert synced == []
+
+
+@pytest.mark.parametrize("free", [0, 10**9])
+def test_what_fails_on_a_full_disk_says_so_whatever_its_writer_says(tmp_path, monkeypatch, free):
+    path = tmp_path / "a.ckpt"
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    with pytest.raises((RuntimeError, OSError)) as caught, atomic(path):
+        raise RuntimeError("unexpected pos 576 vs 534")  # of torch.save
+    told = fixable(caught.value)
+    assert (str(told) if told else None) == (
+        None
+        if free
+        else f"{path}: No space left on device - free space there or choose another folder, then run the command again"
+    )
 
 
 def in_another_process(statement, path, wait=True):

@@ -221,3 +221,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_half_written(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.nii.gz"]
     with pytest.raises(UserError, match="unknown image format"):
         write_image(tmp_path / "a.png", noise(), OBLIQUE)
+
+
+@pytest.mark.parametrize("limit", [0, 2, 300, 30_000])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_a_mask_that_fits_only_in_part_is_no_success_as_itk_has_it(tmp_path, suffix, limit):
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
+    path = tmp_path / f"a{suffix}"
+    write_image(path, noise(), OBLIQUE)
+    before, grid, usual = (
+        path.read_bytes(),
+        Grid((40, 50, 60), (1.0, 1.0, 1.0)),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        with pytest.raises((UserError, RuntimeError), match="could not be written whole" if limit > 300 else "."):
+            write_image(path, noise(grid.shape), grid)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cmb_plugin.cluster import Cluster
     from cmb_plugin.planning import Plan
-    from cmb_plugin.workflows.prep import PreparedSummary, PrepReport
+    from cmb_plugin.workflows.prep_report import PreparedSummary, PrepReport
 
 
 MOST_NOTES = 25  # printed; thousands of like findings help nobody

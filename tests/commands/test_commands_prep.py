@@ -10,7 +10,7 @@ from small_plan import PLAN
 from cmb_plugin.commands.prep import show
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.planning import AnchorFit, Anchors, Plan, plan_centres
-from cmb_plugin.workflows.prep import PrepReport
+from cmb_plugin.workflows.prep_report import PrepReport
 from cmb_plugin.workflows.training_run import DEFAULT_PLAN
 
 SIZES = np.array([[2.0, 2.5, 2.5], [3, 4, 4], [3, 4, 4]])

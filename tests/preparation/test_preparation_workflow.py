@@ -20,7 +20,8 @@ from cmb_plugin.planning import Plan
 from cmb_plugin.plugins import planners
 from cmb_plugin.preparation import Fingerprint, ScanSource, StoredCase, input_cases, prepared_cases, prepared_scans
 from cmb_plugin.settings import Overrides
-from cmb_plugin.workflows.prep import PrepReport, prepare
+from cmb_plugin.workflows.prep import prepare
+from cmb_plugin.workflows.prep_report import PrepReport
 
 PLAN = "D3CMB_3d"
 BUDGET = "planner_cfg.gpu_memory_gb=2"

@@ -31,7 +31,8 @@ from cmb_plugin.paths import TaskFolder
 from cmb_plugin.schedulers import open_cluster, slurm_cluster
 from cmb_plugin.settings import Overrides
 from cmb_plugin.workers import Machines, Outcome, failures, run_cases
-from cmb_plugin.workflows.prep import PrepReport, prepare
+from cmb_plugin.workflows.prep import prepare
+from cmb_plugin.workflows.prep_report import PrepReport
 
 LATE = 2  # name of the third worker
 OTHERS_WAIT_S = 60

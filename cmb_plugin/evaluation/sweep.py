@@ -162,13 +162,14 @@ def find_operating_point(
     ranking, froc_scores = _choose_ranking(cases, sweep.ranking, config)
     scans = _RankedScans.of(_ranked(cases, ranking), config)
     chosen = scans.choose(sweep.rule, target)
-    curve, score = chosen.curve, DEFAULT_OPERATING_POINT if chosen.score is None else chosen.score
+    curve = chosen.curve
+    score, why = _instead(curve, chosen.why) if chosen.score is None else (chosen.score, chosen.why)
     reached: dict[str, Any] = at_score(curve, score)
     return SweepResult(
         score=score,
         rule=sweep.rule,
         target=target,
-        why=chosen.why,
+        why=why,
         match_mm=config.match_mm,
         n_cases=curve.n_cases,
         n_lesions=curve.n_lesions,
@@ -221,11 +222,11 @@ def _target(sweep: SweepConfig) -> float | None:
 
 
 def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float | None, str]:
-    """The threshold, None where there is nothing to choose by, and a sentence that says why."""
+    """The threshold, None where there is nothing to choose by, and words that say why."""
     if not curve.n_lesions:
-        return None, "default: the validation scans hold no lesion to choose by"
+        return None, "the validation scans hold no lesion to choose by"
     if not curve.true.any():
-        return None, "default: no lesion of the validation scans was found"
+        return None, "no lesion of the validation scans was found"
     last = len(curve.thresholds) - 1
     if rule == "fp_per_scan":
         assert target is not None
@@ -233,7 +234,7 @@ def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float | None
         # that was lucky (benchmarks/accuracy/operating_point.py). With many scans it makes no difference.
         allowed = np.flatnonzero(curve.false <= max(target * curve.n_cases - 1, 0))
         if not len(allowed) or not curve.true[allowed[-1]]:
-            return None, f"default: no lesion is found within {target:g} FP per scan"
+            return None, f"no lesion is found within {target:g} FP per scan"
         last = int(allowed[-1])
         first = int(np.argmax(curve.true[: last + 1]))
         why = f"most lesions found at no more than {target:g} FP per scan; middle of the range that does so"
@@ -248,6 +249,17 @@ def _choose(curve: Curve, rule: str, target: float | None) -> tuple[float | None
         first = last = int(np.argmax(curve.true / (curve.n_lesions + curve.true + curve.false)))
         why = "highest F1"
     return _between(curve.thresholds, first, last), why
+
+
+def _instead(curve: Curve, why: str) -> tuple[float, str]:
+    """The threshold where none could be chosen, and why: the default, but of a network that is sure of everything the
+    highest at which it finds any lesion, since the default would report everything."""
+    if curve.true.any():
+        first = int(np.argmax(curve.true > 0))
+        strictest = _between(curve.thresholds, first, first)
+        if strictest > DEFAULT_OPERATING_POINT:
+            return strictest, f"{why}; fewest with which any is found"
+    return DEFAULT_OPERATING_POINT, f"default: {why}"
 
 
 def _possible(curve: Curve, score: float) -> float | None:

@@ -11,6 +11,7 @@ from cmb_plugin.detections import Detections
 from cmb_plugin.images import label_components
 
 CORE = 0.5  # of a piece's highest probability: what reaches it is the lesion, the rest its blurred edge
+NEARLY_ONE = 0.99  # from here on the other classes say more exactly what is left for one
 COMPONENT_SCORES = {
     "score_mean": "mean probability over the core of the component",
     "score_peak": "highest probability",
@@ -39,8 +40,8 @@ def component_detections(probabilities: np.ndarray, threshold: float, least_voxe
         probability; ``score_piece``, the mean over the whole piece; ``score_sum``, s / (1 + s) of the sum s over it.
     """
     boxes, labels, scores = [], [], []
-    for label, lesion in enumerate(probabilities[1:]):
-        for box, values in _pieces(lesion.astype(np.float32), threshold, least_voxels):
+    for label in range(len(probabilities) - 1):
+        for box, values in _pieces(_of_class(probabilities, 1 + label), threshold, least_voxels):
             boxes.append(box)
             labels.append(label)
             scores.append(values)
@@ -52,6 +53,19 @@ def component_detections(probabilities: np.ndarray, threshold: float, least_voxe
         dict(zip(COMPONENT_SCORES, table.T, strict=True)) if boxes else {},
     )
     return detections.by_score()
+
+
+def _of_class(probabilities: np.ndarray, number: int) -> np.ndarray:
+    """float32 [Z, Y, X] of one class.
+
+    float16 knows nothing between 0.9995 and 1, but what is next to 0 to seven decimals: without this, most of what a
+    network trained by Dice is sure of would have one score, lesions and mimics alike.
+    """
+    own = probabilities[number].astype(np.float32)
+    sure = own > NEARLY_ONE
+    others = np.delete(np.arange(len(probabilities)), number)
+    own[sure] = 1 - probabilities[others][:, sure].sum(axis=0, dtype=np.float32)
+    return own
 
 
 def _pieces(

@@ -61,6 +61,14 @@ def test_where_nothing_can_be_chosen_the_default_stands_and_says_why(cases):
     assert point.why.startswith("default")
 
 
+def test_where_the_rate_cannot_be_kept_the_default_does_not_report_everything():
+    cases = scans([0.9, 0.7, 0.65], [0.95] * 5 + [0.8] * 3 + [0.6] * 9)
+    point = find_operating_point(cases, SweepConfig(target=0.5))
+    assert point.score == pytest.approx((0.9 + 0.8) / 2)
+    assert (point.sensitivity, point.fp_per_scan) == (pytest.approx(1 / 3), 5 / 4)
+    assert point.why == "no lesion is found within 0.5 FP per scan; fewest with which any is found"
+
+
 @pytest.mark.parametrize("rule", ["fp_per_scan", "sensitivity", "f1"])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_numbers_written_are_those_of_evaluate_at_that_score(random_cases, seed, rule):

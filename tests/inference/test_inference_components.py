@@ -40,6 +40,19 @@ def test_a_microbleed_at_the_edge_of_iron_is_found_as_if_it_lay_alone():
     assert found.scores[1] == alone.scores[0]
 
 
+def test_what_is_nearly_sure_is_still_ranked_in_the_half_precision_that_volumes_are_kept_in():
+    volume, logits = np.zeros((3, 4, 4, 30)), [4.0, 6.0, 8.0, 9.0, 10.0, 11.0, 12.0]
+    for place, logit in enumerate(logits):
+        volume[1, 1, 1, 4 * place] = 1 / (1 + np.exp(-logit))
+        volume[2, 1, 1, 4 * place] = 0.25 / (1 + np.exp(logit))
+    volume[0] = 1 - volume[1:].sum(axis=0)
+    exact = component_detections(volume, threshold=0.2)
+    found = component_detections(volume.astype(np.float16), threshold=0.2)
+    np.testing.assert_array_equal(found.boxes, exact.boxes)
+    assert len(set(np.round(found.columns["score_peak"].astype(float), 6))) == len(logits)
+    np.testing.assert_allclose(found.columns["score_peak"], exact.columns["score_peak"], atol=1e-4)
+
+
 def test_lesions_of_a_scan_with_thick_slices_come_back_in_its_own_space():
     grid = Grid((9, 40, 40), (5.0, 0.5, 0.5), (3.0, -2.0, 1.0))
     mapping = Mapping.plan(grid, shape=(9, 20, 20))  # pixels of 1 mm, slices as they are

@@ -23,7 +23,7 @@ def test_each_piece_has_the_box_of_its_core_its_class_and_scores_that_rank_it():
     np.testing.assert_array_equal(found.boxes, [[4, 4, 4, 7, 7, 7], [12, 12, 12, 14, 14, 15]])
     np.testing.assert_array_equal(found.labels, [0, 1])
     np.testing.assert_allclose(found.scores, [0.9, 0.3], atol=1e-6)
-    assert found.rankings == ["score_mean", "score_peak", "score_piece", "score_sum"]
+    assert found.rankings == ["score_mean", "score_peak", "score_piece", "score_sum", "score_odds"]
     sums = np.array([27 * 0.9 + 0.25, 12 * 0.3])
     np.testing.assert_allclose(found.columns["score_piece"], sums / [28, 12], atol=1e-6)
     np.testing.assert_allclose(found.columns["score_sum"], sums / (1 + sums), atol=1e-6)
@@ -51,6 +51,16 @@ def test_what_is_nearly_sure_is_still_ranked_in_the_half_precision_that_volumes_
     np.testing.assert_array_equal(found.boxes, exact.boxes)
     assert len(set(np.round(found.columns["score_peak"].astype(float), 6))) == len(logits)
     np.testing.assert_allclose(found.columns["score_peak"], exact.columns["score_peak"], atol=1e-4)
+
+
+def test_what_has_one_in_all_six_decimals_of_a_file_is_still_ranked():
+    volume = np.zeros((2, 3, 3, 20))
+    for place, left in enumerate([0.3, 1e-3, 4e-7, 2e-7, 1e-7, 0]):
+        volume[:, 1, 1, 3 * place] = left, 1 - left
+    found = component_detections(volume.astype(np.float16), threshold=0.2).ranked_by("score_odds")
+    assert list(found.boxes[:, 2]) == [15, 12, 9, 6, 3, 0]
+    assert len(set(np.round(found.scores.astype(float), 6))) == 6
+    assert found.scores[-1] == pytest.approx((7 / 3) ** 0.25 / (1 + (7 / 3) ** 0.25), abs=1e-3)
 
 
 def test_lesions_of_a_scan_with_thick_slices_come_back_in_its_own_space():

@@ -155,6 +155,9 @@ class Dataset:
             raise UserError(f"{path}: dim is {data['dim']!r}", remedy="only 3D scans are supported: set dim to 3")
         modalities = _numbered(path, data, ("modalities", "modality"), '{"0": "swi"}')
         classes = _numbered(path, data, ("labels",), '{"0": "cmb"}')
+        if classes[0].lower() == "background":  # nnU-Net's numbers: all lesions would be of that class
+            remedy = "leave background out of labels and number the classes of lesions from 0"
+            raise UserError(f"{path}: label 0 is {classes[0]}, as nnU-Net has it", remedy=remedy)
         target = data.get("target_class")
         if target is not None and not (_is_int(target) and 0 <= target < len(classes)):
             remedy = f"give null or a class index from 0 to {len(classes) - 1}"

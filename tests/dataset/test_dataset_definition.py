@@ -69,6 +69,7 @@ def test_modalities_stand_in_the_order_of_their_numbers(tmp_path):
         ({"labels": {}}, "labels"),
         ({"labels": "cmb"}, "labels"),
         ({"labels": {"0": "cmb", "1": "cmb"}}, "twice"),
+        ({"labels": {"0": "background", "1": "cmb"}}, "nnU-Net"),
         ({"modalities": None}, "modalities"),
         ({"modalities": {"a": "swi"}}, "modalities"),
         ({"target_class": 2}, "target_class"),

@@ -80,6 +80,11 @@ class Method:
         return not self.trainer and self.folder is None
 
     @property
+    def made_by(self) -> str:
+        """Trainer and plan, whatever the name in tables: what a record is of."""
+        return f"{self.trainer}:{self.plan}" if self.trainer else NNUNET
+
+    @property
     def slug(self) -> str:
         """The name as it stands in file names: of ``+ FFM + HSPL`` it is ``FFM_HSPL``."""
         return re.sub(r"[^A-Za-z0-9.-]+", "_", self.name).strip("_")
@@ -216,13 +221,18 @@ class Entry:
         """The record, or that of an entry that has not begun.
 
         Raises:
-            UserError: it was begun with another budget or other overrides.
+            UserError: it was begun with another method of this name, another budget or other overrides.
         """
-        asked = {"words": list(self.overrides), "budget": _plain(self.benchmark.budget)}
+        asked = {
+            "trainer": self.method.made_by,
+            "words": list(self.overrides),
+            "budget": _plain(self.benchmark.budget),
+        }
         if not self.record.is_file():
             about = {"method": self.method.name, "fold": self.trained_fold, "seed": self.seed}
             return {**about, **asked, "finished": [], "seconds": {}, "steps": None, "commands": {}}
-        state = {"commands": {}, **read_json(self.record)}
+        # Records of before do not say what they are of.
+        state = {"commands": {}, "trainer": self.method.made_by, **read_json(self.record)}
         for key, value in asked.items():
             if state.get(key) != value and {"train", "predict", "prep"} & set(self.benchmark.phases):
                 raise UserError(

@@ -177,6 +177,22 @@ def test_a_record_of_other_overrides_is_refused_before_anything_begins(task, tmp
     assert table.is_finished()
 
 
+@pytest.mark.parametrize(
+    ("before", "now"), [("RetinaUNetV001", "CMBRetinaUNet"), ("nnunet", "CMBRetinaUNet"), ("CMBRetinaUNet", "nnunet")]
+)
+def test_a_record_of_another_method_of_the_same_name_is_refused(task, tmp_path, before, now):
+    def entry_of(what):
+        asked = Benchmark((task,), parse_methods(f"x: {what}"), (0,), (0,), Budget(None, 5.0), (), tmp_path / "out")
+        return asked.entries(task)[0]
+
+    write_json(entry_of(before).record, {**entry_of(before).state(), "finished": ["train", "predict"], "steps": 7})
+    with pytest.raises(UserError, match=f"begun with trainer {before}.*, now it is {now}"):
+        entry_of(now).state()
+    record = {key: value for key, value in read_json(entry_of(now).record).items() if key != "trainer"}
+    write_json(entry_of(now).record, record)  # as records were before
+    assert entry_of(now).state()["steps"] == 7
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monkeypatch, jobs):
     from cmb_plugin.benchmark.run import run_benchmark

@@ -240,7 +240,7 @@ class Entry:
                     remedy="use the same as before, or another --output",
                 )
         if self.method.trainer and not self.fold_folder.root.is_dir():
-            state["finished"] = []  # somebody removed the model to have it trained anew
+            state |= {"finished": [], "seconds": {}}  # somebody removed the model to have it trained anew
         return state
 
     def is_finished(self) -> bool:

@@ -224,6 +224,12 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(task, tmp_path, monke
     called.clear()
     assert len(run_benchmark(asked, log=lambda _: None).failed) == 2  # again: what failed alone is tried again
     assert len(called) == 2
+    entry = done.finished[0]
+    write_json(entry.record, {**entry.state(), "seconds": {"train": 1000.0, "predict": 1000.0}})
+    entry.fold_folder.root.rmdir()
+    run_benchmark(asked, log=lambda _: None)  # trained anew: the seconds of the former network are not its own
+    assert entry.is_finished()
+    assert max(entry.state()["seconds"].values()) < 1000
 
 
 def test_jobs_work_side_by_side_with_a_share_of_the_cores(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cmb_plugin.dataset import Dataset, Truth
+from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import (
     Bootstrap,
@@ -66,7 +67,7 @@ class Row:
         task, method: names.
         runs: fold and seed of each.
         n_cases, n_lesions: what was measured.
-        missing: scans without predictions, counted as without detections.
+        missing: names of scans that a run has no predictions of, counted as without detections.
         statistics: over the runs.
         estimates: name -> value and interval; ``difference:{name}`` to the task's first row.
         steps, patches: of the training.
@@ -78,7 +79,7 @@ class Row:
     runs: list[str]
     n_cases: int
     n_lesions: int
-    missing: int
+    missing: list[str]
     statistics: Bootstrap
     estimates: dict[str, Estimate]
     steps: int | None
@@ -157,15 +158,17 @@ def _rows_of_task(
             predict_seconds=_mean([s["seconds"].get("predict", 0.0) / max(n_cases, 1) for s in states]),
         )
         if missing:
-            notes.append(f"{row.task} {name}: {missing} scans without predictions count as scans without detections")
+            counted = "count as scans without detections"
+            notes.append(f"{row.task} {name}: scans without predictions {counted}: {some_of(missing)}")
         rows.append(row)
     return rows
 
 
 def _counts(
     entries: Sequence[Entry], folds: Sequence[int], truths: dict[str, Truth]
-) -> tuple[list[SubjectCounts], int, int, int]:
-    """One entry of the list per run. On validation scans the folds of a seed are one run: its cases are pooled."""
+) -> tuple[list[SubjectCounts], int, int, list[str]]:
+    """Counts of each run, numbers of scans and lesions, and the scans that a run has no predictions of. On validation
+    scans the folds of a seed are one run: its cases are pooled."""
     task, split = entries[0].task, measured_split(entries[0].task)
     dataset = Dataset.load(task)
     groups: list[list[tuple[Entry, int]]]
@@ -176,22 +179,22 @@ def _counts(
     else:
         groups = [[(e, e.fold) for e in entries if e.seed == seed] for seed in dict.fromkeys(e.seed for e in entries)]
     counts = []
-    n_cases = n_lesions = missing = 0
+    n_cases = n_lesions = 0
+    missing: set[str] = set()
     for group in groups:
         cases: list[CaseResult] = []
         configs = []
-        missing = 0
         for entry, fold in group:
             own, config, absent = load_entry(entry, dataset, truths, fold)
             cases += own
             configs.append(config)
-            missing += len(absent)
+            missing.update(absent)
         point = float(np.mean([config.operating_point for config in configs]))
         config = dataclasses.replace(configs[0], operating_point=point)
         patients = dataset.patients([case.case_id for case in cases])
         counts.append(subject_counts(cases, config, patients))
         n_cases, n_lesions = len(cases), sum(int((~case.possible).sum()) for case in cases)
-    return counts, n_cases, n_lesions, missing
+    return counts, n_cases, n_lesions, sorted(missing)
 
 
 def load_entry(

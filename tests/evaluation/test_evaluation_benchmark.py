@@ -21,7 +21,8 @@ from cmb_plugin.benchmark.entries import Benchmark, Budget, Entry, parse_methods
 from cmb_plugin.benchmark.nnunet import NnunetTask, collect, components_as_detections, export_task
 from cmb_plugin.benchmark.processes import Commands
 from cmb_plugin.commands import benchmark as command
-from cmb_plugin.dataset import Dataset, make_splits, read_truth
+from cmb_plugin.dataset import CasePredictions, Dataset, make_splits, read_truth, write_case_predictions
+from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan, write_image
@@ -433,7 +434,27 @@ def test_without_test_labels_the_folds_are_pooled_case_by_case(task, tmp_path):
         resamples=50,
     )
     (row,) = run_benchmark(benchmark, log=lambda _: None).table
-    assert (row.n_cases, len(row.statistics.subjects), row.missing) == (4, 4, 0)
+    assert (row.n_cases, len(row.statistics.subjects), row.missing) == (4, 4, [])
+
+
+def test_scans_that_any_run_has_not_predicted_are_named(task, tmp_path):
+    from cmb_plugin.benchmark.run import run_benchmark
+
+    write_json(task.splits, [{"train": ["sub-01"], "val": ["sub-02"]}])
+    asked = Benchmark(
+        (task,), parse_methods("nnunet"), (0,), (0, 1), Budget(1, None), (), tmp_path / "out", ("eval",), resamples=10
+    )
+    cases = Dataset.load(task).cases("Ts")
+    for entry in asked.entries(task):
+        write_json(entry.record, {**entry.state(), "finished": ["train", "predict"], "steps": 1})
+        for case in cases if entry.seed else cases[1:]:  # the first run lacks one, the last has them all
+            truth = read_truth(case)
+            found = Detections(truth.boxes, np.ones(len(truth)), truth.labels)
+            predictions = CasePredictions(case.case_id, found, truth.grid, ("cmb", "iron"), 0.5)
+            write_case_predictions(entry.predictions("test"), predictions)
+    done = run_benchmark(asked, log=lambda _: None)
+    assert [row.missing for row in done.table] == [[cases[0].case_id]]
+    assert f"count as scans without detections: {cases[0].case_id}" in (asked.output / "benchmark.md").read_text()
 
 
 @pytest.mark.parametrize(

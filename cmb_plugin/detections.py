@@ -26,15 +26,20 @@ def fold_column(ranking: str | None) -> str:
 
 
 def stretched(scores: np.ndarray, own: np.ndarray | float, common: float) -> np.ndarray:
-    """Scores in two straight pieces from 0 to 1, so that those that reached a threshold reach another.
+    """Scores in two straight pieces from 0 to 1, so that those that reached a threshold, and no others, reach another.
+
+    All are compared with 6 decimals, as files have them: a float32 score that prints as the threshold reaches it, and
+    what is below stays below where the pieces are flat.
 
     Args:
-        scores: float64 [N].
+        scores: [N].
         own: [N] or one for all: the threshold that they are for, between 0 and 1.
         common: the threshold afterwards.
     """
+    scores = np.round(scores.astype(float), 6)
     above = common + (scores - own) * (1 - common) / np.maximum(1 - own, 1e-6)
-    moved: np.ndarray = np.where(scores < own, scores * common / np.maximum(own, 1e-12), above)
+    below = np.minimum(scores * common / np.maximum(own, 1e-12), common - 1e-6)
+    moved: np.ndarray = np.where(scores < own, below, above)
     return moved
 
 

@@ -253,10 +253,7 @@ class OperatingPoint:
 def _calibrated(scores: np.ndarray, labels: np.ndarray, point: OperatingPoint, common: float) -> np.ndarray:
     """[N] scores of one fold, so that what reached its threshold, and nothing else, reaches ``common``."""
     own = np.array([point.class_scores.get(int(label), point.score) for label in labels], dtype=float)
-    scores = np.round(scores.astype(float), 6)
-    moved = stretched(scores, own, common)
-    calibrated: np.ndarray = np.where(scores < own, np.minimum(moved, common * (1 - 1e-5)), moved)
-    return calibrated
+    return stretched(scores, own, common)
 
 
 def views_of_run(predictions: Path) -> int | None:

@@ -54,6 +54,17 @@ def test_one_threshold_serves_all_classes(rows, first, second, common):
     assert list(back.columns) == ["row"]
 
 
+@given(st.floats(1e-5, 0.99999), st.floats(1e-5, 0.99999), st.lists(st.integers(-30, 30), min_size=1, max_size=9))
+def test_the_sixth_decimal_decides_in_memory_and_in_files(own, common, millionths):
+    own, common = round(own, 6), round(common, 6)
+    scores = np.clip(np.round(own + np.array(millionths) * 1e-6, 6), 0, 1)
+    found = Detections(np.zeros((len(scores), 6)), scores, np.zeros(len(scores)), {"given": scores})
+    moved = found.with_thresholds({0: own}, common)
+    reached = moved.columns["given"] >= own
+    np.testing.assert_array_equal(moved.scores >= np.float32(common), reached)
+    np.testing.assert_array_equal(np.round(moved.scores.astype(float), 6) >= common, reached)
+
+
 def test_where_no_threshold_was_moved_there_is_nothing_to_move_back():
     found = some(3)
     assert found.without_thresholds() is found

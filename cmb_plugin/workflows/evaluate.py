@@ -48,7 +48,7 @@ def evaluate(
     scored = predictions.read(workers, truths, connectivity=config.connectivity if masks else None)
     config, origin = scored.at_operating_point(config)
     metrics = measure_scored(scored, config, origin)
-    notes = [*_operating_notes(config, origin, scored), *scored.notes]
+    notes = [*_operating_notes(config, origin, scored), *_mask_notes(config, scored), *scored.notes]
     title = predictions.full_title
     files = write_results(folder, title, metrics, scored, config, notes)
     return EvaluationRun(title, metrics, folder, files, notes)
@@ -142,3 +142,12 @@ def _operating_notes(config: EvaluationConfig, origin: str, scored: ScoredCases)
         return []
     remedy = "predict again to have the same lesions reported"
     return [f"measured at score {score:g} (operating_point.json), predicted with {predicted_at}; {remedy}"]
+
+
+def _mask_notes(config: EvaluationConfig, scored: ScoredCases) -> list[str]:
+    """Masks are drawn when scans are predicted, before nndet_train sweeps, and show what was reported then."""
+    drawn = [score for score in sorted(scored.operating_points) if abs(score - (config.operating_point or 0.0)) > 1e-6]
+    if not drawn or not any(case.masks is not None for case in scored.cases):
+        return []
+    scores = ", ".join(f"{score:g}" for score in drawn)
+    return [f"components and VALDO's numbers are of masks that were drawn from score {scores} on; predict again"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,12 @@ from tiny_task import make_tiny_task
 from cmb_plugin.commands import eval as eval_command
 from cmb_plugin.commands import sweep as sweep_command
 from cmb_plugin.dataset import Dataset, read_truth
-from cmb_plugin.dataset.predictions import CasePredictions, read_case_predictions, write_case_predictions
+from cmb_plugin.dataset.predictions import (
+    CasePredictions,
+    instances_file,
+    read_case_predictions,
+    write_case_predictions,
+)
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import EvaluationConfig, measure
@@ -185,6 +191,22 @@ def test_flags_of_nndetection_are_accepted_and_say_what_they_do(task, fold, caps
     flags = ["--test", "--boxes", "--case", "--seg", "--instances", "--analyze_boxes"]
     assert eval_command.main([task.name, "Model_Plan", "0", *flags]) == 0
     assert capsys.readouterr().out.count("no effect") == 3
+
+
+def test_masks_drawn_at_another_score_are_named(task, fold, capsys):
+    for case in Dataset.load(task).cases("Tr"):
+        if case.case_id in ("sub-02", "sub-04"):
+            shutil.copy(case.label, instances_file(fold.predictions("val"), case.case_id))
+
+    def said(*flags):
+        """Whether the evaluation says at which score masks were drawn."""
+        assert eval_command.main([task.name, "Model_Plan", "0", *flags]) == 0
+        return "of masks that were drawn from score 0.5 on" in capsys.readouterr().out
+
+    assert not said("--instances")
+    write_json(fold.operating_point, {"score": 0.3})  # the scans were predicted before the sweep
+    assert said("--instances")
+    assert not said()
 
 
 def test_a_possible_lesion_of_the_data_set_is_not_missed(task, fold):

@@ -175,8 +175,8 @@ def show(run: EvaluationRun, console: Console) -> None:
     froc = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     froc.add_column("sensitivity at FP/scan of", no_wrap=True)
     for rate in metrics["froc"]:
-        value = float(rate)
-        froc.add_column(f"1/{round(1 / value)}" if 0 < value < 1 else rate, justify="right")
+        fraction = 1 / float(rate)  # 1/8 is shorter than 0.125; 0.3 is no fraction of one
+        froc.add_column(f"1/{fraction:.0f}" if fraction > 1 and fraction.is_integer() else rate, justify="right")
     for kind, name in names.items():
         froc.add_row(name, *(show_number(value) for value in metrics["overall"][kind]["froc"].values()))
     console.print(froc)

@@ -193,6 +193,12 @@ def test_flags_of_nndetection_are_accepted_and_say_what_they_do(task, fold, caps
     assert capsys.readouterr().out.count("no effect") == 3
 
 
+def test_the_rates_of_the_curve_are_printed_as_they_are(task, fold, capsys):
+    assert eval_command.main([task.name, "--test", "-o", "eval_cfg.fp_rates=[0.125,0.3,0.75,2]"]) == 0
+    heading = next(line for line in capsys.readouterr().out.splitlines() if "FP/scan of" in line)
+    assert heading.split()[-4:] == ["1/8", "0.3", "0.75", "2"]
+
+
 def test_masks_drawn_at_another_score_are_named(task, fold, capsys):
     for case in Dataset.load(task).cases("Tr"):
         if case.case_id in ("sub-02", "sub-04"):

@@ -368,8 +368,9 @@ def patches_per_step(entry: Entry) -> int | None:
     """Patches of a step, by which budgets of different methods can be compared."""
     if entry.method.is_nnunet:
         return batch_size(entry.nnunet)
-    plan = entry.fold_folder.plan
-    return int(read_json(plan)["batch_size"]) if plan.is_file() and "batch_size" in read_json(plan) else None
+    settings, plan = entry.fold_folder.settings, entry.fold_folder.plan
+    own = read_settings(settings)["trainer_cfg"].get("batch_size") if settings.is_file() else None
+    return own or (read_json(plan).get("batch_size") if plan.is_file() else None)
 
 
 def trained_steps(entry: Entry) -> int | None:

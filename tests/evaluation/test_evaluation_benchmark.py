@@ -396,7 +396,9 @@ def test_killed_for_good_and_started_again_gives_the_same_table(task, tmp_path, 
     assert by_name["perfect", "difference:sensitivity"] == pytest.approx(expected)
     text = (whole / "benchmark.html").read_text(encoding="utf-8")
     assert "http" not in text
-    assert "perfect" in (whole / "benchmark.md").read_text(encoding="utf-8")
+    table = (whole / "benchmark.md").read_text(encoding="utf-8")
+    assert "perfect" in table
+    assert "| RetinaUNetV001 | 20 | 2 |" in table, "patches of a step are those trained with, not the plan's"
     # Nothing is left to do: the table alone is written anew; another budget is another benchmark.
     before = (fold / "model_last.ckpt").stat().st_mtime_ns
     assert command.main([*common, "--output", str(broken), "--only", "eval"]) == 0

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rates = [(number, content["operating_point"]) for number, content in header.folds.items()]
     for number, point in rates:
         if not (point or {}).get("rates"):
-            print(f"Note: fold {number} keeps no operating points by rate; nndet_sweep {task.name} makes them")
+            why = (point or {}).get("why", "")
+            makes = f"its sweep: {why}" if why.startswith("default") else f"nndet_sweep {task.name} makes them"
+            print(f"Note: fold {number} keeps no operating points by rate; {makes}")
     print(f"Next: nndet_predict {target} --input SCANS --output DIR")
     return 0

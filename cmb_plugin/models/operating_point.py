@@ -109,10 +109,10 @@ class OperatingPoint:
         if rate in self.rates:
             return self.rates[rate]
         if not self.rates:
-            raise UserError(
-                f"--fp-per-scan {rate:g}: the model keeps no operating point for it",
-                remedy="run nndet_sweep, which keeps some; models that were swept before this version have none",
-            )
+            remedy = "run nndet_sweep, which keeps some; models that were swept before this version have none"
+            if self.why.startswith("default"):  # another sweep would find as little
+                remedy = f"leave it out; of its sweep: {self.why}"
+            raise UserError(f"--fp-per-scan {rate:g}: the model keeps no operating point for it", remedy=remedy)
         known = ", ".join(f"{known:g}" for known in sorted(self.rates))
         raise UserError(f"--fp-per-scan {rate:g}: the model has no operating point for it", remedy=f"it has {known}")
 

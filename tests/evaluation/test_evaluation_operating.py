@@ -205,3 +205,6 @@ def test_the_rate_that_is_asked_for_is_the_one_that_reports(tmp_path):
         loaded.at_rate(0.3)
     with pytest.raises(UserError, match="run nndet_sweep"):
         OperatingPoint(0.4, folds=("fold0",)).at_rate(0.5)
+    OperatingPoint.choose(scans([], [0.2]), SweepConfig(), EvaluationConfig(), "fold0").save(tmp_path / "none.json")
+    with pytest.raises(UserError, match="leave it out; of its sweep: default: the validation scans hold no lesion"):
+        OperatingPoint.load(tmp_path / "none.json").at_rate(0.5)

@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Settings (-o): eval_cfg.*, as for nndet_eval; with --sweep_boxes also sweep_cfg.*, as for nndet_sweep.
 
-    Files: in the model folder, consolidated/val_results (metrics.json, report.html) and consolidated/{model}.
+    Files: in the model folder, consolidated/val_results (metrics.json, report.html; of a single fold its own)
+    and consolidated/{model}.
     """
     arguments = parser(main.__doc__)
     arguments.add_argument("task", help="number, name or path of the Task folder")

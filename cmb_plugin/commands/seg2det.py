@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Each connected piece of a number becomes a lesion; number 1 is the first class of dataset.json. As in nnDetection,
     "seg2det_things": [2, 1] there names other numbers, in the order of the classes, and others are dropped, which is
-    said for each case; "min_vol" drops pieces of as many voxels or fewer.
+    said for each case; "min_vol" drops pieces of as many voxels or fewer. "min_size" and "min_vol_mm3" drop nothing
+    here, which is said.
 
     Files: labelsTr and labelsTs are replaced; the masks as they were are kept in segTr and segTs. A case that has a
     class file ({case}.json) was done before and is left alone. To number a case afresh, remove its class file; a
@@ -31,14 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     import sys
 
-    from cmb_plugin.conversion.relabelling import seg2det
+    from cmb_plugin.conversion.relabelling import seg2det, unread_limits
     from cmb_plugin.documents import counted, some_of
     from cmb_plugin.workers import default_workers
 
     code = 0
     workers = default_workers() if args.num_processes is None else args.num_processes
     for task in args.tasks:
-        outcomes = seg2det(find_task(task), connectivity=args.connectivity, workers=workers)
+        folder = find_task(task)
+        outcomes = seg2det(folder, connectivity=args.connectivity, workers=workers)
+        if limits := unread_limits(folder):
+            print(
+                f"warning: {', '.join(limits)} in dataset.json drops no lesion here; min_vol does, by voxels",
+                file=sys.stderr,
+            )
         for outcome in outcomes:
             if outcome.error:
                 print(f"skipped {outcome.item.name}: {outcome.error}\n{outcome.details}".rstrip())

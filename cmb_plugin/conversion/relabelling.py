@@ -96,6 +96,16 @@ def seg2det(folder: TaskFolder, *, connectivity: int = 26, workers: int = 0) -> 
     return run_cases(work, masks, workers=workers, description=f"Numbering lesions of {folder.name}")
 
 
+def unread_limits(folder: TaskFolder) -> list[str]:
+    """nnDetection's further limits for small lesions in dataset.json, which ``seg2det`` does not heed.
+
+    Raises:
+        UserError: dataset.json is missing or unreadable.
+    """
+    data: Mapping[str, Any] = read_definition(definition_file(folder))
+    return [f"{key}={data[key]}" for key in ("min_size", "min_vol_mm3") if data.get(key)]
+
+
 def _numbering(path: Path, n_classes: int, connectivity: int) -> _Numbering:
     data: Mapping[str, Any] = read_definition(path)
     things = data.get("seg2det_things") or list(range(1, n_classes + 1))

@@ -220,6 +220,15 @@ def test_seg2det_says_what_it_drops(one_mask: Path, capsys: pytest.CaptureFixtur
     assert "seg2det_things" in second
 
 
+def test_seg2det_says_which_limits_of_nndetection_it_does_not_heed(
+    one_mask: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    definition = one_mask.parents[2] / "dataset.json"
+    write_json(definition, {**read_json(definition), "min_size": 3.0, "min_vol_mm3": 0})
+    assert seg2det.main(["906", "-np", "0"]) == 0
+    assert "min_size=3.0 in dataset.json drops no lesion here" in capsys.readouterr().err
+
+
 def test_seg2det_takes_no_numbered_lesions_for_a_corrected_mask(
     one_mask: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from .resampling import resample_images, resample_instances, resample_phase, res
 from .schemes import find_scheme
 
 Triple = tuple[int, int, int]
+_DECIMALS = 3  # of a number of voxels, before it is made whole: headers hold 1.2 mm as 1.2000000477 or 1.1999999285
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def brain_extent(
 ) -> tuple[Triple, Triple]:
     """First voxel, and one past the last, of the brain's block and a margin around it; no more than ``within``."""
     start, stop = foreground_extent(brain[None])
-    margin = [int(np.ceil(margin_mm / side)) for side in spacing]
+    margin = [int(np.ceil(round(margin_mm / side, _DECIMALS))) for side in spacing]
     low, high = within or ((0, 0, 0), brain.shape)
     start = _triple([max(a - n, b) for a, n, b in zip(start, margin, low, strict=True)])
     stop = _triple([min(a + n, b) for a, n, b in zip(stop, margin, high, strict=True)])
@@ -171,8 +172,10 @@ def foreground_extent(images: np.ndarray) -> tuple[Triple, Triple]:
 def target_shape(
     shape: list[int] | tuple[int, ...], spacing: tuple[float, ...], new_spacing: tuple[float, ...]
 ) -> Triple:
-    """Shape at another spacing, rounded as nnU-Net does, at least one voxel."""
-    z, y, x = (max(1, round(old / new * n)) for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+    """Shape at another spacing, rounded as nnU-Net does, at least one voxel; the same for spacings that differ only by
+    the rounding of a file's header."""
+    exact = (old / new * n for n, old, new in zip(shape, spacing, new_spacing, strict=True))
+    z, y, x = (max(1, round(round(side, _DECIMALS))) for side in exact)
     return z, y, x
 
 

@@ -9,6 +9,7 @@ from cmb_plugin.images import Grid, boxes_of_instances
 from cmb_plugin.preparation import (
     Normalisation,
     Preprocessing,
+    brain_extent,
     foreground_extent,
     normalise,
     preprocess_case,
@@ -161,3 +162,13 @@ def test_target_shape_equals_nnunets_and_is_never_empty() -> None:
     shape, spacing, new = (35, 301, 280), (4.0, 0.45, 0.45), (3.0, 0.5, 0.6)
     assert target_shape(shape, spacing, new) == tuple(compute_new_shape(shape, spacing, new))
     assert target_shape((1, 1, 1), (0.1, 0.1, 0.1), (1.0, 1.0, 1.0)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("noise", [-1e-7, 0.0, 1e-7])
+def test_the_rounding_of_a_header_moves_no_crop_and_no_shape(noise: float) -> None:
+    """NIfTI holds 1.2 mm as a direction times a length, MHA and DICOM as a number: the last digits differ."""
+    brain = np.zeros((60, 60, 60), bool)
+    brain[20:40, 20:40, 20:40] = True
+    spacing = tuple(side * (1 + noise) for side in (1.5, 1.2, 0.6))
+    assert brain_extent(brain, spacing, 12.0) == ((12, 10, 0), (48, 50, 60))
+    assert target_shape((41, 41, 41), spacing, (3.0, 0.8, 0.4)) == (20, 62, 62)

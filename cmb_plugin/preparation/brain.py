@@ -32,6 +32,7 @@ def estimate_brain(image: np.ndarray, spacing: Sequence[float]) -> np.ndarray | 
     Returns:
         bool [Z, Y, X]; None when what was found cannot be a brain.
     """
+    spacing = [round(float(side), 4) for side in spacing]  # distances of whole voxels are ties that rounding decides
     steps = [max(1, int(GRID_MM / side + 0.5)) for side in spacing]
     coarse = _block_means(np.asarray(image, dtype=np.float32), steps)
     sides = [side * step for side, step in zip(spacing, steps, strict=True)]

@@ -95,6 +95,14 @@ def test_the_estimate_has_the_scans_shape_whatever_the_voxel(phantom: PhantomCas
         assert dice(found, brain) > 0.96
 
 
+def test_the_rounding_of_a_header_does_not_change_the_estimate(phantom: PhantomCase) -> None:
+    image = phantom.images["swi"]
+    found = [estimate_brain(image, [side * (1 + noise) for side in (3.0, 1.2, 2.0)]) for noise in (-1e-7, 0.0, 1e-7)]
+    assert found[1] is not None
+    for other in found:
+        np.testing.assert_array_equal(other, found[1])
+
+
 def test_otsus_threshold_is_the_upper_edge_of_scikit_images_bin() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.normal(10, 3, 3000), rng.normal(60, 8, 1000)])

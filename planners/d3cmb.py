@@ -84,6 +84,7 @@ class D3CMB(BrainPlanner, D3V001):
     widest_pyramid: ClassVar[int] = 192
     clear_contrast: ClassVar[float] = 0.5
     few_lesions: ClassVar[int] = 5
+    at_least_one: ClassVar[tuple[str, ...]] = (*D3V001.at_least_one, "centre_features", "centre_channels")
 
     config: D3CMBConfig
 

@@ -129,7 +129,7 @@ class BrainPlanner(NetworkPlanner):
             UserError: naming the setting.
         """
         super().check_config(fingerprint)
-        if self.config.brain_margin_mm < 0:
+        if not 0 <= self.config.brain_margin_mm < math.inf:
             raise UserError(f"planner_cfg.brain_margin_mm={self.config.brain_margin_mm}", remedy="give 0 or more mm")
 
     def kept_shape(self, case: CaseFingerprint) -> Triple:

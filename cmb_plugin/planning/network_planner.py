@@ -93,7 +93,7 @@ class NetworkPlanner(Planner):
                 raise UserError(f"planner_cfg.{name}={value} is too small", remedy="give 1 or more")
         for name in ("patch_size", "spacing"):
             sides = getattr(config, name)
-            if sides is not None and (len(sides) != 3 or min(sides) <= 0):
+            if sides is not None and (len(sides) != 3 or not all(0 < side < math.inf for side in sides)):
                 raise UserError(
                     f"planner_cfg.{name}={sides}", remedy="give three positive numbers, for instance [64,96,96]"
                 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cmb_plugin.preparation import Fingerprint
+from cmb_plugin.settings import within
 
 from .memory import DEFAULT_BUDGET_GB
 from .plan import Plan
@@ -36,7 +37,7 @@ class PlannerConfig:
     batch_size: int | None = None
     patch_size: list[int] | None = None
     spacing: list[float] | None = None
-    seed: int = 0
+    seed: int = within(0, 0)
     domains: str | None = None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid, Mapping, boxes_of_instances
 
 from .brain import estimate_brain
@@ -71,6 +72,9 @@ def preprocess_case(
 
     Returns:
         the case; every instance is in the array or among those ``outside``, of regions those that a voxel is left of.
+
+    Raises:
+        UserError: the voxels are so large that the lesions do not find one each.
     """
     images, nonfinite = replace_nonfinite(images)
     oriented = Mapping.plan(grid, recipe.transpose)
@@ -101,7 +105,14 @@ def preprocess_case(
     within = boxes_of_instances(kept)
     outside = {number: box for number, box in truth.items() if number not in within}
     truth = {number: box for number, box in truth.items() if number in within}
-    resampled, redrawn = resample_instances(kept, shape, recipe.min_instance_voxels)
+    try:
+        resampled, redrawn = resample_instances(kept, shape, recipe.min_instance_voxels)
+    except ValueError:
+        voxels, mm = ("x".join(f"{side:g}" for side in sides) for sides in (shape, recipe.spacing))
+        raise UserError(
+            f"{len(truth)} lesions find no room in the {voxels} voxels of {mm} mm that are left of the scan",
+            remedy="plan for finer voxels: look at planner_cfg.spacing and the plan's preprocessing.spacing",
+        ) from None
     lost = set(truth) - set(boxes_of_instances(resampled))
     if lost:
         raise RuntimeError(f"instances {sorted(lost)} were lost in resampling")

@@ -7,6 +7,7 @@ import pytest
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.inference import InferenceConfig
+from cmb_plugin.planning import PlannerConfig
 from cmb_plugin.settings import Overrides, read_settings, typed, within, write_settings
 from cmb_plugin.training.config import AugmentConfig, ExperimentConfig, TrainerConfig
 
@@ -118,9 +119,9 @@ def test_settings_at_their_bounds_and_null_are_taken():
 @pytest.mark.parametrize(
     "word",
     ["trainer_cfg.epochs=-3", "trainer_cfg.foreground_fraction=2", "augment_cfg.mirror=-1", "augment_cfg.scaling=[0,1]",
-     "exp.fold=-1", "exp.seed=-1", "inference_cfg.max_detections=0"],
+     "exp.fold=-1", "exp.seed=-1", "inference_cfg.max_detections=0", "planner_cfg.seed=-1"],
 )  # fmt: skip
 def test_settings_of_training_and_prediction_have_bounds(word):
     groups = {"trainer_cfg": TrainerConfig(), "augment_cfg": AugmentConfig(), "exp": ExperimentConfig()}
     with pytest.raises(UserError, match="is out of range"):
-        Overrides.parse([word]).apply(**groups, inference_cfg=InferenceConfig())
+        Overrides.parse([word]).apply(**groups, inference_cfg=InferenceConfig(), planner_cfg=PlannerConfig())

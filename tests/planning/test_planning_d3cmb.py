@@ -329,7 +329,18 @@ def test_an_edit_that_cannot_be_followed_is_named(tmp_path: Path, field: str, va
         Plan.load(tmp_path / "plan.json")
 
 
-@pytest.mark.parametrize("config", [{"anchors": 0}, {"anchors_per_axis": 2}, {"brain_margin_mm": -1.0}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"anchors": 0},
+        {"anchors_per_axis": 2},
+        {"brain_margin_mm": -1.0},
+        {"brain_margin_mm": float("nan")},
+        {"brain_margin_mm": float("inf")},
+        {"centre_features": 0},
+        {"centre_channels": -3},
+    ],
+)
 def test_settings_that_cannot_be_followed_are_refused(config: dict[str, object]) -> None:
     with pytest.raises(UserError, match="planner_cfg"):
         planned(phantoms("demo"), **config)

@@ -162,6 +162,8 @@ def test_healthy_data_gets_default_anchors() -> None:
         {"batch_size": 0},
         {"patch_size": [1, 2]},
         {"spacing": [1.0, 0.0, 1.0]},
+        {"spacing": [float("nan"), 1.0, 1.0]},
+        {"spacing": [float("inf"), 1.0, 1.0]},
         {"gpu_memory_gb": 0.0},
         {"finest_level": -1},
     ],

@@ -151,6 +151,13 @@ def test_boxes_of_the_scan_are_mapped_exactly() -> None:
     assert np.abs(in_mask - [3, 3, 5, 5, 4.5, 5.5]).max() <= 0.5
 
 
+def test_lesions_that_outnumber_the_voxels_are_an_error_about_the_spacing() -> None:
+    instances = np.zeros((4, 4, 4), dtype=np.uint8)
+    instances[0, 0, 0], instances[3, 3, 3] = 1, 2
+    with pytest.raises(UserError, match=r"2 lesions find no room in the 1x1x1 voxels of 100x100x100 mm.*spacing"):
+        preprocess_case(scan((4, 4, 4)), Grid((4, 4, 4), (1.0, 1.0, 1.0)), instances, Preprocessing((100.0,) * 3))
+
+
 def test_transpose_puts_the_chosen_axis_first() -> None:
     case = preprocess_case(scan(), Grid((12, 20, 24), (1.0, 1.0, 3.0)), None, Preprocessing((3.0, 1.0, 1.0), (2, 0, 1)))
     assert case.data.shape == (1, 24, 12, 20)

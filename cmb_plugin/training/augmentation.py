@@ -24,6 +24,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from torch import Tensor
 
+from cmb_plugin.errors import UserError
+
 from .config import AugmentConfig
 from .painting import with_painted
 from .slices import with_thick_slices
@@ -41,6 +43,9 @@ class Augmentation:
         mirror_axes: axes of a patch, 0 z, 1 y, 2 x, along which it may be mirrored.
         circular: for each channel whether it holds angles in radians; None for none.
         polarity: for each channel how a microbleed shows in it; None for dark in all.
+
+    Raises:
+        UserError: the range of the scaling begins above its end.
     """
 
     def __init__(
@@ -52,6 +57,11 @@ class Augmentation:
         circular: Sequence[bool] | None = None,
         polarity: Sequence[str] | None = None,
     ) -> None:
+        low, high = config.scaling
+        if low > high:
+            raise UserError(
+                f"augment_cfg.scaling=[{low:g},{high:g}]: begins above its end", remedy=f"give [{high:g},{low:g}]"
+            )
         self.patch_size = tuple(patch_size)
         self.spacing = tuple(spacing)
         self.circular = circular

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,7 +112,7 @@ def resolve(folder: TaskFolder, overrides: Overrides) -> TrainingRun:
     if preset not in presets:
         raise UserError(f"unknown preset 'train={preset}'", remedy=suggest(preset, presets))
     augment = overrides.take("augment")
-    if augment is not None and augment not in AUGMENT_PRESETS:
+    if augment is not None and str(augment) not in AUGMENT_PRESETS:
         raise UserError(f"unknown preset 'augment={augment}'", remedy=suggest(str(augment), AUGMENT_PRESETS))
     plan = Plan.load(folder.plan(plan_name))
     if plan.target != trainer.target:
@@ -156,7 +157,9 @@ def model_folder(task: TaskFolder, trainer: str, plan: str, exp: ExperimentConfi
     """``{trainer}_{plan}[_without-{domain}][_{tag}]``: what has not seen a domain is a model of its own.
 
     Raises:
-        UserError: the fold is none.
+        UserError: the fold is none, or the tag would make a folder of another place.
     """
+    if Path(f"_{exp.tag}").name != f"_{exp.tag}":
+        raise UserError(f"exp.tag={exp.tag}: is a path", remedy="give a word without /, which ends the model's name")
     without = f"_{WITHOUT}-{slug(exp.without)}" if exp.without else ""
     return ModelFolder(models_root() / task.name / f"{trainer}_{plan}{without}{f'_{exp.tag}' if exp.tag else ''}")

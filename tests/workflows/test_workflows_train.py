@@ -155,6 +155,10 @@ def test_a_fold_with_a_checkpoint_is_kept_though_its_settings_are_gone(two_folds
              "model_cfg.prototype_score=false"],
             "model_cfg.window=2: is even",
         ),
+        (["augment=[domains]"], "unknown preset 'augment=['domains']'"),
+        (["augment_cfg.scaling=[1.4,0.7]"], "augment_cfg.scaling=[1.4,0.7]: begins above its end"),
+        (["exp.tag=a/b"], "exp.tag=a/b: is a path"),
+        (["exp.tag=/../../other"], "exp.tag=/../../other: is a path"),
     ],
 )  # fmt: skip
 def test_overwriting_with_a_wrong_setting_keeps_the_fold(two_folds, capsys, words, complaint):

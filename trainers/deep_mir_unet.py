@@ -37,7 +37,7 @@ class DeepMIRConfig(SegmentationConfig):
     """
 
     extra_levels: int = within(2, 0)
-    fine_width: float = 1.5
+    fine_width: float = within(1.5, 0)
     modality_dropout: float = within(0.5, 0, 1)
     lesion_weight: float = within(100.0, 0)
     small_voxels: int = within(8, 1)
@@ -92,7 +92,7 @@ def deepened(architecture: Architecture, patch_size: Sequence[int], levels: int,
     """
     fine = [max(architecture.stride_of(stage)) <= FINE for stage in range(len(architecture.features))]
     features = [
-        round(width * fine_width) if is_fine else width
+        max(1, round(width * fine_width)) if is_fine else width
         for width, is_fine in zip(architecture.features, fine, strict=True)
     ]
     strides, sides = list(architecture.strides), [n // d for n, d in zip(patch_size, architecture.divisor, strict=True)]

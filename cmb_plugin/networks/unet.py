@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.planning.plan import Architecture
 
 from .pyramid import build_encoder
@@ -23,10 +24,18 @@ class UNet(nn.Module):
         architecture: shape of the network; the decoder mirrors the encoder.
         prior: probability of each class but the background before training, where they are rare: a bias that has to be
             learned costs a short training most of its steps (Lin et al. 2017). None for all classes alike.
+
+    Raises:
+        UserError: the architecture has a single stage, which leaves nothing to decode.
     """
 
     def __init__(self, in_channels: int, classes: int, architecture: Architecture, prior: float | None = None) -> None:
         super().__init__()
+        if len(architecture.features) < 2:
+            raise UserError(
+                "the network has a single stage, a U-Net needs two or more",
+                remedy="plan larger patches or smaller voxels: a side of 8 voxels gives a second stage",
+            )
         self.encoder = build_encoder(in_channels, architecture)
         convs = list(architecture.convs_per_stage[-2::-1])  # as the decoder counts: from the coarsest stage up
         self.decoder = UNetDecoder(self.encoder, classes, convs, deep_supervision=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from small_plan import PLAN
 from tiny_task import tiny_case
 
+from cmb_plugin.errors import UserError
 from cmb_plugin.images import Grid
 from cmb_plugin.inference import predict_array
 from cmb_plugin.paths import FoldFolder
@@ -103,6 +104,21 @@ def test_a_network_that_cannot_go_deeper_stays_as_it_is():
     odd = dataclasses.replace(PLAN.architecture, features=(8, 8, 8))
     assert len(deepened(odd, (2, 12, 12), 5, 1.0).strides) == 3  # the coarsest map has 1 x 3 x 3 voxels
     assert deepened(odd, (2, 12, 12), 5, 1.0) == odd
+
+
+def test_a_network_of_one_stage_is_the_users_error():
+    """As scans of fewer than 8 voxels a side give one: there would be nothing to decode, and nothing to learn."""
+    strides, kernels, patch = plan_topology((1.0, 1.0, 1.0), (7, 7, 7))
+    architecture = build_architecture(
+        strides, kernels, base_features=8, max_features=32, pyramid_channels=8, finest_level=0, levels=1
+    )
+    with pytest.raises(UserError, match="single stage"):
+        DeepMIRUNet(dataclasses.replace(TWO, architecture=architecture, patch_size=patch))
+
+
+@pytest.mark.parametrize("width", [0.0, 0.01])
+def test_no_factor_leaves_a_stage_without_channels(width):
+    assert min(deepened(TWO.architecture, TWO.patch_size, 0, width).features) == 1
 
 
 def test_scores_cover_every_class_of_every_voxel():

@@ -171,6 +171,12 @@ def test_no_radius_is_the_users_error(radii):
         module(radii_mm=radii)
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_divides_nothing_is_the_users_error(temperature):
+    with pytest.raises(UserError, match=f"temperature={temperature:g}"):
+        module(temperature=temperature)
+
+
 def test_shapes_are_measured_in_millimetres():
     probability = np.zeros((12, 20, 20), dtype=np.float32)
     probability[2:4, 2:6, 2:6] = 0.9  # 4 x 2 x 2 mm

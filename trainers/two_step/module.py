@@ -67,7 +67,7 @@ class TwoStepConfig(ModelConfig):
     """
 
     modality: str = ""
-    levels: int = within(3, 1)
+    levels: int = within(3, 2)
     radii_mm: tuple[float, ...] = within((1.6, 2.4, 3.2), 0)
     inpaint_vessels: bool = False
     lesion_weight: float = within(10.0, 0)
@@ -111,13 +111,18 @@ class TwoStepKD(DetectionModule):
         """The networks of all steps, in one module.
 
         Raises:
-            UserError: a step would be left untrained.
+            UserError: a step would be left untrained, or a setting is out of range.
         """
         shares = self.model_cfg.candidate_share, self.model_cfg.teacher_share
         if min(shares) <= 0 or sum(shares) >= 1:
             raise UserError(
                 f"model_cfg.candidate_share={shares[0]:g}, teacher_share={shares[1]:g}: a step is left untrained",
                 remedy="give shares above 0 that add up to less than 1",
+            )
+        if not self.model_cfg.temperature > 0:
+            raise UserError(
+                f"model_cfg.temperature={self.model_cfg.temperature:g}: nothing can be divided by it",
+                remedy="give a number above 0, as published 4",
             )
         if not self.model_cfg.radii_mm or min(self.model_cfg.radii_mm) <= 0:
             raise UserError(

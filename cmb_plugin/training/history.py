@@ -20,8 +20,8 @@ class History(Callback):
     The rows are part of the checkpoint: after a resume the files hold exactly the epochs that the weights have seen.
 
     Attributes:
-        rows: one dictionary per finished epoch: ``epoch`` (from 1), ``learning_rate``, ``loss``, each named loss,
-            validation figures.
+        rows: one dictionary per finished epoch: ``epoch`` (from 1), ``learning_rate`` of its last step, ``loss``, each
+            named loss, validation figures.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,6 +30,7 @@ class History(Callback):
         self._sums: dict[str, Tensor] = {}
         self._steps: Counter[str] = Counter()
         self._extra: Row = {}
+        self._rate: float | None = None
 
     def add(self, values: Row) -> None:
         """Adds figures to the row of the running epoch."""
@@ -43,6 +44,10 @@ class History(Callback):
         """Forgets the figures of the epoch before."""
         self._sums, self._steps, self._extra = {}, Counter(), {}
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Notes the learning rate of the step: when it has ended, the schedule has gone on to the next."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -54,9 +59,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the row of the epoch, gives it to the loggers and writes the files."""
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
         losses = self.mean_losses()
-        self.rows.append({"epoch": trainer.current_epoch + 1, "learning_rate": rate, **losses, **self._extra})
+        self.rows.append({"epoch": trainer.current_epoch + 1, "learning_rate": self._rate, **losses, **self._extra})
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in self.rows[-1].items() if v is not None}, step=trainer.global_step)
         if trainer.is_global_zero:

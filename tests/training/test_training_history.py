@@ -25,6 +25,7 @@ def test_losses_of_early_epochs_stay_in_file_and_figure(tmp_path):
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
     for epoch, name in enumerate(("teacher", "student")):
         history.on_train_epoch_start(None, None)
+        history.on_train_batch_start(SimpleNamespace(optimizers=[optimizer]), None, None, 0)
         history.on_train_batch_end(None, None, {"loss": torch.tensor(1.0), name: torch.tensor(1.0)}, None, 0)
         trainer = SimpleNamespace(
             optimizers=[optimizer], current_epoch=epoch, loggers=[], global_step=epoch, is_global_zero=True

@@ -7,11 +7,11 @@ import pytest
 import torch
 from dies_at import DiesAt
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from short_training import run
+from short_training import CONFIG, run
 
 from cmb_plugin.paths import FoldFolder
 from cmb_plugin.plugins import trainers
-from cmb_plugin.training import loop
+from cmb_plugin.training import learning_rate, loop
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,10 @@ def test_a_run_leaves_its_files(whole):
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["val_froc_score"] != "" for row in rows] == [False, True, False, True]
     assert len(history.rows) == 4
+    # The rate that the last step of each epoch was made with: at the end of an epoch of averaging the lowest.
+    rates = [learning_rate(step, CONFIG) for step in (4, 9, 14, 19)]
+    assert rates[2:] == pytest.approx([CONFIG.swa_final_learning_rate] * 2)
+    assert [row["learning_rate"] for row in history.rows] == pytest.approx(rates)
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 

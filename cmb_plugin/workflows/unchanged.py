@@ -22,7 +22,9 @@ def check_unchanged(run: TrainingRun) -> None:
         UserError: something differs; the first difference is named.
     """
     before = _flat(_with_all_settings(run, read_settings(run.fold.settings)))
-    for key, value in _flat(plain_settings(run.settings)).items():
+    now = _flat(plain_settings(run.settings))
+    for key in dict.fromkeys([*now, "init.weights"]):  # which are missing where train.init was left out
+        value = now.get(key)
         if key.startswith(
             "init.seen."
         ):  # follows from init.weights; a Task may have gone since, and older folds lack it

@@ -217,6 +217,19 @@ def test_a_run_of_before_a_setting_existed_is_resumed_as_what_it_was(tmp_path):
         check_unchanged(run())
 
 
+def test_a_fine_tuning_goes_on_with_the_weights_that_it_began_with(tmp_path):
+    """Killed before its first checkpoint it would begin anew, from random weights."""
+    trainer, fold = trainers.get("CMBRetinaUNet"), FoldFolder(tmp_path / "fold0")
+    fold.root.mkdir()
+    SMALL_PLAN.save(fold.plan)
+    settings = {"module": "CMBRetinaUNet", "plan": "test_3d", "model_cfg": trainer.model_config()}
+    begun = {**settings, "init": {"from": "pretrained", "weights": "abc"}}
+    write_settings(fold.settings, begun)
+    check_unchanged(TrainingRun(TaskFolder(tmp_path), SMALL_PLAN, trainer, "demo", "resume", begun, fold))
+    with pytest.raises(UserError, match=r"init\.weights was abc when training began, now it is None"):
+        check_unchanged(TrainingRun(TaskFolder(tmp_path), SMALL_PLAN, trainer, "demo", "resume", settings, fold))
+
+
 def test_a_training_that_goes_on_keeps_the_scans_that_it_holds_out(model):
     """splits.json is made anew when there are new cases, and may not go back when they are taken away."""
     task = find_task("900")

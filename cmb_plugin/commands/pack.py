@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, point in rates:
         if not (point or {}).get("rates"):
             why = (point or {}).get("why", "")
-            makes = f"its sweep: {why}" if why.startswith("default") else f"nndet_sweep {task.name} makes them"
+            makes = f"its sweep: {why}" if why else f"nndet_sweep {task.name} makes them"
             print(f"Note: fold {number} keeps no operating points by rate; {makes}")
+    if model.doubt_of_checkpoint:
+        print(f"Note: {model.doubt_of_checkpoint}")
     print(f"Next: nndet_predict {target} --input SCANS --output DIR")
     return 0

@@ -75,6 +75,21 @@ class TrainedModel:
         return f"{self.name}, fold{'s' if len(self.folds) > 1 else ''} {', '.join(map(str, self.folds))}"
 
     @property
+    def doubt_of_checkpoint(self) -> str:
+        """A sentence where validation scans were predicted, and so operating points chosen, with another checkpoint of
+        the folds than this model has; empty otherwise."""
+        runs = {number: fold.predictions("val") / "run.json" for number, fold in self.fold_folders.items()}
+        known = {number: read_json(path).get("checkpoint") for number, path in runs.items() if path.is_file()}
+        others = [number for number, name in known.items() if name not in (None, self.checkpoint)]
+        if not others:
+            return ""
+        return (
+            f"fold {', '.join(map(str, others))}: validation scans were predicted, and the operating point is chosen, "
+            f"with checkpoint {known[others[0]]}, not {self.checkpoint}; run nndet_predict with -f {others[0]} "
+            f"--test_split --ckpt {self.checkpoint}, then nndet_sweep"
+        )
+
+    @property
     def packed(self) -> dict[str, Any] | None:
         """Where it is a packed model: ``file``, ``weights_sha256`` and ``seen``."""
         path = self.folder.root / PACKED

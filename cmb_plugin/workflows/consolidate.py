@@ -73,6 +73,8 @@ def consolidate(
         for one in model.each():
             points[one.folds[0]] = sweep(dataset, one, options.sweep, config)
     measured = evaluate(PredictionSet.of_model(dataset, model, "val"), config)
+    if options.pack and model.doubt_of_checkpoint:
+        measured.notes.append(model.doubt_of_checkpoint)
     return Consolidated(model.folds, points, measured, pack(model, options.whole) if options.pack else None)
 
 

@@ -27,7 +27,8 @@ from cmb_plugin.evaluation import EvaluationConfig, measure
 from cmb_plugin.files import write_json
 from cmb_plugin.images import Grid
 from cmb_plugin.models.operating_point import OperatingPoint
-from cmb_plugin.paths import FoldFolder
+from cmb_plugin.models.trained import TrainedModel
+from cmb_plugin.paths import FoldFolder, ModelFolder
 
 FILES = ["detections.tsv", "froc.png", "gallery.png", "metrics.json", "report.html", "results_boxes.json"]
 
@@ -177,6 +178,20 @@ def test_all_folds_together_are_measured_on_the_validation_scans_of_each(task, f
     assert (run.metrics["operating_point"]["score"], run.metrics["missing_cases"]) == (0.75, ["sub-52"])
     with pytest.raises(UserError, match="name one: 0, 1"):
         sweep(task.name)
+
+
+def test_a_model_that_is_packed_with_other_weights_than_were_measured_says_so(task, fold, monkeypatch, tmp_path):
+    from cmb_plugin.workflows import consolidate as workflow
+
+    monkeypatch.setattr(workflow, "pack", lambda model, whole: tmp_path)
+    write_json(fold.splits, [{"train": ["sub-01", "sub-03"], "val": ["sub-02", "sub-04"]}])
+    dataset, model = Dataset.load(task), TrainedModel(ModelFolder(fold.root.parent), (0,), "best")
+    for made_with, said in (("last", True), ("best", False)):
+        write_json(fold.predictions("val") / "run.json", {"checkpoint": made_with})
+        notes = workflow.consolidate(dataset, model, EvaluationConfig(resamples=0)).evaluation.notes
+        assert any("with checkpoint last, not best" in note for note in notes) == said
+    (fold.predictions("val") / "run.json").unlink()
+    assert not model.doubt_of_checkpoint  # nobody says with which they were made
 
 
 def test_predictions_elsewhere_are_measured_without_a_model(task, fold, tmp_path):

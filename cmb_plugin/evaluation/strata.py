@@ -88,11 +88,13 @@ def diameters(case: CaseResult) -> np.ndarray:
 
 def patient_level(cases: Sequence[CaseResult]) -> dict[str, Any]:
     """How well the highest score of a patient tells whether there is a definite lesion."""
+    # Other programs may write logits: a scan without detections has no more than any that has some.
+    lowest = min((float(case.detections.scores.min(initial=0.0)) for case in cases), default=0.0)
     highest: dict[str, float] = {}
     burden: dict[str, tuple[int, int]] = {}
     for case in cases:
         name = case.patient or case.case_id
-        highest[name] = max(highest.get(name, 0.0), float(case.detections.scores.max(initial=0.0)))
+        highest[name] = max(highest.get(name, lowest), float(case.detections.scores.max(initial=lowest)))
         definite, possible = burden.get(name, (0, 0))
         burden[name] = definite + int((~case.possible).sum()), possible + int(case.possible.sum())
     positive = [highest[name] for name, (definite, _) in burden.items() if definite]

@@ -167,6 +167,17 @@ def scan(name, truth=(), boxes=(), scores=(), **further):
     return CaseResult(name, found, np.array(truth), np.zeros(len(truth)), (1.0, 1.0, 1.0), **further)
 
 
+def test_patients_are_told_apart_by_logits_as_by_probabilities():
+    def auc(with_lesion, *without):
+        """By these scores, and of a further scan without lesions in which nothing was found."""
+        cases = [scan("with", [cube(5)], [cube(5)], [with_lesion]), scan("none")]
+        cases += [scan(str(number), [], [cube(50)], [score]) for number, score in enumerate(without)]
+        return measure(cases, ["cmb"], AT_HALF)["patients"]["auc"]
+
+    logits = np.array([-1.0, -2.0, 3.0])
+    assert auc(*logits) == auc(*1 / (1 + np.exp(-logits))) == pytest.approx(2 / 3)
+
+
 def test_patients_are_told_apart_by_the_highest_score_of_all_their_scans():
     cases = [
         scan("a1", [cube(5)], [cube(5)], [0.4], patient="a"),

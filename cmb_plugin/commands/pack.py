@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     from pathlib import Path
 
+    from cmb_plugin.models.operating_point import found_none
     from cmb_plugin.workflows.pack import pack
 
     task = find_task(args.task)
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, point in rates:
         if not (point or {}).get("rates"):
             why = (point or {}).get("why", "")
-            makes = f"its sweep: {why}" if why else f"nndet_sweep {task.name} makes them"
+            makes = f"its sweep: {why}" if found_none(why) else f"nndet_sweep {task.name} makes them"
             print(f"Note: fold {number} keeps no operating points by rate; {makes}")
     if model.doubt_of_checkpoint:
         print(f"Note: {model.doubt_of_checkpoint}")

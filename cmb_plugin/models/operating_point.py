@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
+def found_none(why: str) -> bool:
+    """Whether a sweep says that there was no threshold to choose: another sweep would find as little."""
+    return why.startswith(("default", "no lesion"))
+
+
 @dataclass(frozen=True)
 class OperatingPoint:
     """The operating point of one fold, or of several that predict together.
@@ -110,7 +115,7 @@ class OperatingPoint:
             return self.rates[rate]
         if not self.rates:
             remedy = "run nndet_sweep, which keeps some; models that were swept before this version have none"
-            if self.why.startswith("default"):  # another sweep would find as little
+            if found_none(self.why):
                 remedy = f"leave it out; of its sweep: {self.why}"
             raise UserError(f"--fp-per-scan {rate:g}: the model keeps no operating point for it", remedy=remedy)
         known = ", ".join(f"{known:g}" for known in sorted(self.rates))

@@ -10,7 +10,7 @@ import pytest
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, find_operating_point, measure
-from cmb_plugin.models.operating_point import OperatingPoint
+from cmb_plugin.models.operating_point import OperatingPoint, found_none
 
 
 def scans(right, wrong, n_cases=4, n_missed=0):
@@ -67,6 +67,9 @@ def test_where_the_rate_cannot_be_kept_the_default_does_not_report_everything():
     assert point.score == pytest.approx((0.9 + 0.8) / 2)
     assert (point.sensitivity, point.fp_per_scan) == (pytest.approx(1 / 3), 5 / 4)
     assert point.why == "no lesion is found within 0.5 FP per scan; fewest with which any is found"
+    assert found_none(point.why)
+    assert found_none(find_operating_point([]).why)
+    assert not found_none(find_operating_point(scans([0.9], [])).why)
 
 
 @pytest.mark.parametrize("rule", ["fp_per_scan", "sensitivity", "f1"])

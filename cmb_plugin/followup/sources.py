@@ -59,12 +59,13 @@ def persons_of_folders(folders: Sequence[Path], scans: Sequence[Path]) -> list[P
     alone = all(len(names) == 1 for names in cases)
     persons = []
     for person in [cases[0][0]] if alone else sorted({name for names in cases for name in names}):
-        visits = []
-        for label, folder, images, names in zip(labels, folders, scans, cases, strict=True):
-            case = names[0] if alone else person
-            if case in names:
-                visits.append(Visit(label, case, scan_of(case, images), boxes_file(folder, case)))
-        persons.append(Person(person, tuple(visits)))
+        own = [names[0] if alone else person for names in cases]
+        # Also where a case is missing: without its baseline nobody is compared, and a later scan is a row that says so.
+        visits = tuple(
+            Visit(label, case, scan_of(case, images), boxes_file(folder, case))
+            for label, folder, images, case in zip(labels, folders, scans, own, strict=True)
+        )
+        persons.append(Person(person, visits))
     return persons
 
 

@@ -115,11 +115,28 @@ def test_folders_are_joined_by_the_names_of_cases(cohort: Path, tmp_path: Path) 
         for case in cases:
             (folder / f"{case}_boxes.json").write_bytes((cohort / "found" / "a_1_boxes.json").read_bytes())
     persons = persons_of_folders(folders, [cohort / "scans"] * 2)
-    assert {p.name: [v.name for v in p.visits] for p in persons} == {"a": ["t1"], "b": ["t1", "t2"], "c": ["t2"]}
+    assert {p.name: [v.boxes.is_file() for v in p.visits] for p in persons} == {
+        **{"a": [True, False], "b": [True, True], "c": [False, True]}
+    }
     with pytest.raises(UserError, match="--scans"):
         persons_of_folders(folders, [])
     with pytest.raises(UserError, match="holds no predictions"):
         persons_of_folders([folders[0], cohort], [cohort, cohort])
+
+
+def test_no_later_folder_takes_the_place_of_a_baseline_that_is_missing(cohort: Path, tmp_path: Path) -> None:
+    folders, scans = [tmp_path / name for name in ("t1", "t2", "t3")], tmp_path / "scans"
+    scans.mkdir()
+    for case in "ab":
+        (scans / f"{case}.nii.gz").write_bytes((cohort / "scans" / "a_1_0000.nii.gz").read_bytes())
+    for folder, cases in zip(folders, ("a", "ab", "b"), strict=True):
+        folder.mkdir()
+        for case in cases:
+            (folder / f"{case}_boxes.json").write_bytes((cohort / "found" / "a_1_boxes.json").read_bytes())
+    words = [*map(str, folders), "--scans", *[str(scans)] * 3, "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    rows = [(row["person"], row["visit"], row["status"]) for row in rows_of(tmp_path / "out" / "followup.tsv")]
+    assert rows == [("a", "t2", "compared"), ("a", "t3", "failed"), ("b", "", "failed")]
 
 
 def test_sessions_come_in_the_order_of_time(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _names(visit: Visit) -> dict[str, Any]:
 def _entry(scan: Scan, status: str, alignment: Alignment | None = None) -> dict[str, Any]:
     entry = _names(scan.visit)
     entry |= {"status": status, "why": "" if alignment is None else alignment.why_not}
-    entry |= {"operating_point": scan.point, "reported": int((scan.scores >= scan.point).sum())}
+    entry |= {"operating_point": scan.point, "reported": int(scan.reported.sum())}
     if alignment is not None:
         numbers = {name: round(getattr(alignment, name), 4) for name in ("agreement", "error_mm", "overlap")}
         matrix = np.round(alignment.matrix, 6)

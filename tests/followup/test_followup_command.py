@@ -213,6 +213,19 @@ def test_a_wrong_row_does_not_stop_the_persons_beside(cohort: Path, tmp_path: Pa
     assert "line 3 lacks" in became["e"][1]
 
 
+def test_what_a_rule_removed_is_not_counted_as_reported(cohort: Path, tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    found.mkdir()
+    for number in (1, 2):
+        content = read_json(cohort / "found" / f"a_{number}_boxes.json")
+        content["detections"][0] |= {"removed": "outside the brain", "reported": False, "instance": None}
+        write_json(found / f"a_{number}_boxes.json", content)
+    words = [str(cohort / "visits.tsv"), "--predictions", str(found), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    visits = read_json(tmp_path / "out" / "a_followup.json")["visits"]
+    assert [visit["reported"] for visit in visits] == [0, 2]
+
+
 def test_who_cannot_be_compared_any_more_leaves_no_result(cohort: Path, tmp_path: Path) -> None:
     """A person whose name begins like another one's with new lesions keeps the pictures."""
     visits = [Visit(name, name, cohort / "scans" / f"{name}_0000.nii.gz", cohort / "found" / f"{name}_boxes.json")

@@ -156,6 +156,13 @@ def _draw(case: SourceCase, job: Job, reference: SourceImage, array: np.ndarray)
     label, grid = case.label, reference.grid
     if isinstance(label, MaskLabel):
         mask, own = read_mask(label.file)
+        unknown = sorted(set(np.unique(mask[mask > 0]).tolist()) - {*label.classes}) if label.classes else []
+        if unknown:
+            known = ", ".join(f"{number} is {job.classes[index]}" for number, index in label.classes.items())
+            raise UserError(
+                f"{label.file}: holds {some_of(unknown)}, which is no class",
+                remedy=f"{known}: correct the mask, or name all classes with -o convert_cfg.classes=[...]",
+            )
         try:
             drawn = instances_of_mask(mask, label.instances, label.connectivity, label.classes)
         except UserError as error:

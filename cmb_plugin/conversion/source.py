@@ -22,7 +22,7 @@ class MaskLabel:
         file: the mask.
         instances: each number is one lesion; otherwise each connected piece of a number is.
         connectivity: 6, 18 or 26 neighbours are connected, where pieces are lesions.
-        classes: number in the mask -> class index; a number that is not named has class 0.
+        classes: number in the mask -> class index; any other number is an error. Empty where all have class 0.
     """
 
     file: Path

@@ -20,7 +20,7 @@ from cmb_plugin.conversion.reading import SourceImage
 from cmb_plugin.conversion.workflow import ConversionReport, ConvertOptions, convert
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
-from cmb_plugin.images import Grid, read_scan
+from cmb_plugin.images import Grid, read_scan, write_image
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.settings import Overrides
 
@@ -48,6 +48,21 @@ def test_a_missing_ground_truth_is_named_and_the_others_go_on(run: Convert, tmp_
     report = run("cuhk", source)
     assert "02.mat: no such file - add the ground truth" in reasons(report)
     assert [record.case_id for record in report.records] == ["cuhk-01", "cuhk-03"]
+
+
+def test_a_number_of_a_mask_that_is_no_class_is_named(run: Convert, tmp_path: Path) -> None:
+    """It would be a lesion of the first class."""
+    mask = np.zeros(GRID.shape, dtype=np.uint8)
+    mask[2, 3, 3], mask[5, 9, 9] = 1, 2
+    write_image(tmp_path / "scan.nii.gz", smooth(GRID.shape), GRID)
+    write_image(tmp_path / "right.nii.gz", mask, GRID)
+    mask[9, 15, 15] = 3
+    write_image(tmp_path / "wrong.nii.gz", mask, GRID)
+    table = tmp_path / "scans.csv"
+    table.write_text("subject,swi,mask\na,scan.nii.gz,right.nii.gz\nb,scan.nii.gz,wrong.nii.gz\n")
+    report = run("table", table, "convert_cfg.classes=[cmb,iron]", test_fraction=0.0)
+    assert "wrong.nii.gz: holds 3, which is no class - 1 is cmb, 2 is iron: correct the mask" in reasons(report)
+    assert [lesion["class"] for lesion in report.records[0].lesions] == ["cmb", "iron"]
 
 
 def test_points_outside_and_points_from_zero_are_told_apart(run: Convert, tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--marker", default="comparison", help="of the page's part (default: %(default)s)")
     add_page(arguments)
     args = arguments.parse_args(argv)
+    if args.resamples < 0:
+        raise UserError(f"--resamples {args.resamples}: is less than none", remedy="give 0 or more")
     dataset = Dataset.load(find_task(args.task))
     text = table([read_row(dataset, row, args.resamples) for row in args.rows])
     print(text)

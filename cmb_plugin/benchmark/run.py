@@ -52,12 +52,13 @@ def run_benchmark(benchmark: Benchmark, log: Callable[[str], None] = print) -> B
     the seeds that it has. An entry that fails is named, the others go on.
 
     Raises:
-        UserError: an unknown task, fold or method; records of another budget; nothing to compare.
+        UserError: an unknown task, fold, method or setting; records of another budget; nothing to compare.
         KeyboardInterrupt: Ctrl-C or SIGTERM; what is finished is recorded.
     """
-    from .table import write_table
+    from .table import evaluation_config, write_table
 
     import_additional(Overrides.parse(benchmark.overrides).take_imports())
+    evaluation_config(benchmark)  # what is wrong in it must not wait for the trainings
     commands = Commands(benchmark.jobs, log)
     entries: list[Entry] = []
     for task in benchmark.tasks:

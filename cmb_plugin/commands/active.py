@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if args.simulate == bool(args.pool):
         raise UserError("neither or both of --pool and --simulate", remedy="give --pool DIR, or --simulate")
+    if args.resamples < 0:
+        raise UserError(f"--resamples {args.resamples}: is less than none", remedy="give 0 or more")
     return _simulate(args) if args.simulate else _acquire(args)
 
 

@@ -117,6 +117,7 @@ def test_rounds_are_played_and_go_on_after_any_interruption(root, monkeypatch, c
         (["--simulate", "--strategies", "all"], "names no strategy"),
         (["--simulate", "--strategies", "rndom"], "did you mean random"),
         (["--simulate", "--start", "2", "--rounds", "0"], "give 1 or more"),
+        (["--simulate", "--resamples", "-1"], "give 0 or more"),
         (["--simulate", "--start", "2", "--rounds", "1", "--acquire", "1", "--start-domain", "uk"], "did you mean ukb"),
         ([], "neither or both of --pool and --simulate"),
         (["--pool", "nowhere"], "no such folder"),

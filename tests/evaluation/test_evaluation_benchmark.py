@@ -466,6 +466,8 @@ def test_scans_that_any_run_has_not_predicted_are_named(task, tmp_path):
         (["--folds", "x"], "--folds 0,1"),
         (["--models", "Nothing"], "known"),
         (["--only", "eval"], "not prepared"),
+        (["--only", "eval", "-o", "eval_cfg.match=3"], "eval_cfg.match_mm"),  # before anything is prepared or trained
+        (["--resamples", "-1"], "0 or more"),
         (["--budget", "soon"], "30min"),
     ],
 )

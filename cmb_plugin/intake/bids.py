@@ -10,7 +10,7 @@ from cmb_plugin.dataset import image_files
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json
 from cmb_plugin.images import image_stem
-from cmb_plugin.images.contrast import contrast_of_suffix
+from cmb_plugin.images.contrast import UNKNOWN, contrast_of_suffix
 
 from .volumes import Volume, sidecar, volumes_of_file
 
@@ -52,8 +52,12 @@ def bids_volumes(root: Path, participants: Collection[str] = ()) -> list[Volume]
 
 def _volumes(file: Path, root: Path, session: str) -> list[Volume]:
     entities, suffix = entities_of(str(image_stem(file)))
-    case = "_".join(f"{key}-{value}" for key, value in entities.items() if key not in _NOT_OF_THE_CASE and value)
-    known: dict[str, Any] = {"contrast": contrast_of_suffix(suffix, entities.get("part", ""))}
+    named = [f"{key}-{value}" for key, value in entities.items() if key not in _NOT_OF_THE_CASE and value]
+    # A file that does not name its subject (anat/swi.nii.gz) has the session's name before its own.
+    case = "_".join(named if "sub" in entities else dict.fromkeys([*session.split("_"), *named]))
+    contrast = contrast_of_suffix(suffix, entities.get("part", ""))
+    # Of a suffix that BIDS does not know (T1, CMB) the words of the name and the header tell more.
+    known: dict[str, Any] = {} if contrast == UNKNOWN else {"contrast": contrast}
     if entities.get("echo", "").isdecimal():
         known["echo"] = int(entities["echo"])
     inherited = _inherited(root, suffix)

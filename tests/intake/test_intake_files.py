@@ -265,6 +265,23 @@ def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> Non
         list_input(root, SWI, InputOptions(participants=("09",)))
 
 
+def test_a_suffix_that_bids_does_not_know_is_understood_by_its_words(tmp_path: Path) -> None:
+    for name in ("sub-01/anat/sub-01_T1", "sub-01/anat/sub-01_CMB", "sub-02/anat/sub-02_T1", "sub-02/anat/sub-02_T2S"):
+        save(tmp_path / f"{name}.nii.gz")
+    intake = list_input(tmp_path, Channels(("SWI",)))
+    assert [(case.case_id, case.volumes[0].path.name) for case in intake.cases] == [("sub-02", "sub-02_T2S.nii.gz")]
+
+
+def test_files_of_subjects_that_do_not_name_them_are_cases_of_their_own(tmp_path: Path) -> None:
+    for name in ("sub-01/anat", "sub-02/anat", "sub-03/ses-1/anat", "sub-03/ses-2/swi"):
+        save(tmp_path / name / "swi.nii.gz")
+        save(tmp_path / name / "T1.nii.gz")
+    save(tmp_path / "sub-03" / "ses-2" / "swi" / "ses-2_run-2_swi.nii.gz")
+    intake = list_input(tmp_path, Channels(("SWI",)))
+    expected = ["sub-01", "sub-02", "sub-03_ses-1", "sub-03_ses-2", "sub-03_ses-2_run-2"]
+    assert [case.case_id for case in intake.cases] == expected
+
+
 def test_folders_that_are_named_as_in_bids_and_hold_something_else_are_read(tmp_path: Path) -> None:
     for name in ("sub-101", "sub-102"):
         for shown in ("CMB", "desc-masked_T1", "desc-masked_T2", "desc-masked_T2S"):  # as VALDO has them

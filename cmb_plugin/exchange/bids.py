@@ -226,10 +226,15 @@ def without_name(case_ids: Sequence[str]) -> dict[str, UserError]:
     seen: dict[str, str] = {}
     errors = {}
     for case_id in case_ids:
-        name = "_".join(scan_entities(case_id).values())
-        if not name or name in seen:
+        entities = scan_entities(case_id)
+        name = "_".join(f"{key}-{value}" for key, value in entities.items())
+        if not entities["sub"] or name in seen:
             remedy = "rename the scan: BIDS names hold letters and digits"
-            why = f"gets the name of {seen[name]} in BIDS" if name else "has no letter and no digit for a name in BIDS"
+            why = (
+                f"gets the name of {seen[name]} in BIDS"
+                if name in seen
+                else "has no letter and no digit for a name in BIDS"
+            )
             errors[case_id] = UserError(f"{case_id}: {why}", remedy=remedy)
         else:
             seen[name] = case_id

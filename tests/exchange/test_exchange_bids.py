@@ -68,6 +68,7 @@ def test_a_case_without_a_name_in_bids_is_refused_alone() -> None:
     assert bids.scan_entities("P_7_20240131_s004") == {"sub": "P720240131s004"}
     assert bids.scan_entities("sub-01_ses-2") == {"sub": "01", "ses": "2"}
     assert bids.without_name(["a_1", "b_1"]) == {}
+    assert bids.without_name(["sub-01_ses-1", "sub-01_run-1", "sub-01_acq-1"]) == {}  # alike but for their entities
     refused = {case_id: str(error) for case_id, error in bids.without_name(["a_1", "患者", "a1", "b_1"]).items()}
     assert list(refused) == ["患者", "a1"]
     assert "a1: gets the name of a_1 in BIDS" in refused["a1"]

@@ -101,8 +101,12 @@ def _source(file: Path) -> Any:
 
 
 def uid_of(predictions: CasePredictions, *parts: str) -> str:
-    """A UID that is the same for the same prediction, so that writing it again gives the same object."""
-    return str(import_pydicom().uid.generate_uid(entropy_srcs=[predictions.case_id, predictions.key, *parts]))
+    """A UID that is the same for the same prediction, so that writing it again gives the same object; with other
+    places of the lesions it is another one, for an archive keeps the first object of a UID."""
+    regions = predictions.regions
+    places = [] if regions is None else [f"{name} {regions.get(name, '')}" for name in ("key", "source", "why")]
+    entropy = [predictions.case_id, predictions.key, *places, *parts]
+    return str(import_pydicom().uid.generate_uid(entropy_srcs=entropy))
 
 
 def _save(dataset: Any, path: Path) -> Path:

@@ -172,6 +172,16 @@ def test_written_again_it_is_the_same_object(tmp_path: Path) -> None:
     assert first == again
 
 
+def test_other_places_of_the_lesions_are_another_object(tmp_path: Path) -> None:
+    """The report names regions and sides, and rules about them remove segments; an archive keeps what came first."""
+    write_series(tmp_path / "in", voxels(), GRID)
+    uids = set()
+    for regions in (True, False):
+        case, _ = exported(tmp_path, regions=regions)
+        uids |= {pydicom.dcmread(path).SOPInstanceUID for path in write_dicom(tmp_path / "out", case)}
+    assert len(uids) == 4
+
+
 def test_a_case_that_is_no_dicom_is_told_so(tmp_path: Path) -> None:
     write_prediction(tmp_path, "a", GRID)
     with pytest.raises(UserError, match="did not come from DICOM"):

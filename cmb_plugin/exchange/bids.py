@@ -179,6 +179,14 @@ def write_case(root: Path, case: ExportedCase, scores: Mapping[str, str], raw: P
     return table
 
 
+def forget_case(root: Path, case_id: str) -> None:
+    """Removes what an earlier run wrote of a case that could not be predicted now: it is no longer true."""
+    if scan_entities(case_id)["sub"]:
+        stem = _stem(root, case_id)
+        for ending in (f"{MASK}.nii.gz", f"{MASK}.json", f"{LESIONS}.tsv", f"{LESIONS}.json"):
+            stem.with_name(f"{stem.name}_{ending}").unlink(missing_ok=True)
+
+
 def _row(lesion: Any, known: Mapping[str, str]) -> dict[str, Any]:
     x, y, z = lesion.centre_lps_mm
     i, j, k = lesion.voxel

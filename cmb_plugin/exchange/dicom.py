@@ -61,7 +61,7 @@ def write_dicom(folder: Path, case: ExportedCase) -> list[Path]:
         sources = [_source(file) for file in series.files]
         written = []
         segmentation = None
-        segmentation_file, report_file = (folder / f"{case.case_id}_{kind}.dcm" for kind in ("seg", "sr"))
+        segmentation_file, report_file = _files(folder, case.case_id)
         if lesions:
             segmentation = _segmentation(case, predictions, lesions, series, sources)
             written.append(_save(segmentation, segmentation_file))
@@ -69,6 +69,16 @@ def write_dicom(folder: Path, case: ExportedCase) -> list[Path]:
             segmentation_file.unlink(missing_ok=True)  # of an earlier run
         written.append(_save(_report(case, predictions, lesions, series, sources, segmentation), report_file))
     return written
+
+
+def forget_case(folder: Path, case_id: str) -> None:
+    """Removes what an earlier run wrote of a case that could not be predicted now: it is no longer true."""
+    for path in _files(folder, case_id):
+        path.unlink(missing_ok=True)
+
+
+def _files(folder: Path, case_id: str) -> tuple[Path, Path]:
+    return folder / f"{case_id}_seg.dcm", folder / f"{case_id}_sr.dcm"
 
 
 def _import_highdicom() -> Any:

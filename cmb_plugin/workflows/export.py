@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from cmb_plugin.dataset import Case
 from cmb_plugin.documents import counted
-from cmb_plugin.exchange import bids
+from cmb_plugin.exchange import bids, dicom
 from cmb_plugin.exchange.case import ExportedCase
-from cmb_plugin.exchange.dicom import write_dicom
 from cmb_plugin.workers import Outcome, Workers, failures, run_cases
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ def export_cases(
     scores: Mapping[str, str],
     log: Callable[[str], None],
     workers: Workers = 0,
+    gone: Sequence[str] = (),
 ) -> list[Outcome[ExportedCase, Path]]:
     """Writes predicted cases to the targets and returns the failures; a case that has no name in BIDS is one.
 
@@ -72,12 +72,15 @@ def export_cases(
         scores: further score columns of the model, and what they mean.
         log: is given what was written.
         workers: processes, or machines.
+        gone: names of cases that could not be predicted, of which nothing of an earlier run stays.
     """
     exported = [ExportedCase(folder, case.case_id, case.images[0], inputs.get(case.case_id)) for case in cases]
     failed: list[Outcome[ExportedCase, Path]] = []
     if targets.derivatives is not None:
         nameless = bids.without_name([case.case_id for case in exported])
         bids.write_description(targets.derivatives, model, targets.raw)
+        for case_id in gone:
+            bids.forget_case(targets.derivatives, case_id)
         write = partial(_write_bids, root=targets.derivatives, scores=scores, raw=targets.raw)
         outcomes = run_cases(write, [case for case in exported if case.case_id not in nameless], workers)
         failed += [Outcome(case, None, str(nameless[case.case_id])) for case in exported if case.case_id in nameless]
@@ -85,6 +88,8 @@ def export_cases(
         failed += unwritten
         log(f"BIDS derivatives of {counted(len(outcomes) - len(unwritten), 'case')}: {targets.derivatives}")
     if targets.dicom is not None:
+        for case_id in gone:
+            dicom.forget_case(targets.dicom, case_id)
         outcomes = run_cases(partial(_write_dicom, folder=targets.dicom), exported, workers)
         unwritten = failures(outcomes)
         failed += unwritten
@@ -98,4 +103,4 @@ def _write_bids(case: ExportedCase, root: Path, scores: Mapping[str, str], raw: 
 
 
 def _write_dicom(case: ExportedCase, folder: Path) -> Path:
-    return write_dicom(folder, case)[-1]
+    return dicom.write_dicom(folder, case)[-1]

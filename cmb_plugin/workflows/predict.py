@@ -194,8 +194,9 @@ def predict(
 
             inputs = {case.case_id: case for case in selected.inputs}
             title = f"{group.title}, checkpoint {group.checkpoint}"
+            gone = sorted({source.case.case_id for source in sources} - {case.case_id for case in predicted})
             exported = export_cases(
-                folder, predicted, inputs, options.export, title, ensemble.scores, log, options.machines or 0
+                folder, predicted, inputs, options.export, title, ensemble.scores, log, options.machines or 0, gone
             )
             report.unwritten += exported
     return report

@@ -41,6 +41,20 @@ def test_a_bids_app_predicts_participants_and_sums_up_the_group(model: str, tmp_
     assert [line.split("\t")[:3] for line in lines[1:]] == [["sub-01", "sub-01_ses-1", "1"], ["sub-02", "sub-02", "1"]]
 
 
+def test_of_a_scan_that_cannot_be_predicted_any_more_no_result_stays(model: str, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for name in ("sub-01", "sub-02"):
+        write_image(raw / name / "anat" / f"{name}_T2starw.nii.gz", volume().astype(np.float32), GRID)
+    words = [str(raw), str(out), "participant", "--task", model, "-npp", "0"]
+    assert bids_app(words) == 0
+    (raw / "sub-02/anat/sub-02_T2starw.nii.gz").write_bytes(b"")
+    assert bids_app(words) == 2
+    assert [path.name for path in out.glob("sub-02/anat/*")] == []
+    assert bids_app([str(raw), str(out), "group"]) == 0
+    lines = (out / "group_microbleeds.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines[1:]] == ["sub-01"]
+
+
 def test_nothing_is_written_into_the_data_set_that_is_predicted(model: str, tmp_path: Path, capsys) -> None:
     raw = tmp_path / "raw"
     write_image(raw / "sub-01/anat/sub-01_T2starw.nii.gz", volume().astype(np.float32), GRID)

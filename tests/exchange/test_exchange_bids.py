@@ -86,6 +86,9 @@ def test_a_case_without_a_name_in_bids_stops_no_other(tmp_path: Path) -> None:
     assert [(failure.item.case_id, failure.is_bug) for failure in failed] == [("a1", False)]
     assert sorted(path.name for path in (tmp_path / "bids").glob("sub-*")) == ["sub-a1", "sub-b1"]
     assert lines == [f"BIDS derivatives of 2 cases: {tmp_path / 'bids'}"]
+    gone = export_cases(tmp_path / "found", [], {}, targets, "a model", {}, lines.append, gone=["b_1", "患者"])
+    assert not gone
+    assert sorted(path.parts[-3] for path in (tmp_path / "bids").rglob("*.tsv")) == ["sub-a1"]
 
 
 def test_a_group_is_a_row_per_scan(tmp_path: Path) -> None:

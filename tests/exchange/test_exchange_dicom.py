@@ -21,7 +21,7 @@ from test_intake_dicom import GRID, voxels
 from cmb_plugin.errors import UserError
 from cmb_plugin.exchange import dicom_codes
 from cmb_plugin.exchange.case import ExportedCase
-from cmb_plugin.exchange.dicom import write_dicom
+from cmb_plugin.exchange.dicom import forget_case, write_dicom
 from cmb_plugin.intake import Channels, list_input
 
 
@@ -180,6 +180,15 @@ def test_other_places_of_the_lesions_are_another_object(tmp_path: Path) -> None:
         case, _ = exported(tmp_path, regions=regions)
         uids |= {pydicom.dcmread(path).SOPInstanceUID for path in write_dicom(tmp_path / "out", case)}
     assert len(uids) == 4
+
+
+def test_of_a_case_that_is_gone_nothing_stays(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", voxels(), GRID)
+    case, _ = exported(tmp_path)
+    write_dicom(tmp_path / "out", case)
+    forget_case(tmp_path / "out", case.case_id)
+    forget_case(tmp_path / "out", case.case_id)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_case_that_is_no_dicom_is_told_so(tmp_path: Path) -> None:

@@ -280,6 +280,9 @@ def _one_of(fitting: Sequence[int], group: Sequence[Volume], echo: int | None) -
         target = best_echo_ms(group[numbers[0]].field_t)
         taken = min(numbers, key=lambda i: abs((group[i].echo_ms or 0.0) - target))
         why = f"another echo is nearer to {target:g} ms; --echo chooses"
+    elif not any(group[i].echo for i in numbers):
+        taken = numbers[-1]
+        why = f"{group[taken].name} has the same name and contrast; nothing tells which is right"
     else:
         taken = numbers[-1]
         why = "another echo is later, so more weighted by T2*; --echo chooses"

@@ -265,6 +265,15 @@ def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> Non
         list_input(root, SWI, InputOptions(participants=("09",)))
 
 
+def test_a_scan_in_two_formats_is_taken_once_and_is_no_echo(tmp_path: Path) -> None:
+    for ending in ("nii", "nii.gz"):
+        save(tmp_path / f"x.{ending}")
+    intake = list_input(tmp_path, Channels(("SWI",)))
+    (taken,) = (case.volumes[0].name for case in intake.cases)
+    (other,) = (row for row in intake.rows if row.status == PASSED_OVER)
+    assert other.why.startswith(f"{taken} has the same name")
+
+
 def test_a_suffix_that_bids_does_not_know_is_understood_by_its_words(tmp_path: Path) -> None:
     for name in ("sub-01/anat/sub-01_T1", "sub-01/anat/sub-01_CMB", "sub-02/anat/sub-02_T1", "sub-02/anat/sub-02_T2S"):
         save(tmp_path / f"{name}.nii.gz")

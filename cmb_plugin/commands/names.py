@@ -59,14 +59,16 @@ def find_task(task: str, root: Path | None = None) -> TaskFolder:
     raise UserError(f"no task '{task}' in {root}", remedy=f"{hint}; det_data says where Tasks lie")
 
 
-def new_task(name: str, pattern: str = r"Task\d+_[A-Za-z0-9_.-]+", example: str = "Task101_CMB") -> TaskFolder:
-    """The Task folder in ``$det_data`` that a command shall fill.
+def new_task(
+    name: str, pattern: str = r"Task\d+_[A-Za-z0-9_.-]+", example: str = "Task101_CMB", option: str = "--task"
+) -> TaskFolder:
+    """The Task folder in ``$det_data`` that a command shall fill; ``option`` is what the user named it by.
 
     Raises:
         UserError: the name is no Task folder's.
     """
     if not re.fullmatch(pattern, name):
-        raise UserError(f"--task {name}: not the name of a Task folder", remedy=f"name it like {example}")
+        raise UserError(f"{option} {name}: not the name of a Task folder", remedy=f"name it like {example}")
     return TaskFolder(data_root() / name)
 
 

@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.export:
         from cmb_plugin.review.export import export
 
-        report = export(session, new_task(args.export), overwrite=args.overwrite, done_only=args.done_only)
+        target = new_task(args.export, option="--export")
+        report = export(session, target, overwrite=args.overwrite, done_only=args.done_only)
         for case_id, reason in report.left_out.items():
             print(f"left out {case_id}: {reason}")
         if report.in_places:

@@ -138,6 +138,8 @@ def test_a_folder_of_predictions_is_reviewed_without_a_task(session, tmp_path, c
     write_json(found / "run.json", {})
     assert nndet_review([str(found), "--reader", "ann", "--queue", "q.json"]) == 2
     assert "is a folder of predictions - leave out --queue" in capsys.readouterr().err
+    assert nndet_review([str(found), "--reader", "ann", "--export", str(tmp_path / "Task301_Judged")]) == 2
+    assert capsys.readouterr().err.startswith("error: --export ")
     assert nndet_review([str(found), "--reader", "ann", "--export", "Task301_Judged"]) == 0
     judged = Dataset.load(TaskFolder(tmp_path / "Task301_Judged"))
     assert judged.modalities == session.dataset.modalities

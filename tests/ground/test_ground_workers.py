@@ -168,7 +168,13 @@ def test_processes_end_with_their_command_and_leave_nothing(tmp_path, number, co
     script, folder = tmp_path / "long_command.py", tmp_path / "work"
     script.write_text(LONG_COMMAND, encoding="utf-8")
     folder.mkdir()
-    running = subprocess.Popen([sys.executable, str(script), str(folder)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, str(script), str(folder)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the suite itself runs in the background of a shell it ignores Ctrl-C, and so would the command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     end = time.monotonic() + 60
     while len(workers := list(folder.glob("worker*"))) < 2:
         assert time.monotonic() < end

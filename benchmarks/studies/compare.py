@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.tools.markdown import add_page, put_between_markers, table_head, table_row
 from cmb_plugin.benchmark.table import show
 from cmb_plugin.commands.cli import command, parser
-from cmb_plugin.commands.names import find_task
+from cmb_plugin.commands.names import check_resamples, find_task
 from cmb_plugin.dataset import Dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import Bootstrap, EvaluationConfig, SubjectCounts, bootstrap, subject_counts
@@ -123,8 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_argument("--marker", default="comparison", help="of the page's part (default: %(default)s)")
     add_page(arguments)
     args = arguments.parse_args(argv)
-    if args.resamples < 0:
-        raise UserError(f"--resamples {args.resamples}: is less than none", remedy="give 0 or more")
+    check_resamples(args.resamples)
     dataset = Dataset.load(find_task(args.task))
     text = table([read_row(dataset, row, args.resamples) for row in args.rows])
     print(text)

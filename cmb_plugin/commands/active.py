@@ -10,7 +10,7 @@ from pathlib import Path
 from cmb_plugin.errors import UserError
 
 from .cli import add_overrides, command, parser
-from .names import device_named, find_folds, find_model, find_task
+from .names import check_resamples, device_named, find_folds, find_model, find_task
 
 ACQUIRE = 10
 
@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if args.simulate == bool(args.pool):
         raise UserError("neither or both of --pool and --simulate", remedy="give --pool DIR, or --simulate")
-    if args.resamples < 0:
-        raise UserError(f"--resamples {args.resamples}: is less than none", remedy="give 0 or more")
+    check_resamples(args.resamples)
     return _simulate(args) if args.simulate else _acquire(args)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cmb_plugin.errors import UserError
 
 from .cli import add_overrides, command, parser
-from .names import find_task
+from .names import check_resamples, find_task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,8 +101,7 @@ def benchmark_of(args: argparse.Namespace, name: str) -> Benchmark:
     by_domain = args.folds == "domains"
     if not (by_domain or re.fullmatch(r"\d+(,\d+)*", args.folds)) or args.seeds < 1 or args.jobs < 1:
         raise UserError("--folds, --seeds or --jobs: not understood", remedy="give for instance --folds 0,1 --seeds 3")
-    if args.resamples < 0:
-        raise UserError(f"--resamples {args.resamples}: is less than none", remedy="give 0 or more")
+    check_resamples(args.resamples)
     output = Path(args.output).expanduser().resolve() if args.output else models_root() / name
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", output.name):
         raise UserError(f"--output {output.name}: cannot mark model folders", remedy="use letters, digits, _ . -")

@@ -261,6 +261,12 @@ def file_patterns(text: str) -> dict[str, str]:
     return {name.strip(): pattern.strip() for name, _, pattern in pairs}
 
 
+def check_resamples(number: int) -> None:
+    """Raises a ``UserError`` for a number of bootstrap resamples that is none."""
+    if number < 0:
+        raise UserError(f"--resamples {number}: is less than none", remedy="give 0 or more")
+
+
 def _task_number(folder: Path, before: str = "_|$") -> int:
     """Number of a Task folder before a pattern: alone by default, not as in ``Task101FG_CMB``; -1 without one."""
     match = re.match(rf"Task(\d+)(?={before})", folder.name)

@@ -165,6 +165,12 @@ def test_a_step_without_training_is_refused():
         module(candidate_share=0.8, teacher_share=0.2)
 
 
+def test_single_slices_are_the_users_error():
+    with pytest.raises(UserError, match="1x16x16") as refused:
+        module(dataclasses.replace(PLAN, patch_size=(1, 16, 16)))
+    assert "CMBRetinaUNet" in str(refused.value)
+
+
 @pytest.mark.parametrize("radii", [(), (0.0,)])
 def test_no_radius_is_the_users_error(radii):
     with pytest.raises(UserError, match="radii_mm"):

@@ -21,6 +21,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, SweepConfig, find_operating_point
 from cmb_plugin.inference import CORE, PatchDetections, component_detections
 from cmb_plugin.networks import UNet, class_shares, stage_losses
+from cmb_plugin.planning import by
 from cmb_plugin.plugins import register_trainer, suggest
 from cmb_plugin.settings import within
 from cmb_plugin.training import Batch, DetectionModule, ModelConfig, learning_rate
@@ -111,8 +112,13 @@ class TwoStepKD(DetectionModule):
         """The networks of all steps, in one module.
 
         Raises:
-            UserError: a step would be left untrained, or a setting is out of range.
+            UserError: a step would be left untrained, a setting is out of range, or the plan's patches are flat.
         """
+        if min(self.plan.patch_size) < 2:
+            raise UserError(
+                f"TwoStepKD looks for balls, and patches of {by(self.plan.patch_size)} voxels show none",
+                remedy="train CMBRetinaUNet or RetinaUNetV001, or plan for patches of two slices or more",
+            )
         shares = self.model_cfg.candidate_share, self.model_cfg.teacher_share
         if min(shares) <= 0 or sum(shares) >= 1:
             raise UserError(

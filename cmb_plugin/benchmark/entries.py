@@ -11,6 +11,7 @@ from typing import Any
 from cmb_plugin.dataset import Case, Dataset, read_splits
 from cmb_plugin.dataset.domains import UNNAMED, slug
 from cmb_plugin.errors import UserError
+from cmb_plugin.evaluation import EvaluationConfig
 from cmb_plugin.files import read_json
 from cmb_plugin.paths import FoldFolder, ModelFolder, TaskFolder
 from cmb_plugin.plugins import trainers
@@ -33,6 +34,9 @@ TAKEN = {  # settings that the benchmark decides, and how
     "exp.seed": "--seeds",
     "exp.tag": "--output, whose name marks the model folders",
 }
+
+MEASURED = ("eval_cfg.match_mm", "eval_cfg.operating_point")
+"""Of how detections are compared what changes the tables; which numbers they have is the same for all."""
 
 
 @dataclass(frozen=True)
@@ -289,10 +293,10 @@ def _method(text: str) -> Method:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Refuses overrides of what the benchmark decides.
+    """Refuses overrides of what the benchmark decides, and those of evaluation that its tables have no number of.
 
     Raises:
-        UserError: naming the option that says it.
+        UserError: naming the option that says it, or the command that has such numbers.
     """
     for override in overrides:
         key, equals, _ = override.lstrip("+").partition("=")
@@ -300,6 +304,14 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"override '{override}' is not key=value", remedy="write for instance model_cfg.hspl=false")
         if key in TAKEN:
             raise UserError(f"'{override}': is decided by the benchmark", remedy=f"say it by {TAKEN[key]}")
+        name = key.removeprefix("eval_cfg.")
+        if name != key and key not in MEASURED and hasattr(EvaluationConfig, name):
+            raise UserError(
+                f"'{override}': changes no number of the tables",
+                remedy="give --resamples"
+                if name == "resamples"
+                else "run nndet_eval on the models, which measures more",
+            )
 
 
 def domains_of(task: TaskFolder) -> list[str]:

@@ -165,6 +165,17 @@ def test_what_the_benchmark_decides_cannot_be_overridden(word, option, tmp_path)
         parse_methods(f"CMBRetinaUNet {word}")
 
 
+@pytest.mark.parametrize(
+    ("word", "remedy"), [("eval_cfg.fp_rates=[1,2]", "nndet_eval"), ("eval_cfg.resamples=9", "--resamples")]
+)
+def test_settings_that_would_change_nothing_are_refused(word, remedy, tmp_path):
+    with pytest.raises(UserError, match="changes no number") as refused:
+        Benchmark((), (), (0,), (0,), Budget(1, None), (word,), tmp_path)
+    assert remedy in str(refused.value)
+    for name in ("match_mm", "operating_point"):  # these do
+        Benchmark((), (), (0,), (0,), Budget(1, None), (f"eval_cfg.{name}=0.5",), tmp_path)
+
+
 def test_a_record_of_other_overrides_is_refused_before_anything_begins(task, tmp_path):
     (method,) = parse_methods("x: CMBRetinaUNet model_cfg.hspl=false")
     asked = Benchmark((task,), (method,), (0,), (0,), Budget(1, None), (), tmp_path / "out")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -46,6 +47,20 @@ class Batch:
     class_map: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     judged: Tensor | None = None
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, out of which a GPU reads while it computes; a ``DataLoader`` asks for it."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{name: _pinned(value) for name, value in own.items()})
+
+
+def _pinned(value: Any) -> Any:
+    """A field of a batch with its tensors in page-locked memory."""
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, dict):
+        return {name: _pinned(one) for name, one in value.items()}
+    return [_pinned(one) for one in value] if isinstance(value, list) else value
 
 
 @dataclass

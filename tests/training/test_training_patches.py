@@ -187,6 +187,25 @@ def test_a_trainers_own_data_travel_with_the_batch():
     assert batch.class_map is None  # their data set knows no classes of voxels
 
 
+def test_a_loader_that_pins_memory_pins_every_tensor_of_a_batch(folder, monkeypatch):
+    from torch.utils.data._utils.pin_memory import pin_memory  # what a DataLoader calls where there is a GPU
+
+    batch = collate(list(items(dataset(folder), 4)))
+    batch.extra, batch.judged = {"age": torch.zeros(4, 1)}, None
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: pinned.append(self) or self.clone())
+
+    again = pin_memory(batch)
+
+    tensors = [batch.images, *batch.boxes, *batch.labels, batch.foreground, batch.outlined, batch.places]
+    tensors += [batch.class_map, batch.extra["age"]]
+    assert {id(t) for t in pinned} == {id(t) for t in tensors}
+    assert again.judged is None
+    assert again.images is not batch.images
+    torch.testing.assert_close(again.boxes, batch.boxes)
+    torch.testing.assert_close(again.extra["age"], batch.extra["age"])
+
+
 def test_thick_slices_are_not_rotated_out_of_plane():
     assert Augmentation(PATCH, (4.0, 0.5, 0.5), ALWAYS)._rotates[1:] == (0.0, 0.0)
     assert all(Augmentation(PATCH, (1.5, 1.2, 1.2), ALWAYS)._rotates)

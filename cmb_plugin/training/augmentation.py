@@ -153,7 +153,7 @@ class Augmentation:
             data = {"image": image, "segmentation": instances[None].to(torch.int16)}
             if image.shape[1:] != self.patch_size:
                 inner = self._cropped(data)
-                data = self._spatial(**data)
+                data = self._turned(data)
                 if _lost(inner["segmentation"], data["segmentation"]):
                     data = inner
             if self._mirror is not None and np.random.uniform() < 2 * self.config.mirror:
@@ -161,6 +161,21 @@ class Augmentation:
             image, instances = self._sliced(*self._painted(data["image"], data["segmentation"][0], instances))
             image = self._intensity(image=image)["image"]
             return image.contiguous(), instances.contiguous()
+
+    def _turned(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rotated and scaled; angles as cosines and sines, because what is interpolated between two angles on either
+        side of a wrap is neither."""
+        angles = [channel for channel, is_angle in enumerate(self.circular or ()) if is_angle]
+        if not angles:
+            turned: dict[str, Tensor] = self._spatial(**data)
+            return turned
+        image = data["image"]
+        parts = torch.cat([image, image[angles].sin()])
+        parts[angles] = image[angles].cos()
+        turned = self._spatial(**{**data, "image": parts})
+        image, sines = turned["image"].tensor_split([len(image)])
+        image[angles] = torch.atan2(sines, image[angles])
+        return {**turned, "image": image}
 
     def _painted(self, image: Tensor, instances: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
         """Both with deposits and vessels, as often as the configuration has it; drawn as in ``_sliced``. No number of a

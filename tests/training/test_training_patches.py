@@ -132,6 +132,25 @@ def test_patches_are_turned_by_any_angle_and_scaled_without_one(degrees, scaling
         assert not torch.allclose(changed, inner, atol=0.1)
 
 
+def test_phase_is_turned_on_its_circle():
+    only_spatial = AugmentConfig(
+        spatial=1, mirror=0, noise=0, blur=0, brightness=0, contrast=0, low_resolution=0, gamma=0
+    )
+    augmentation = Augmentation(PATCH, (1.0, 1.0, 1.0), only_spatial, circular=(False, True))
+    size = augmentation.source_size(np.random.default_rng(0))
+    z, y, x = torch.meshgrid(*(torch.arange(float(side)) - side / 2 for side in size), indexing="ij")
+    ramp = 0.3 * x + 0.2 * y - 0.1 * z  # radians; linear, so that it is turned exactly where it does not wrap
+    wrapped = torch.remainder(ramp + torch.pi, 2 * torch.pi) - torch.pi
+    nothing = torch.zeros(size, dtype=torch.int16)
+    for seed in range(5):
+        smooth, phase = augmentation(torch.stack([ramp, wrapped]), nothing, seed)[0]
+        inside = augmentation(torch.ones(2, *size), nothing, seed)[0][0] > 1 - 1e-6  # nothing from beyond the scan
+        difference = torch.remainder(phase - smooth + torch.pi, 2 * torch.pi) - torch.pi
+        assert inside.float().mean() > 0.5
+        assert difference[inside].abs().max() < 0.02
+        assert phase.abs().max() <= torch.pi + 1e-6
+
+
 def test_a_rotated_tiny_lesion_is_never_lost(folder):
     spatial_only = AugmentConfig(spatial=1.0, scaling=(1.4, 1.4))  # shrunk, the worst case
     data = dataset(folder, "ab", spatial_only)

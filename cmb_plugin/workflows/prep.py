@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping as Dictionary
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,11 +99,10 @@ def prepare(
 
     fingerprint, failed = _fingerprint(dataset, [item for item in items if item.split == "Tr"], workers)
     failures += failed
-    plan = planner.plan(fingerprint) if given_plan is None else load_fitting_plan(given_plan, dataset)
     if plan_from is not None:
-        from cmb_plugin.models.initial_weights import InitialWeights
-
-        plan = InitialWeights.named(plan_from, folder).plan_for(plan)
+        plan = _plan_from(plan_from, folder, planner, fingerprint)
+    else:
+        plan = planner.plan(fingerprint) if given_plan is None else load_fitting_plan(given_plan, dataset)
     path = write_plan(folder, plan, given_plan)
     items, without = _learnable(items, plan)
     warnings += without
@@ -131,6 +130,30 @@ def _choose_planner(overrides: Overrides) -> tuple[Planner, Path | None]:
     if given is not None and not str(given).endswith(".json"):
         raise UserError(f"plan={given} is no file", remedy="give the path of a plan.json, or choose with planner=NAME")
     return planner_class(config), None if given is None else Path(str(given)).expanduser()
+
+
+def _plan_from(name: str, folder: TaskFolder, planner: Planner, fingerprint: Fingerprint) -> Plan:
+    """What a planner plans, with all that a model decides in its place.
+
+    Raises:
+        UserError: there is no such model, it knows nothing of the data set, or it decides what a setting asks for.
+    """
+    from cmb_plugin.models.initial_weights import InitialWeights
+
+    model, planned = InitialWeights.named(name, folder), planner.plan(fingerprint)
+    plan = model.plan_for(planned)
+    given, usual = planner.config, planner.config_class()
+    settings = [field.name for field in fields(usual) if getattr(given, field.name) != getattr(usual, field.name)]
+    for setting in settings:
+        without = type(planner)(replace(given, **{setting: getattr(usual, setting)}))
+        try:
+            otherwise = without.plan(fingerprint)
+            decided = otherwise != planned and model.plan_for(otherwise) == plan
+        except UserError:  # without the setting there is no plan
+            decided = False
+        if decided:
+            raise UserError(f"planner_cfg.{setting}: plan_from={name} decides it", remedy="leave one of the two out")
+    return plan
 
 
 def _check(dataset: Dataset, workers: Workers, again: bool) -> tuple[list[Failure], list[str]]:

@@ -106,7 +106,7 @@ def test_from_two_folders_to_a_model(tmp_path, monkeypatch, capsys):
     assert nndet_merge(["101", "301", "--task", "Task302_All1"]) == 0
     joined = TaskFolder(data / "Task302_All1")
     fold = next(models.glob("Task101_First/*/fold0"))
-    assert nndet_prep(["302", *SERIAL, "-o", f"plan_from={fold}", *SMALL]) == 0
+    assert nndet_prep(["302", *SERIAL, "-o", f"plan_from={fold}"]) == 0
     splits = read_json(joined.splits)
     assert all(f"Round1_{first}" in split["train"] and f"Round1_{first}" not in split["val"] for split in splits)
     assert nndet_train(["302", "-o", *QUICK, f"train.init={fold}", "trainer_cfg.domain_balance=1"]) == 0

@@ -339,6 +339,15 @@ def two_channels(root, tmp_path, monkeypatch):
     return task
 
 
+def test_a_setting_of_the_planner_that_the_model_decides_is_refused(root, two_channels):
+    for setting in ("spacing=[2,2,2]", "base_features=8", "gpu_memory_gb=2"):
+        overrides = Overrides.parse([f"plan_from={root / 'mine.cmb'}", f"planner_cfg.{setting}"])
+        with pytest.raises(UserError, match=f"planner_cfg.{setting.partition('=')[0]}: plan_from="):
+            prepare(two_channels, overrides, workers=0)
+    overrides = Overrides.parse([f"plan_from={root / 'mine.cmb'}", "planner_cfg.domains=dataset"])  # this one acts
+    assert prepare(two_channels, overrides, workers=0).plan.name == "D3CMB_3d_mine"
+
+
 def test_a_plan_from_a_model_has_its_spacing_and_network_and_trains_on_from_it(root, two_channels):
     unsaid = resolve(two_channels, Overrides({"train.init": str(root / "mine.cmb")}))
     assert unsaid.settings["train"] == "finetune"

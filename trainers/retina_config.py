@@ -27,7 +27,7 @@ class RetinaConfig(ModelConfig):
             hardest of the batch, beside CornerNet's focal loss over all; 0 takes the focal loss alone.
         topk: best-scoring boxes of a patch that reach suppression.
         score_threshold: boxes below it are dropped before suppression.
-        nms_iou: overlap from which the weaker of two boxes of a patch is dropped.
+        nms_iou: with anchors, overlap from which the weaker of two boxes of a patch is dropped.
         detections_per_patch: at most so many boxes leave a patch.
         segmentation_foreground_weight: weight of lesion voxels in the cross entropy of the segmentation head; 1 is
             nnDetection's, short schedules need more.

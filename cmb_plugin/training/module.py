@@ -227,7 +227,8 @@ class TrainingModule(LightningModule, ABC):
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         optimizer: Optimizer
         if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum, nesterov=True)
+            nesterov = config.momentum > 0  # torch refuses it without momentum, where it changes nothing
+            optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum, nesterov=nesterov)
         elif config.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=1.0)
         else:

@@ -1,7 +1,9 @@
 """The learning rate at the points that define it."""
 
 import pytest
+from small_plan import PLAN
 
+from cmb_plugin.plugins import trainers
 from cmb_plugin.training import TrainerConfig
 from cmb_plugin.training.schedule import learning_rate
 
@@ -30,3 +32,10 @@ def test_averaging_epochs_run_downwards_and_start_again():
     assert (first, last, again) == (pytest.approx(1e-3), pytest.approx(1e-4), pytest.approx(1e-3))
     inside = [learning_rate(step, CONFIG) for step in range(1000, 1100)]
     assert inside == sorted(inside, reverse=True)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_goes_with_and_without_momentum(momentum):
+    config = TrainerConfig(optimizer="sgd", momentum=momentum)
+    optimizer = trainers.get("RetinaUNetV001")(PLAN, trainer_cfg=config).configure_optimizers()["optimizer"]
+    assert {group["momentum"] for group in optimizer.param_groups} == {momentum}

@@ -117,7 +117,7 @@ class TwoStepKD(DetectionModule):
         if min(self.plan.patch_size) < 2:
             raise UserError(
                 f"TwoStepKD looks for balls, and patches of {by(self.plan.patch_size)} voxels show none",
-                remedy="train CMBRetinaUNet or RetinaUNetV001, or plan for patches of two slices or more",
+                remedy="train CMBRetinaUNet, or plan for patches of two slices or more",
             )
         shares = self.model_cfg.candidate_share, self.model_cfg.teacher_share
         if min(shares) <= 0 or sum(shares) >= 1:

@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rates = [(number, content["operating_point"]) for number, content in header.folds.items()]
     for number, point in rates:
         if not (point or {}).get("rates"):
-            why = (point or {}).get("why", "")
-            makes = f"its sweep: {why}" if found_none(why) else f"nndet_sweep {task.name} makes them"
+            makes = f"nndet_sweep {task.name} makes them"
+            if found_none(point or {}):
+                makes = f"its sweep finds nothing at any such rate ({point.get('why', '')})"
             print(f"Note: fold {number} keeps no operating points by rate; {makes}")
     if model.doubt_of_checkpoint:
         print(f"Note: {model.doubt_of_checkpoint}")

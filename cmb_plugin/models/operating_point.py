@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def found_none(why: str) -> bool:
-    """Whether a sweep says that there was no threshold to choose: another sweep would find as little."""
-    return why.startswith(("default", "no lesion"))
+def found_none(content: Mapping[str, Any]) -> bool:
+    """Whether a sweep looked for operating points by rate and found none: another sweep would find as little.
+
+    Args:
+        content: of ``operating_point.json``; sweeps before there were rates noted none at all.
+    """
+    return "rates" in content and not content["rates"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class OperatingPoint:
         members: of an ensemble the operating point of every fold, in the order in which the folds predict.
         sweep: how it was chosen; None for the default and for several folds together.
         rates: false positives per scan -> the operating point that the sweep keeps for them.
+        found_none: whether the sweep looked for such rates and found nothing at any of them.
         rate: false positives per scan that it was chosen for at prediction; None for the sweep's own choice.
         views: mirrorings of each tile in the predictions that it was chosen on, with which it holds; None where nobody
             noted them, or where folds differ.
@@ -57,6 +62,7 @@ class OperatingPoint:
     members: tuple[OperatingPoint, ...] = ()
     sweep: SweepResult | None = None
     rates: dict[float, OperatingPoint] = field(default_factory=dict)
+    found_none: bool = False
     rate: float | None = None
     views: int | None = None
     why: str = ""
@@ -115,8 +121,8 @@ class OperatingPoint:
             return self.rates[rate]
         if not self.rates:
             remedy = "run nndet_sweep, which keeps some; models that were swept before this version have none"
-            if found_none(self.why):
-                remedy = f"leave it out; of its sweep: {self.why}"
+            if self.found_none:
+                remedy = f"leave it out: its sweep finds nothing at any such rate ({self.why})"
             raise UserError(f"--fp-per-scan {rate:g}: the model keeps no operating point for it", remedy=remedy)
         known = ", ".join(f"{known:g}" for known in sorted(self.rates))
         raise UserError(f"--fp-per-scan {rate:g}: the model has no operating point for it", remedy=f"it has {known}")
@@ -157,6 +163,7 @@ class OperatingPoint:
                 if "views" in content
                 else views_of_run(FoldFolder(path.parent).predictions("val")),
                 why=str(content.get("why") or ""),
+                found_none=found_none(content),
             )
             for entry in content.get("rates") or ():
                 point.rates[float(entry["target"])] = point._for_rate(entry)
@@ -176,6 +183,7 @@ class OperatingPoint:
             possible_score=None if possible is None else round(float(possible), 6),
             class_scores={int(k): round(float(score), 6) for k, score in (entry.get("class_scores") or {}).items()},
             rates={},
+            found_none=False,
             rate=float(entry["target"]),
             why="",
         )

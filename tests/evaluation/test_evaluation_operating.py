@@ -10,7 +10,8 @@ import pytest
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.evaluation import CaseResult, EvaluationConfig, SweepConfig, find_operating_point, measure
-from cmb_plugin.models.operating_point import OperatingPoint, found_none
+from cmb_plugin.files import read_json, write_json
+from cmb_plugin.models.operating_point import OperatingPoint
 
 
 def scans(right, wrong, n_cases=4, n_missed=0):
@@ -67,9 +68,6 @@ def test_where_the_rate_cannot_be_kept_the_default_does_not_report_everything():
     assert point.score == pytest.approx((0.9 + 0.8) / 2)
     assert (point.sensitivity, point.fp_per_scan) == (pytest.approx(1 / 3), 5 / 4)
     assert point.why == "no lesion is found within 0.5 FP per scan; fewest with which any is found"
-    assert found_none(point.why)
-    assert found_none(find_operating_point([]).why)
-    assert not found_none(find_operating_point(scans([0.9], [])).why)
 
 
 @pytest.mark.parametrize("rule", ["fp_per_scan", "sensitivity", "f1"])
@@ -209,5 +207,17 @@ def test_the_rate_that_is_asked_for_is_the_one_that_reports(tmp_path):
     with pytest.raises(UserError, match="run nndet_sweep"):
         OperatingPoint(0.4, folds=("fold0",)).at_rate(0.5)
     OperatingPoint.choose(scans([], [0.2]), SweepConfig(), EvaluationConfig(), "fold0").save(tmp_path / "none.json")
-    with pytest.raises(UserError, match="leave it out; of its sweep: default: the validation scans hold no lesion"):
+    with pytest.raises(UserError, match=r"leave it out: its sweep .* \(default: the validation scans hold no lesion"):
         OperatingPoint.load(tmp_path / "none.json").at_rate(0.5)
+
+
+@pytest.mark.parametrize("rule", ["fp_per_scan", "sensitivity", "f1"])
+def test_a_sweep_that_keeps_no_rate_is_not_asked_for_again_whatever_its_rule(tmp_path, rule):
+    path, cases = tmp_path / "fold0" / "operating_point.json", scans([0.2], [0.9] * 12)
+    OperatingPoint.choose(cases, SweepConfig(rule), EvaluationConfig(), "fold0").save(path)
+    assert OperatingPoint.load(path).found_none
+    with pytest.raises(UserError, match="leave it out"):
+        OperatingPoint.load(path).at_rate(0.5)
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "rates"})  # before there were any
+    with pytest.raises(UserError, match="run nndet_sweep, which keeps some"):
+        OperatingPoint.load(path).at_rate(0.5)

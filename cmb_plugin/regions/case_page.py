@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -38,6 +39,7 @@ WIDTH, HEIGHT, EDGE = 8.27, 11.69, 0.55
 INNER = WIDTH - 2 * EDGE
 TILES, BRAINS, ROW, CAPTION, GAP = 0.74, 2.15, 0.168, 0.2, 0.03
 LONG = "deep and periventricular white matter"
+CUT = " ..."  # at the end of what is longer than its place
 TITLE = 38  # characters of the title at its full size, left of the warning
 
 
@@ -179,21 +181,30 @@ def _facts(sheet: _Sheet, content: PageContent, left: float, top: float, width: 
     for fact in facts(content):
         colour = WARN if fact.doubtful else INK
         sheet.write(left, y, fact.label.upper(), fontsize=6, color=SOFT)
-        for line in _wrapped(fact.value, 38)[:2]:
+        for line in textwrap.wrap(fact.value, 38, max_lines=2, placeholder=CUT):
             y += 0.15
             sheet.write(left, y, line, fontsize=9, weight="bold", color=colour)
-        columns, most = (54, 8) if fact.label == QUALITY else (58, 3)
-        for line in _wrapped(" ".join(fact.remarks), columns)[:most]:
+        for line in remark_lines(fact.remarks, *((54, 8) if fact.label == QUALITY else (58, 3))):
             y += 0.135
             sheet.write(left, y, line, fontsize=7, color=WARN if fact.doubtful else SOFT)
         y += 0.215
     return y - 0.2
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
+def remark_lines(remarks: Sequence[str], width: int, most: int) -> list[str]:
+    """Sentences in at most so many lines: as many as have room, and how many more there are.
 
-    return textwrap.wrap(text, width)
+    Args:
+        remarks: the sentences.
+        width: characters of a line.
+        most: lines.
+    """
+    for shown in range(len(remarks), 0, -1):
+        more = [f"({len(remarks) - shown} more on the HTML page)"] if shown < len(remarks) else []
+        lines = textwrap.wrap(" ".join([*remarks[:shown], *more]), width)
+        if len(lines) <= most:
+            return lines
+    return textwrap.wrap(" ".join(remarks), width, max_lines=most, placeholder=CUT)
 
 
 def lesions_on_planes(certainty: Sequence[str], most: int, lowest: int) -> tuple[list[int], str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from cmb_plugin.detections import Detections
 from cmb_plugin.images import Grid
 from cmb_plugin.regions.case_content import NO_BRAIN, PageContent, made_by, mars_table
 from cmb_plugin.regions.case_html import case_html
-from cmb_plugin.regions.case_page import case_page, lesions_on_planes
+from cmb_plugin.regions.case_page import case_page, lesions_on_planes, remark_lines
 
 GRID = Grid((6, 8, 8), (2.0, 1.0, 1.0))
 
@@ -70,3 +72,17 @@ def test_no_possible_lesion_takes_the_place_of_a_definite_one(certainty: str, sh
 def test_a_page_with_hardly_any_room_shows_the_highest_score() -> None:
     assert lesions_on_planes(["definite"] * 4, 1, 3)[0] == [0]
     assert lesions_on_planes(["definite"] * 4, 3, 3)[0] == [0, 1, 3]
+
+
+def test_doubts_that_have_no_room_are_counted() -> None:
+    doubts = [
+        f"Doubt {number}: the voxels are unlike all that the model has seen in its training scans."
+        for number in range(9)
+    ]
+    texts = [text.get_text() for text in case_page(dataclasses.replace(content(1), flags=doubts)).texts]
+    assert "9 doubts" in texts
+    assert "(5 more on the HTML page)" in " ".join(texts)
+    assert " ".join(remark_lines(doubts[:2], 54, 8)) == " ".join(doubts[:2])
+    assert len(remark_lines(["word " * 200], 54, 8)) == 8
+    assert remark_lines(["word " * 200], 54, 8)[-1].endswith("...")
+    assert all(doubt in case_html(dataclasses.replace(content(1), flags=doubts)) for doubt in doubts)

@@ -88,7 +88,8 @@ def compare(scans: Sequence[Scan], alignments: Sequence[Alignment], rules: Rules
         for visit, scan in enumerate(scans):
             seen = scan.covers(points if visit == 0 else alignments[visit - 1].to_other(points))
             for track, inside in zip(tracks, seen, strict=True):
-                if inside or visit in track.rows:
+                # A trace shows that the scan shows the place; a fainter candidate beside its edge is no sign of it.
+                if inside or (visit in track.rows and _is_trace(track, visit, scan, rules)):
                     track.covered.add(visit)
     for track in tracks:
         _judge(track, scans, rules)
@@ -171,7 +172,7 @@ def _enter(track: Track, visit: int, scan: Scan, index: int, place: np.ndarray) 
 def _judge(track: Track, scans: Sequence[Scan], rules: Rules) -> None:
     """Sets the status at each visit after the first."""
     there = [visit in track.reported for visit in range(len(scans))]
-    trace = [track.scores.get(visit, 0.0) >= rules.evidence * scan.point for visit, scan in enumerate(scans)]
+    trace = [_is_trace(track, visit, scan, rules) for visit, scan in enumerate(scans)]
     for visit in range(1, len(scans)):
         before = [earlier for earlier in range(visit) if earlier in track.covered]
         was = any(there[earlier] for earlier in before)
@@ -187,6 +188,11 @@ def _judge(track: Track, scans: Sequence[Scan], rules: Rules) -> None:
             track.status[visit] = STABLE
         elif was:
             track.status[visit] = GONE
+
+
+def _is_trace(track: Track, visit: int, scan: Scan, rules: Rules) -> bool:
+    """Whether a visit holds enough of a lesion that it is not absent there."""
+    return track.scores.get(visit, 0.0) >= rules.evidence * scan.point
 
 
 def aria_h(new: int) -> str:

@@ -18,7 +18,7 @@ from .comparison import GONE, NEW, NOT_COVERED, STABLE, Rules, Track, aria_h, co
 from .registration import VERSION, Alignment, Head, align
 from .visits import Person, Scan, Visit
 
-SCHEMA = 2
+SCHEMA = 3  # 2: a removed candidate is a trace; 3: only a trace says that a scan shows a place beyond its edge
 ENDING = "_followup.json"
 BASELINE, COMPARED, REFUSED, FAILED = "baseline", "compared", "refused", "failed"
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])

@@ -101,6 +101,22 @@ def test_a_place_beyond_the_other_scan_is_neither_new_nor_gone(tmp_path: Path) -
         assert track.status == {1: "not covered"}
 
 
+@pytest.mark.parametrize(("beside", "status"), [(0.02, "not covered"), (0.2, "stable")])
+@pytest.mark.parametrize("first_is_low", [True, False])
+def test_only_a_trace_beside_the_edge_says_that_a_scan_shows_a_place(
+    tmp_path: Path, beside: float, status: str, first_is_low: bool
+) -> None:
+    """A faint candidate in the last slice made a lesion beyond it new, or gone."""
+    low = Grid((15, 40, 40), (2.0, 1.0, 1.0))  # ends at 29 mm
+    faint, strong = (HERE - (0, 0, 1.5), beside), (HERE, 0.9)
+    if first_is_low:
+        visits, grids = ([faint], [(alignment().to_other(HERE[None])[0], 0.9)]), (low, GRID)
+    else:
+        visits, grids = ([strong], [(alignment().to_other(faint[0][None])[0], beside)]), (GRID, low)
+    (track,) = compare(scans_of(tmp_path, *visits, grids=grids), [alignment()])
+    assert track.status == {1: status}
+
+
 def test_padding_of_zeros_covers_nothing(tmp_path: Path) -> None:
     empty = np.ones(GRID.shape)
     empty[12:] = 0

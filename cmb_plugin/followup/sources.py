@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cmb_plugin.dataset import boxes_file, image_files, predicted_cases
@@ -15,6 +17,7 @@ from cmb_plugin.images import image_stem
 from .visits import Person, Visit
 
 COLUMNS = ("subject", "visit", "scan")
+NEVER = datetime.min.replace(tzinfo=UTC)  # where no session has a time
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def persons_of_bids(
         if not {visit.name for visit in visits[person]} <= {*times}:
             times = {}
         ordered = sorted(
-            visits[person], key=lambda visit: (times.get(visit.name, ""), _natural(visit.name), visit.case)
+            visits[person], key=lambda visit: (times.get(visit.name, NEVER), _natural(visit.name), visit.case)
         )
         names = visit_names([visit.name for visit in ordered])
         visited = [replace(visit, name=name) for visit, name in zip(ordered, names, strict=True)]
@@ -194,15 +197,20 @@ def _session(case: str) -> str:
     return match[1] if match else ""
 
 
-def _session_times(path: Path) -> dict[str, str]:
-    """Session -> time of acquisition, as far as it is known."""
+def _session_times(path: Path) -> dict[str, datetime]:
+    """Session -> time of acquisition, as far as it is known. Times are as BIDS has them (ISO 8601), without a zone in
+    UTC; others, such as 03/12/2024, would be in no order of time as text, and are not known."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error):
         return {}
-    times = {row.get("session_id") or "": row.get("acq_time") or "n/a" for row in rows}
-    return {session: time for session, time in times.items() if time != "n/a"}
+    times = {}
+    for row in rows:
+        with suppress(ValueError):
+            time = datetime.fromisoformat((row.get("acq_time") or "").strip())
+            times[(row.get("session_id") or "").strip()] = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return times
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

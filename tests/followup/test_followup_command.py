@@ -155,6 +155,24 @@ def test_sessions_come_in_the_order_of_time(tmp_path: Path) -> None:
     assert [visit.name for visit in person.visits] == ["ses-1", "ses-2", "ses-10"]
 
 
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        (("2024-03-01T10:00:00", "2024-03-01T09:00:00.500"), ["ses-b", "ses-a"]),
+        (("2024-03-01T23:00:00-05:00", "2024-03-02T01:00:00Z"), ["ses-b", "ses-a"]),  # 4:00 and 1:00 in UTC
+        (("2024-03-01T23:00:00 ", "2024-02-01T01:00:00Z"), ["ses-b", "ses-a"]),
+        (("03/12/2023", "02/06/2024"), ["ses-a", "ses-b"]),  # as Excel writes them: not in the order of text
+    ],
+)
+def test_times_are_compared_as_times(times: tuple[str, str], order: list[str], tmp_path: Path) -> None:
+    scans = {f"sub-1_ses-{name}": tmp_path / f"{name}.nii.gz" for name in "ab"}
+    (tmp_path / "sub-1").mkdir()
+    lines = ["session_id\tacq_time", f"ses-a\t{times[0]}", f"ses-b\t{times[1]}"]
+    (tmp_path / "sub-1" / "sub-1_sessions.tsv").write_text("\r\n".join(lines), encoding="utf-8-sig")
+    (person,) = persons_of_bids(tmp_path, scans, tmp_path)
+    assert [visit.name for visit in person.visits] == order
+
+
 def test_who_has_one_session_of_a_data_set_is_named_and_no_failure(tmp_path: Path) -> None:
     names = ("sub-1_ses-1", "sub-1_ses-2", "sub-2_ses-1", "sub-3_ses-2_run-1", "sub-3_ses-2_run-2")
     scans = dict.fromkeys((*names, "sub-4_run-1", "sub-4_run-2"), tmp_path)

@@ -120,7 +120,7 @@ def _persons(args: argparse.Namespace, output: Path, machines: Cluster | None) -
                 )
             if output.resolve() == Path(part).resolve():
                 raise UserError(f"{output}: is an input too", remedy="choose another output folder")
-    if len(paths) == 1 and paths[0].suffix in (".tsv", ".csv"):
+    if len(paths) == 1 and paths[0].suffix.lower() in (".tsv", ".csv"):
         points = time_points_of_table(paths[0])
         if args.predictions:
             return persons_of_points(points, Path(args.predictions))

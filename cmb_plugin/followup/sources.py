@@ -89,7 +89,8 @@ def scan_of(case: str, folder: Path) -> Path:
 def time_points_of_table(path: Path) -> list[TimePoint]:
     """The rows of a table of visits: ``subject``, ``visit``, ``scan`` and perhaps ``case``, in the order of time.
 
-    Paths are relative to the table; the files of several channels are separated by commas. A row that names no scan, or
+    Columns are separated by tabs, commas or semicolons, their names in capital or small letters. Paths are relative to
+    the table; the files of several channels are separated by commas. A row that names no scan, or
     one that stood there before, is a time point with a problem.
 
     Raises:
@@ -97,7 +98,13 @@ def time_points_of_table(path: Path) -> list[TimePoint]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="," if path.suffix == ".csv" else "\t"))
+            heading = file.readline()
+            file.seek(0)
+            # Where the decimal mark is a comma, spreadsheets write semicolons into a .csv.
+            mark = next(mark for mark in ("\t", ";", ",") if mark in heading or mark == ",")
+            reader = csv.DictReader(file, delimiter=mark)
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error})", remedy="give a table of visits in UTF-8") from None
     missing = [name for name in COLUMNS if not rows or name not in rows[0]]

@@ -185,6 +185,22 @@ def test_who_has_one_session_of_a_data_set_is_named_and_no_failure(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "subject\tvisit\tscan\na\t1\tx.nii,y.nii\n",
+        "\ufeffCase;Scan ;Subject;Visit;\r\n;x.nii,y.nii;a;1;\r\n;;;;\r\n",
+        'subject,visit,scan\na,1,"x.nii,y.nii"\n',
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_save_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "visits.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    (point,) = time_points_of_table(path)
+    assert (point.person, point.visit, point.case, point.problem) == ("a", "1", "a_1", "")
+    assert point.files == (tmp_path / "x.nii", tmp_path / "y.nii")
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("subject\tvisit\n", "no column"),

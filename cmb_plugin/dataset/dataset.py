@@ -289,6 +289,7 @@ def write_dataset(
     modalities: Sequence[str],
     classes: Sequence[str],
     name: str = "",
+    task_name: str = "",
     test_labels: bool = False,
     target_class: int | None = None,
     annotation_style: str = "seg",
@@ -302,7 +303,8 @@ def write_dataset(
         task: the folder.
         modalities: names in the order of the file numbers.
         classes: names by class index.
-        name: the data set's name; empty for the folder's.
+        name: the data set's name; empty for ``task_name``.
+        task_name: what the folder will be called; empty where it is called so already.
         test_labels: whether ``labelsTs`` is filled.
         target_class: class index of most interest, as nnDetection has it.
         annotation_style: ``seg`` or ``weak``.
@@ -311,8 +313,8 @@ def write_dataset(
         extra: further entries, kept as they are.
     """
     data: dict[str, Any] = {
-        "task": task.name,
-        "name": name or task.name,
+        "task": task_name or task.name,
+        "name": name or task_name or task.name,
         "dim": 3,
         "target_class": target_class,
         "test_labels": test_labels,

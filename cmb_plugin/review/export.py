@@ -250,6 +250,7 @@ def _define(session: ReviewSession, report: ExportReport, weak: list[str], task:
     write_dataset(
         task,
         name=f"{dataset.name}, reviewed by {session.store.reader}",
+        task_name=report.task.name,
         modalities=dataset.modalities,
         classes=dataset.classes,
         target_class=dataset.target_class,

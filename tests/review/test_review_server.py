@@ -10,7 +10,7 @@ from cmb_plugin.commands.review import main as nndet_review
 from cmb_plugin.conversion import grow_points
 from cmb_plugin.dataset import Dataset, boxes_file, read_truth, write_scans
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import write_json
+from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, read_scan
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.review.decisions import BadEventError, CaseScope, Review, checked_event
@@ -268,6 +268,7 @@ def test_decisions_become_labels(client, session):
     assert nndet_review(["900", "--predictions", str(task.root.parent / "found"), "--reader", "ann",
                          "--export", "Task901_Reviewed"]) == 0  # fmt: skip
     made = Dataset.load(TaskFolder(task.root.with_name("Task901_Reviewed")))
+    assert read_json(made.task.root / "dataset.json")["task"] == "Task901_Reviewed"
     (case,) = made.cases("Tr")
     truth, before = read_truth(case), read_truth(Dataset.load(task).cases("Ts")[0])
     assert len(truth) == n  # the outlined ones, and the one that was added; the weak candidate was not judged

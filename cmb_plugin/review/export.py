@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.conversion import grow_points
-from cmb_plugin.dataset import CasePredictions, instances_file, write_dataset
+from cmb_plugin.dataset import CasePredictions, Dataset, instances_file, write_dataset
 from cmb_plugin.dataset.dataset import definition_file
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import write_json
@@ -239,6 +240,13 @@ def _mask(
     return mask, [how[instance] for instance in range(1, len(kept) + 1)]
 
 
+def _patient(dataset: Dataset, case_id: str) -> str:
+    """Whose scan it is: as the Task says, or the subject in its BIDS name, whose sessions would else be split between
+    training and validation; empty where nobody knows."""
+    subject = re.match(r"sub-[A-Za-z0-9]+(?=_)", case_id)
+    return dataset.session_id.get(case_id, subject[0] if subject else "")
+
+
 def _define(session: ReviewSession, report: ExportReport, weak: list[str], task: TaskFolder) -> None:
     dataset, names = session.dataset, list(report.lesions)
     missing = {
@@ -255,7 +263,7 @@ def _define(session: ReviewSession, report: ExportReport, weak: list[str], task:
         classes=dataset.classes,
         target_class=dataset.target_class,
         annotation_style="weak" if weak else "seg",
-        session_id={name: dataset.session_id[name] for name in names if name in dataset.session_id},
+        session_id={name: patient for name in names if (patient := _patient(dataset, name))},
         domain={name: session.cases[name].case.domain for name in names if session.cases[name].case.domain},
         **extra,
     )

@@ -1,5 +1,6 @@
 """The review server: decisions are on the disk at once, tabs do not overwrite each other, and strangers get nothing."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from cmb_plugin.images import read_mask, read_scan
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.review.decisions import BadEventError, CaseScope, Review, checked_event
 from cmb_plugin.review.export import export
+from cmb_plugin.review.queue import QueuedScan, ReviewQueue
 from cmb_plugin.review.session import ReviewSession
 
 pytest.importorskip("starlette")
@@ -282,6 +284,26 @@ def test_decisions_become_labels(client, session):
     assert made.cases("Tr")[0].judged is None
     assert export(session, made.task, overwrite=True, done_only=True).left_out == {"sub-52": "not done"}
     assert export(session, made.task, overwrite=True).left_out == {"sub-52": "nothing is judged"}
+
+
+def test_an_export_keeps_the_sessions_of_a_subject_together(tmp_path, monkeypatch):
+    monkeypatch.setenv("det_data", str(tmp_path))
+    task = make_review_task(tmp_path)
+    found, scan = tmp_path / "found", Dataset.load(task).cases("Ts")[0].images[0]
+    names = ("sub-1_ses-1", "sub-1_ses-2", "sub-2_run-1", "sub-51")
+    for name in names[:-1]:
+        shutil.copy(boxes_file(found, "sub-51"), boxes_file(found, name))
+    cases = {name: {0: scan} for name in names}
+    queued = tuple(QueuedScan(name, images, found) for name, images in cases.items())
+    session = ReviewSession.of_queue(Dataset.load(task), ReviewQueue(task.name, "", queued, {}), "ann")
+    for name in names:
+        session.store.append(name, session.key(name), {"kind": "done", "done": True}, 0, session.scope(name))
+        session.store.append(
+            name, session.key(name), {"kind": "judge", "lesion": "1", "verdict": "accept"}, 1, session.scope(name)
+        )
+    made = TaskFolder(tmp_path / "Task901_Reviewed")
+    export(session, made)
+    assert Dataset.load(made).session_id == {"sub-1_ses-1": "sub-1", "sub-1_ses-2": "sub-1", "sub-2_run-1": "sub-2"}
 
 
 def test_an_export_replaces_an_earlier_one_and_nothing_else(client, session):

@@ -20,6 +20,7 @@ VERDICTS = ("accept", "reject", "unsure", "possible")
 LOCATIONS = ("lobar", "deep", "infratentorial", "unknown")
 """Of MARS, the Microbleed Anatomical Rating Scale (Gregoire et al. 2009)."""
 
+DECISIONS = "*.????????.json"  # files of ``ReviewStore.path``
 MOST_EVENTS = 10_000
 LOG_COLUMNS = (
     "at",

@@ -17,7 +17,7 @@ from cmb_plugin.images import image_stem
 from cmb_plugin.paths import TaskFolder
 from cmb_plugin.preparation import modality_polarity
 
-from .decisions import CaseScope, Review, ReviewStore
+from .decisions import DECISIONS, CaseScope, Review, ReviewStore
 from .queue import QueuedScan, ReviewQueue
 
 
@@ -143,7 +143,8 @@ class ReviewSession:
         """
         store = _store(self.dataset, reader)
         if not store.folder.is_dir():
-            known = sorted(path.name for path in store.folder.parent.glob("*") if any(path.glob("*.json")))
+            decided = store.folder.parent.glob(f"*/{DECISIONS}")  # not the files of review/agreement
+            known = sorted({path.parent.name for path in decided})
             remedy = f"readers are: {', '.join(known)}" if known else "nobody has judged these scans"
             raise UserError(f"{store.folder}: no decisions of {reader}", remedy=remedy)
         return replace(self, store=store)

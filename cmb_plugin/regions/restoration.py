@@ -48,11 +48,11 @@ def restore_case(folder: Path, case_id: str) -> CasePredictions:
     """Undoes ``localise_case`` and returns the plain predictions; the cached map stays."""
     path = boxes_file(folder, case_id)
     stored = read_case_predictions(path)
+    for report in report_files(folder, case_id):  # first: with them the case would count as done if this is killed
+        report.unlink(missing_ok=True)
     kept = drawn_copy(folder, case_id)
     if kept.is_file():
         kept.replace(instances_file(folder, case_id))
-    for report in report_files(folder, case_id):
-        report.unlink(missing_ok=True)
     if stored.regions is None:
         return stored
     from cmb_plugin.anatomy.location import COLUMNS  # most predictions have no places and need no anatomy

@@ -27,7 +27,7 @@ from cmb_plugin.dataset import read_case_predictions, write_dataset
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import read_mask, voxels_of_instances, write_image
-from cmb_plugin.regions import localisation, sources
+from cmb_plugin.regions import localisation, restoration, sources
 
 pytestmark = pytest.mark.usefixtures("blob_trainer")
 
@@ -148,6 +148,23 @@ def test_killed_between_mask_and_table_it_ends_as_if_it_had_not_been(parcellatio
     predict("900", output=out, regions=parcellations)
     for path in whole.glob("*.*"):
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_killed_while_plain_predictions_come_back_it_ends_as_if_it_had_not_been(parcellations, tmp_path, monkeypatch):
+    """A mask that had its removed lesions back counted as done, beside a table that removed them."""
+    out = tmp_path / "out"
+    predict("900", output=out, regions=parcellations)
+    before = (out / f"{CASE}_instances.nii.gz").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoration, "report_files", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict("900", output=out)
+    predict("900", output=out, regions=parcellations)
+    assert (out / f"{CASE}_instances.nii.gz").read_bytes() == before
 
 
 def test_the_sweep_chooses_rules_on_placed_validation_scans_and_metrics_ignore_what_is_removed(

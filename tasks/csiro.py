@@ -108,7 +108,8 @@ def read_positions(table: Path) -> Points:
         if stem is None:  # the header, or an empty row
             continue
         cells = [cell.strip() for cell in row[1:]]
-        for first in range(0, len(cells) - 2, 3):
+        cells += [""] * (-len(cells) % 3)  # a row may end within a triple
+        for first in range(0, len(cells), 3):
             triple = cells[first : first + 3]
             if not any(triple):
                 continue

@@ -19,6 +19,7 @@ from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, boxes_of_instances, read_mask, voxels_of_instances, write_image
 from cmb_plugin.paths import TaskFolder
+from tasks.csiro import read_positions
 
 
 @pytest.mark.parametrize(("connectivity", "pieces"), [(6, 3), (18, 2), (26, 1)])
@@ -312,3 +313,13 @@ def test_a_copy_by_cls2fg_that_was_interrupted_leaves_no_half_task(
     assert cls2fg.main(["905"]) == 0
     assert Dataset.load(TaskFolder(tmp_path / "Task905FG_Two")).classes == ("fg",)
     assert sorted(path.name for path in tmp_path.glob("*Task905FG*")) == ["Task905FG_Two"]
+
+
+def test_a_row_of_csiro_that_ends_within_a_point_is_refused(tmp_path: Path) -> None:
+    """The last lesion was left out, and became background."""
+    table = tmp_path / "positions.csv"
+    table.write_text("name,x,y,z\n1_T0_SWI.nii.gz,4,5,6,7,8\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"row 2 has a point with \['7', '8', ''\] - give x, y and z of each"):
+        read_positions(table)
+    table.write_text("name,x,y,z\n1_T0_SWI.nii.gz,4,5,6,,\n", encoding="utf-8")
+    assert read_positions(table) == {"1_T0_SWI": [(4.0, 5.0, 6.0)]}

@@ -238,6 +238,25 @@ def read_json(path: Path | str) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})", remedy="repair or restore the file") from None
 
 
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and its subfolders, in order; also links to files that are not here.
+
+    Links to folders are followed, and no folder is seen twice. What is hidden is passed over: the store of
+    git-annex in .git holds each scan a second time, and a Mac puts a file ._NAME beside each.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
 def stamp(path: Path) -> tuple[int, ...]:
     """Size and time of change of a file, by which a later run knows whether it is the same; nothing of a file that is
     not there."""

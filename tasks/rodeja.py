@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cmb_plugin.conversion import ConvertConfig, Converter, MaskLabel, Problem, SourceCase, safe_name
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import files_below
 from cmb_plugin.images import image_stem
 from cmb_plugin.plugins import register_task
 
@@ -40,7 +41,7 @@ class Rodeja(Converter):
 
     def find(self, source: Path) -> Iterator[SourceCase | Problem]:
         """Every scan with the mask beside it."""
-        files = [p for p in sorted(source.rglob("*")) if image_stem(p) and not p.name.startswith(".")]
+        files = [p for p in files_below(source) if image_stem(p)]
         suffix = self.config.suffix
         masks = {(p.parent, _study(p, suffix)): p for p in files if str(image_stem(p)).endswith(suffix)}
         folders = {path.parent for path in masks.values()}

@@ -11,7 +11,7 @@ import numpy as np
 
 from cmb_plugin.documents import some_of
 from cmb_plugin.errors import UserError
-from cmb_plugin.files import write_json
+from cmb_plugin.files import files_below, write_json
 from cmb_plugin.images import (
     Grid,
     boxes_of_instances,
@@ -131,7 +131,7 @@ def source_key(case: SourceCase) -> str:
     files = []
     for path in (*case.images, *([] if case.label is None or isinstance(case.label, Healthy) else [case.label.file])):
         plain = Path(str(path).partition("#")[0])
-        files += sorted(p for p in plain.rglob("*") if p.is_file()) if plain.is_dir() else [plain]
+        files += [p for p in files_below(plain) if p.is_file()] if plain.is_dir() else [plain]
     return work_key([file for file in files if file.is_file()])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import files_below
 
 from .dicom_headers import Frame, SeriesFacts, frames_of_file, import_pydicom, is_dicom
 from .grid import Grid
@@ -74,7 +75,7 @@ class DicomSeries:
 def find_series(
     folder: Path | str, damaged: list[UserError] | None = None, placeless: list[Path] | None = None
 ) -> list[DicomSeries]:
-    """The volumes in the DICOM files of a folder and its subfolders; other files are passed over.
+    """The volumes in the DICOM files of a folder and its subfolders; other and hidden files are passed over.
 
     Studies come in the order of their first files, the series of each by number.
 
@@ -86,7 +87,7 @@ def find_series(
     Raises:
         UserError: a file is damaged, or pydicom is not installed.
     """
-    return series_of_files((path for path in sorted(Path(folder).rglob("*")) if path.is_file()), damaged, placeless)
+    return series_of_files((path for path in files_below(Path(folder)) if path.is_file()), damaged, placeless)
 
 
 def series_of_files(

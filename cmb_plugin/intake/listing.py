@@ -11,6 +11,7 @@ from pathlib import Path
 from cmb_plugin.dataset import image_files, split_modality
 from cmb_plugin.documents import counted
 from cmb_plugin.errors import UserError
+from cmb_plugin.files import files_below
 from cmb_plugin.images import SUFFIXES, image_stem
 from cmb_plugin.images.dicom_headers import is_dicom
 
@@ -87,7 +88,7 @@ def _found(path: Path, channels: Channels, options: InputOptions) -> tuple[list[
 
     volumes, rows = dicom_volumes(path)
     if not volumes and not rows and path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and image_stem(file) is not None)
+        files = [file for file in files_below(path) if image_stem(file) is not None]
         volumes = [v for file in files for v in _file(file, path)]
     return volumes, rows
 
@@ -105,7 +106,7 @@ def _beside(folder: Path) -> list[InputRow]:
         if path.name.startswith(".") or image_stem(path) is not None:
             continue
         if path.is_dir():
-            inside = any(image_stem(file) is not None or is_dicom(file) for file in path.rglob("*") if file.is_file())
+            inside = any(image_stem(file) is not None or is_dicom(file) for file in files_below(path) if file.is_file())
             why = "a folder beside image files: name it as a further input" if inside else ""
         elif is_dicom(path):
             dicoms.append(path.name)

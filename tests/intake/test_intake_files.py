@@ -228,6 +228,29 @@ def test_what_lies_beside_the_images_of_a_folder_is_named(tmp_path: Path) -> Non
         assert words in others[name]
 
 
+def test_links_to_folders_are_followed_and_what_is_hidden_is_no_scan(tmp_path: Path) -> None:
+    """datalad keeps every scan a second time, in .git; of those that were not fetched there is a link to nowhere."""
+    stored = save(tmp_path / "set" / ".git" / "annex" / "objects" / "a" / "KEY.nii.gz")
+    for name, target in (("p1", stored), ("p2", stored.with_name("OTHER.nii.gz"))):
+        (tmp_path / "set" / name).mkdir()
+        (tmp_path / "set" / name / "swi.nii.gz").symlink_to(target)
+    (tmp_path / "set" / "p1" / "._swi.nii.gz").write_bytes(b"of a Mac")
+    (tmp_path / "set" / "again").symlink_to(tmp_path / "set", target_is_directory=True)  # a loop
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "person").symlink_to(tmp_path / "set" / "p1", target_is_directory=True)
+    assert rows(list_input(tmp_path / "set", SWI)) == [
+        ("p1/swi.nii.gz", TAKEN, "p1_swi"),
+        ("p2/swi.nii.gz", UNUSABLE, "p2_swi"),
+    ]
+    assert rows(list_input(tmp_path / "linked", SWI)) == [("person/swi.nii.gz", TAKEN, "person_swi")]
+    grid = DICOM_GRID
+    write_series(tmp_path / "study" / ".git" / "store", np.ones(grid.shape), grid, PatientID="p1")
+    (tmp_path / "study" / "p1").mkdir()
+    for file in (tmp_path / "study" / ".git" / "store").iterdir():
+        (tmp_path / "study" / "p1" / file.name).symlink_to(file)
+    assert [row.status for row in list_input(tmp_path / "study", SWI).rows] == [TAKEN]
+
+
 def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> None:
     root = tmp_path / "bids"
     for name in (

@@ -34,20 +34,25 @@ def bids_volumes(root: Path, participants: Collection[str] = ()) -> list[Volume]
     Raises:
         UserError: one of them is not there.
     """
-    subjects = {path.name: path for path in sorted(root.glob("sub-*")) if path.is_dir()}
-    wanted = [name if name.startswith("sub-") else f"sub-{name}" for name in participants] or list(subjects)
-    for name in wanted:
-        if name not in subjects:
-            raise UserError(f"{root}: has no {name}", remedy=f"it holds {', '.join(list(subjects)[:8])}")
     volumes = []
-    for name in wanted:
-        subject = subjects[name]
+    for name in subjects_of(root, participants):
+        subject = root / name
         visits = [path for path in sorted(subject.glob("ses-*")) if path.is_dir()]
         for visit in [subject, *visits]:
             for folder in FOLDERS:
                 for file in image_files(visit / folder):
                     volumes += _volumes(file, root, "_".join(dict.fromkeys((subject.name, visit.name))))
     return volumes
+
+
+def subjects_of(root: Path, participants: Collection[str] = ()) -> list[str]:
+    """Names of the folders of subjects; see ``bids_volumes``."""
+    subjects = [path.name for path in sorted(root.glob("sub-*")) if path.is_dir()]
+    wanted = [name if name.startswith("sub-") else f"sub-{name}" for name in participants] or subjects
+    for name in wanted:
+        if name not in subjects:
+            raise UserError(f"{root}: has no {name}", remedy=f"it holds {', '.join(subjects[:8])}")
+    return wanted
 
 
 def _volumes(file: Path, root: Path, session: str) -> list[Volume]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -81,7 +82,7 @@ def _found(path: Path, channels: Channels, options: InputOptions) -> tuple[list[
         volumes = bids_volumes(path, options.participants)
         # Others name folders so too. What calls itself BIDS is BIDS: its other images are of functions or diffusion.
         if volumes or options.participants or (path / _DESCRIPTION).is_file():
-            return volumes, []
+            return volumes, _without_images(path, volumes, options) if volumes else []
     if path.is_dir() and image_files(path):
         return [v for file in image_files(path) for v in _file(file, path)], _beside(path)
     from .dicom import dicom_volumes
@@ -90,7 +91,32 @@ def _found(path: Path, channels: Channels, options: InputOptions) -> tuple[list[
     if not volumes and not rows and path.is_dir():
         files = [file for file in files_below(path) if image_stem(file) is not None]
         volumes = [v for file in files for v in _file(file, path)]
+    elif path.is_dir():
+        rows += _images_beside(path)
     return volumes, rows
+
+
+def _without_images(root: Path, volumes: Sequence[Volume], options: InputOptions) -> list[InputRow]:
+    """Rows for the subjects of a BIDS data set of which no image was found."""
+    from .bids import FOLDERS, subjects_of
+
+    found = {volume.name.partition("/")[0] for volume in volumes}
+    why = f"no image in {' or '.join(FOLDERS)} of the subject or its sessions; --channels names others"
+    return [
+        InputRow("", "", name, "", PASSED_OVER, why)
+        for name in subjects_of(root, options.participants)
+        if name not in found
+    ]
+
+
+def _images_beside(root: Path) -> list[InputRow]:
+    """Rows for the folders with image files below a folder whose DICOM files are read."""
+    counts = Counter(file.parent for file in files_below(root) if image_stem(file) is not None)
+    why = "image files below a folder with DICOM files: name their folder as a further input"
+    return [
+        InputRow("", "", f"{folder.relative_to(root).as_posix()} ({counted(n, 'image file')})", "", PASSED_OVER, why)
+        for folder, n in sorted(counts.items())
+    ]
 
 
 def _file(file: Path, root: Path) -> list[Volume]:

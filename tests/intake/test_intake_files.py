@@ -251,6 +251,18 @@ def test_links_to_folders_are_followed_and_what_is_hidden_is_no_scan(tmp_path: P
     assert [row.status for row in list_input(tmp_path / "study", SWI).rows] == [TAKEN]
 
 
+def test_images_beside_dicom_and_subjects_of_bids_without_a_scan_are_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "both" / "p1", np.ones(DICOM_GRID.shape), DICOM_GRID, PatientID="p1")
+    save(tmp_path / "both" / "p2" / "swi.nii.gz")
+    taken, beside = list_input(tmp_path / "both", SWI).rows
+    assert (taken.status, beside.status, beside.input) == (TAKEN, PASSED_OVER, "p2 (1 image file)")
+    save(tmp_path / "bids" / "sub-01" / "anat" / "sub-01_swi.nii.gz")
+    save(tmp_path / "bids" / "sub-02" / "sub-02_swi.nii.gz")
+    taken, without = list_input(tmp_path / "bids", SWI).rows
+    assert (taken.status, without.status, without.input) == (TAKEN, PASSED_OVER, "sub-02")
+    assert "no image in anat or swi" in without.why
+
+
 def test_a_bids_data_set_gives_a_case_per_session_and_run(tmp_path: Path) -> None:
     root = tmp_path / "bids"
     for name in (

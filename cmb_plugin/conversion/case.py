@@ -16,6 +16,7 @@ from cmb_plugin.images import (
     Grid,
     boxes_of_instances,
     centroids_of_instances,
+    place_doubt,
     read_mask,
     voxels_of_instances,
     write_image,
@@ -99,6 +100,7 @@ def convert_case(case: SourceCase, job: Job) -> Record:
     reference = read_source(case.images[0], job.modalities[0])
     others = [read_source(path, name) for path, name in zip(case.images[1:], job.modalities[1:], strict=True)]
     warnings = list(case.notes)
+    warnings += [f"{x.path.name}: {doubt}" for x in (reference, *others) if (doubt := place_doubt(x.path, x.grid))]
     arrays = [_finite(reference.array, reference, warnings)]
     for image, name in zip(others, job.modalities[1:], strict=True):
         image.array = _finite(image.array, image, warnings)
@@ -167,6 +169,8 @@ def _draw(case: SourceCase, job: Job, reference: SourceImage, array: np.ndarray)
             drawn = instances_of_mask(mask, label.instances, label.connectivity, label.classes)
         except UserError as error:
             raise file_error(label.file, error) from None
+        if doubt := place_doubt(label.file, own):
+            drawn.warnings.append(f"{label.file.name}: {doubt}")
         return bring_instances(drawn, own, reference, str(label.file), job.config.header_tolerance)
     if isinstance(label, PointLabel):
         if job.config.growth not in ("auto", "dark", "bright", "ball"):

@@ -13,7 +13,16 @@ import numpy as np
 
 from cmb_plugin.documents import counted, some_of
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import Grid, boxes_of_instances, image_stem, pieces_of_instances, read_grid, read_mask, read_scan
+from cmb_plugin.images import (
+    Grid,
+    boxes_of_instances,
+    image_stem,
+    pieces_of_instances,
+    place_doubt,
+    read_grid,
+    read_mask,
+    read_scan,
+)
 from cmb_plugin.workers import Outcome, Workers, run_cases
 
 from .dataset import SPLITS, Case, Dataset, image_files, read_classes, split_modality
@@ -131,6 +140,7 @@ def check_case(case: Case, n_classes: int, test_labels: bool = False, full: bool
             grid = read_grid(path)
             reference = reference or (path, grid)
             _check_geometry(path, grid, *reference, add)
+            _check_place(path, grid, add)
             if full:
                 _check_voxels(path, add)
     if reference:
@@ -144,7 +154,9 @@ def check_case(case: Case, n_classes: int, test_labels: bool = False, full: bool
         return facts
     with _as_finding(case.label, add):
         if reference:
-            _check_geometry(case.label, read_grid(case.label), *reference, add)
+            grid = read_grid(case.label)
+            _check_geometry(case.label, grid, *reference, add)
+            _check_place(case.label, grid, add)
         listed = _check_class_file(case, n_classes, full, add)
         facts.labels = _check_mask(case, listed, add) if full and listed is not None else _labels(listed)
     return facts
@@ -191,6 +203,11 @@ def _check_geometry(path: Path, grid: Grid, reference: Path, expected: Grid, add
     else:
         remedy = f"resample it to the grid of {reference.name}, or correct its header if the voxels do agree"
         add(path, f"lies up to {distance:.1f} mm off {reference.name}", remedy, fatal=True)
+
+
+def _check_place(path: Path, grid: Grid, add: Add) -> None:
+    if doubt := place_doubt(path, grid):
+        add(path, doubt, "write one of them over the other, with both codes alike")
 
 
 def _check_voxels(path: Path, add: Add) -> None:

@@ -8,7 +8,7 @@ from .instances import (
     pieces_of_instances,
     voxels_of_instances,
 )
-from .io import SUFFIXES, image_stem, read_grid, read_mask, read_scan, read_stored, write_image
+from .io import SUFFIXES, image_stem, place_doubt, read_grid, read_mask, read_scan, read_stored, write_image
 from .itk import registration_method, resample, to_itk
 from .mapping import Mapping
 
@@ -24,6 +24,7 @@ __all__ = [
     "image_stem",
     "label_components",
     "pieces_of_instances",
+    "place_doubt",
     "read_grid",
     "read_mask",
     "read_scan",

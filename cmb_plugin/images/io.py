@@ -24,6 +24,10 @@ _SPACINGS = (1e-4, 1e4)  # mm; beyond, a header is damaged
 _FARTHEST = 1e6  # mm from the world's origin, 1 km
 _PIXDIM = {348: ("3f", 80), 540: ("3d", 112)}  # size of the header of NIfTI-1 and NIfTI-2 -> sides of a voxel in it
 _NIFTI_OFFSET = 352  # bytes before the voxels of a NIfTI-1 file without extensions
+_TWO_PLACES = (
+    "qform and sform of its header place it differently: the qform is followed here, the sform by most viewers, so "
+    "that coordinates in mm and masks laid over it do not fit there"
+)
 _SKEW = 0.01  # cosine between two axes, about half a degree: rounding in a header stays far below
 
 
@@ -96,6 +100,23 @@ def read_grid(path: Path | str) -> Grid:
     size = reader.GetSize()
     _refuse_odd(path, size, reader.GetNumberOfComponents(), sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     return _grid(path, size, reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def place_doubt(path: Path | str, grid: Grid) -> str:
+    """A sentence where the sform of a NIfTI file places it elsewhere than ``grid``, its grid as it is read; else "".
+
+    ITK follows the qform where the sform has a code of another world than the scanner's, most viewers the sform.
+    """
+    path = Path(path)
+    if not _is_nifti(path) or not path.is_file():
+        return ""
+    matrix, code = _load_nifti(path).get_sform(coded=True)
+    if not code:
+        return ""
+    corners = np.array(np.meshgrid(*[(0.0, 1.0)] * 3)).reshape(3, -1).T * np.asarray(grid.shape)
+    theirs = (corners[:, ::-1] - 0.5) @ matrix[:3, :3].T + matrix[:3, 3]
+    distance = np.linalg.norm(theirs @ _LPS_FROM_RAS - grid.to_world(corners), axis=1).max()
+    return "" if distance < min(grid.spacing) / 2 else _TWO_PLACES
 
 
 def write_image(path: Path | str, array: np.ndarray, grid: Grid) -> None:

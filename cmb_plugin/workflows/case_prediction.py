@@ -13,6 +13,7 @@ import torch
 
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import digest
+from cmb_plugin.images import place_doubt
 from cmb_plugin.inference import InferenceConfig, Prediction, predict_array
 from cmb_plugin.models.ensemble import Ensemble, load_ensemble
 from cmb_plugin.models.output import write_case
@@ -159,6 +160,8 @@ class CasePredictor:
         ensemble, case_id = self.ensemble, job.case_id
         point, seen = ensemble.operating_point, ensemble.model.seen
         doubts = [] if seen is None else seen.doubts(scan.mapping.source, scan.negative, job.contrast)
+        if place := next((place_doubt(path, scan.mapping.source) for path in job.source.case.present), ""):
+            doubts.append(place)
         forget_case(self.folder, case_id)
         write_case(
             self.folder,

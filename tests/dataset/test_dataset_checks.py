@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+import nibabel
 import numpy as np
 import pytest
 from tiny_task import make_tiny_task
@@ -286,3 +287,14 @@ def test_other_settings_of_the_check_are_another_check(task, tmp_path):
     write_dataset(task, modalities=("swi", "phase"), classes=("cmb",), test_labels=True)
     report = check_dataset(Dataset.load(task), keep=keep)
     assert report == check_dataset(Dataset.load(task))
+
+
+def test_a_scan_that_its_header_places_twice_is_a_warning(task):
+    path = task.raw / IMAGE
+    image = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 20
+    image.set_sform(affine, 2)  # as a program writes it that aligned the scan; the qform stays
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    (finding,) = [f for f in check(task).findings if "sform" in f.message]
+    assert (finding.fatal, finding.file) == (False, str(path))

@@ -11,7 +11,7 @@ from geometry_strategies import grids
 from hypothesis import HealthCheck, given, settings
 
 from cmb_plugin.errors import UserError
-from cmb_plugin.images import SUFFIXES, Grid, image_stem, read_grid, read_mask, read_scan, write_image
+from cmb_plugin.images import SUFFIXES, Grid, image_stem, place_doubt, read_grid, read_mask, read_scan, write_image
 
 OBLIQUE = Grid((5, 6, 7), (3.0, 0.9, 0.8), (12.5, -40.25, 7.0), (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0))
 TO_RAS = np.array([-1.0, -1.0, 1.0])
@@ -242,3 +242,21 @@ def test_a_mask_that_fits_only_in_part_is_no_success_as_itk_has_it(tmp_path, suf
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("code", "moved", "doubted"), [(1, 20, False), (2, 0, False), (2, 20, True), (4, 20, True)])
+def test_a_header_that_places_a_scan_twice_is_told(tmp_path, code, moved, doubted):
+    """ITK follows the sform where its code is 1, as nibabel does; otherwise the qform."""
+    affine = np.diag([1.5, -1.2, 2.0, 1.0])
+    image = nibabel.Nifti1Image(np.zeros((6, 7, 8), np.int16), affine)
+    image.set_qform(affine, 1)
+    affine[0, 3] = moved
+    image.set_sform(affine, code)
+    image.to_filename(path := tmp_path / "scan.nii.gz")
+    grid = read_grid(path)
+    assert bool(place_doubt(path, grid)) == doubted
+    seen = nibabel.load(path).affine[:3, 3]
+    ours = grid.to_world(np.full((1, 3), 0.5))[0] * (-1, -1, 1)
+    assert np.allclose(ours, seen, atol=1e-4) != doubted
+    write_image(plain := tmp_path / "scan.mha", np.zeros(grid.shape, np.int16), grid)
+    assert place_doubt(plain, grid) == ""

@@ -6,6 +6,7 @@ import csv
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from series import write_series
@@ -13,7 +14,7 @@ from series import write_series
 from cmb_plugin.commands.predict import main as predict_command
 from cmb_plugin.dataset import read_scans
 from cmb_plugin.files import read_json
-from cmb_plugin.images import Grid, read_mask, read_scan
+from cmb_plugin.images import Grid, read_mask, read_scan, write_image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "inference"))
 from blob_detector import BlobDetector, blob
@@ -130,3 +131,17 @@ def test_a_finished_case_is_kept_until_its_series_changes(model: str, tmp_path: 
         scan.unlink()
     assert predict_command(words) == 0
     assert len(list((tmp_path / "out" / "scans").iterdir())) == 1
+
+
+def test_a_scan_that_its_header_places_twice_is_told(model: str, tmp_path: Path, capsys) -> None:
+    path = tmp_path / "swi.nii.gz"
+    write_image(path, volume(), GRID)
+    image = nibabel.load(path)
+    affine = image.affine.copy()
+    affine[0, 3] += 20
+    image.set_sform(affine, 2)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    out = tmp_path / "out"
+    assert predict_command([model, "--input", str(path), "--output", str(out), "-npp", "0"]) == 0
+    assert "swi: qform and sform of its header place it differently" in capsys.readouterr().err
+    assert "the qform is followed" in read_json(out / "swi_boxes.json")["warnings"][0]

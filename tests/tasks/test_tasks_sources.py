@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import miniatures
+import nibabel
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -338,6 +339,20 @@ def test_another_grid_is_resampled_by_its_header() -> None:
     inside = (slice(1, -3), slice(1, -5), slice(1, -3))
     np.testing.assert_allclose(found[inside], exact.array[inside], atol=1e-3)
     assert "was resampled to the grid of b" in notes[0]
+
+
+def test_a_mask_that_its_header_places_twice_is_told(run: Convert, tmp_path: Path) -> None:
+    write_image(tmp_path / "scan.nii.gz", smooth(GRID.shape), GRID)
+    mask = np.zeros(GRID.shape, np.uint8)
+    mask[3:5, 9:11, 9:11] = 1
+    write_image(tmp_path / "mask.nii.gz", mask, GRID)
+    image = nibabel.load(tmp_path / "mask.nii.gz", mmap=False)
+    image.set_sform(image.affine @ nibabel.affines.from_matvec(np.eye(3), (2, 0, 0)), 2)
+    image = nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header)
+    image.to_filename(tmp_path / "mask.nii.gz")
+    (tmp_path / "scans.csv").write_text("subject,swi,mask\n1,scan.nii.gz,mask.nii.gz\n")
+    (record,) = run("table", tmp_path / "scans.csv").records
+    assert record.warnings[0].startswith("mask.nii.gz: qform and sform of its header place it differently")
 
 
 def test_phase_is_resampled_on_its_circle() -> None:

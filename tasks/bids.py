@@ -128,12 +128,13 @@ class Bids(Converter):
 def _image(visit: Path, modality: str) -> Path:
     """The scan of a visit whose name ends in ``_{modality}``, or has its entity and suffix (``part-phase_GRE``)."""
     *entities, suffix = modality.split("_")
-    files = [p for p in sorted(visit.glob("*/*")) if image_stem(p) and str(image_stem(p)).endswith(f"_{suffix}")]
+    images = [p for p in sorted(visit.glob("*/*")) if image_stem(p) and not p.name.startswith(".")]
+    files = [p for p in images if str(image_stem(p)).endswith(f"_{suffix}")]
     found = [p for p in files if all(f"_{entity}_" in p.name for entity in entities)]
     if not entities and len(found) > 1:  # magnitude is what is meant where nothing is said
         found = [p for p in found if "_part-phase" not in p.name] or found
     if not found:
-        others = sorted({str(image_stem(p)).rpartition("_")[2] for p in visit.glob("*/*") if image_stem(p)})
+        others = sorted({str(image_stem(p)).rpartition("_")[2] for p in images})
         remedy = f"there are {', '.join(others) or 'none'}; choose with -o convert_cfg.modalities=[...]"
         raise UserError(f"has no scan of kind {modality}", remedy=remedy)
     if len(found) > 1:

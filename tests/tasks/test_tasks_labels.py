@@ -13,12 +13,13 @@ from tiny_task import make_tiny_task
 
 from cmb_plugin.commands import cls2fg, seg2det
 from cmb_plugin.commands.names import find_task
-from cmb_plugin.conversion import BoxLabel, Counted, choose_test, draw_boxes, instances_of_mask, relabelling
+from cmb_plugin.conversion import BoxLabel, Counted, SourceCase, choose_test, draw_boxes, instances_of_mask, relabelling
 from cmb_plugin.dataset import Dataset, read_truth
 from cmb_plugin.errors import UserError
 from cmb_plugin.files import read_json, write_json
 from cmb_plugin.images import Grid, boxes_of_instances, read_mask, voxels_of_instances, write_image
 from cmb_plugin.paths import TaskFolder
+from tasks.bids import Bids, BidsConfig
 from tasks.csiro import read_positions
 
 
@@ -323,3 +324,14 @@ def test_a_row_of_csiro_that_ends_within_a_point_is_refused(tmp_path: Path) -> N
         read_positions(table)
     table.write_text("name,x,y,z\n1_T0_SWI.nii.gz,4,5,6,,\n", encoding="utf-8")
     assert read_positions(table) == {"1_T0_SWI": [(4.0, 5.0, 6.0)]}
+
+
+def test_hidden_files_beside_scans_of_bids_are_no_scans(tmp_path: Path) -> None:
+    """A Mac puts ._NAME beside each file on a disk that is not its own."""
+    folder = tmp_path / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    for name in ("sub-01_swi.nii.gz", "._sub-01_swi.nii.gz"):
+        (folder / name).touch()
+    (case,) = Bids(BidsConfig(missing="healthy")).find(tmp_path)
+    assert isinstance(case, SourceCase), case
+    assert case.images == (folder / "sub-01_swi.nii.gz",)

@@ -184,11 +184,3 @@ def test_a_known_diameter_is_drawn_as_a_ball_of_that_size(run: Convert, tmp_path
     lesion = run("table", source, test_fraction=0.0).records[0].lesions[0]
     assert lesion["outlined_diameter_mm"] == pytest.approx(6.0, rel=0.06)
     assert (lesion["drawn"], lesion["certainty"]) == ("diameter", "possible")
-
-
-def test_hidden_files_beside_scans_of_bids_are_no_scans(run: Convert, phantoms: list[Scan], tmp_path: Path) -> None:
-    """A Mac puts ._NAME beside each file on a disk that is not its own."""
-    source = miniatures.write_bids(tmp_path / "in", phantoms)
-    for scan in list(source.glob("sub-*/**/*.nii.gz")):
-        scan.with_name(f"._{scan.name}").write_bytes(b"of a Mac")
-    assert len(run("bids", source).records) == len(phantoms)

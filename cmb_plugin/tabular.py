@@ -34,6 +34,14 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None
         file.writelines(writers[path.suffix](columns, rows))
 
 
+def delimiter_of(heading: str) -> str:
+    """What separates the columns of a table whose first line this is: tabs, semicolons or commas.
+
+    Where the decimal mark is a comma, spreadsheets write semicolons into a .csv, so the ending says too little.
+    """
+    return max("\t;,", key=heading.count)
+
+
 def read_numbered_rows(
     path: Path, columns: Sequence[str], needed: Sequence[str], name: str, remedy: str
 ) -> list[tuple[int, dict[str, str | None]]]:

@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from cmb_plugin.review.agreement import agreement_text, compare_readers, write_agreement
 
         first, second = map(session.read_by, args.agreement)
+        if first.store.folder == second.store.folder:
+            raise UserError(f"--agreement {' '.join(args.agreement)}: is one reader", remedy="name two")
         agreement = compare_readers(first, second)
         figure = write_agreement(agreement, session.store.folder.parent / "agreement")
         print(f"{agreement_text(agreement)}\n{figure}")

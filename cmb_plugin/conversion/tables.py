@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cmb_plugin.errors import UserError
+from cmb_plugin.tabular import delimiter_of
 
 from .source import SPACES, BoxLabel, PointLabel
 
@@ -59,10 +60,9 @@ def read_cells(path: Path) -> list[list[str]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8 text", remedy="save it as CSV with UTF-8 encoding") from None
-    first = text.partition("\n")[0]
-    delimiter = max("\t;,", key=first.count)
+    lines = text.splitlines()
     try:
-        return list(csv.reader(text.splitlines(), delimiter=delimiter))
+        return list(csv.reader(lines, delimiter=delimiter_of(lines[0] if lines else "")))
     except csv.Error as error:
         raise UserError(f"{path}: not a table ({error})", remedy="save it as CSV with a header line") from None
 

@@ -18,6 +18,7 @@ import numpy as np
 from cmb_plugin.detections import Detections
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, Grid, detections_of_instances, image_stem, label_components, read_scan
+from cmb_plugin.tabular import delimiter_of
 
 from .predictions import ENDING, boxes_file, predicted_cases
 
@@ -306,10 +307,8 @@ class _Table:
 
 @lru_cache(maxsize=64)
 def _parse_table(path: Path, changed: int) -> _Table:
-    text = path.read_text(encoding="utf-8-sig")
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in ("\t", ";", ",") if mark in first), ",")
-    reader = csv.DictReader(text.splitlines(), delimiter=delimiter, restval="")
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    reader = csv.DictReader(lines, delimiter=delimiter_of(lines[0] if lines else ""), restval="")
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
     rows, column = list(reader), _first(columns, CASE_COLUMNS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from cmb_plugin.dataset import boxes_file, image_files, predicted_cases
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import image_stem
+from cmb_plugin.tabular import delimiter_of
 
 from .visits import Person, Visit
 
@@ -100,9 +101,7 @@ def time_points_of_table(path: Path) -> list[TimePoint]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             heading = file.readline()
             file.seek(0)
-            # Where the decimal mark is a comma, spreadsheets write semicolons into a .csv.
-            mark = next(mark for mark in ("\t", ";", ",") if mark in heading or mark == ",")
-            reader = csv.DictReader(file, delimiter=mark)
+            reader = csv.DictReader(file, delimiter=delimiter_of(heading))
             reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

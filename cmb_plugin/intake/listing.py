@@ -59,7 +59,7 @@ def list_input(path: Path, channels: Channels, options: InputOptions | None = No
     options = options or InputOptions()
     if not path.exists():
         raise UserError(f"{path}: no such file or folder", remedy="name a scan, or a folder of scans")
-    if path.is_file() and path.suffix in TABLES:
+    if path.is_file() and path.suffix.lower() in TABLES:
         return list_table(path, channels, partial(list_input, channels=channels))
     volumes, rows = _found(path, channels, options)
     if not volumes and not rows:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cmb_plugin.errors import UserError
 from cmb_plugin.images import SUFFIXES, image_stem
 from cmb_plugin.images.contrast import MINIP, PROJECTION, QSM, UNKNOWN
+from cmb_plugin.tabular import delimiter_of
 
 from .selection import Channels, InputCase, Intake, select
 from .table import UNUSABLE, InputRow
@@ -26,7 +27,7 @@ def list_table(table: Path, channels: Channels, list_folder: Callable[[Path], In
     scan is a case with a problem, and so is the second row of a name.
 
     Args:
-        table: TSV or CSV in UTF-8; its first line names the columns, in capital or small letters.
+        table: TSV or CSV in UTF-8, also with semicolons; its first line names the columns, in capital or small letters.
         channels: what the model sees.
         list_folder: lists a folder that a row names.
 
@@ -77,7 +78,9 @@ def _read(table: Path) -> list[dict[str, str]]:
     """The rows by column in small letters, without blanks around the cells; at least one."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
-            header, *lines = list(csv.reader(file, delimiter="," if table.suffix == ".csv" else "\t")) or [[]]
+            heading = file.readline()
+            file.seek(0)
+            header, *lines = list(csv.reader(file, delimiter=delimiter_of(heading))) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table}: cannot be read ({error})", remedy="save it as a TSV file in UTF-8") from None
     names = [name.strip().lower() for name in header]

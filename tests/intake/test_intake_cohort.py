@@ -38,6 +38,8 @@ def test_a_table_names_cases_and_their_channels(tmp_path: Path) -> None:
     # What a column says counts, not what the file's name says; a path alone is refused where it shows a projection.
     (case,) = list_input(write_tsv(tmp_path / "one.csv", "CASE,swi", "x,a/phase.nii.gz"), SWI).cases
     assert (case.case_id, case.problem) == ("x", "")
+    (case,) = list_input(write_tsv(tmp_path / "EXCEL.CSV", "case;path;mm", "x;a/swi.nii.gz;0,8"), SWI).cases
+    assert (case.case_id, case.problem) == ("x", "")
     paths = list_input(write_tsv(tmp_path / "paths.tsv", "path", "a/swi.nii.gz", "b/phase.nii.gz"), SWI)
     assert [(row.shows, row.status) for row in paths.rows] == [("swi", TAKEN), ("unknown", TAKEN)]
 

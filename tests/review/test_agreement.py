@@ -86,6 +86,8 @@ def test_the_command_writes_a_table_and_a_figure(task, capsys):
     assert (folder / "ann_ben.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "ann_ben.json").read_text(encoding="utf-8"))["readers"] == ["ann", "ben"]
     assert len((folder / "ann_ben.tsv").read_text(encoding="utf-8").splitlines()) == 1 + 6
+    assert nndet_review([*command[:-1], "ann"]) == 2
+    assert "is one reader" in capsys.readouterr().err
     assert nndet_review([*command[:-1], "dan"]) == 2
     assert "readers are: ann, ben" in capsys.readouterr().err  # agreement is none
 

@@ -183,7 +183,6 @@ class OperatingPoint:
             possible_score=None if possible is None else round(float(possible), 6),
             class_scores={int(k): round(float(score), 6) for k, score in (entry.get("class_scores") or {}).items()},
             rates={},
-            found_none=False,
             rate=float(entry["target"]),
             why="",
         )
